@@ -1,0 +1,178 @@
+"""The runtime contract: from an OCI bundle to a process, and back.
+
+Runtime drivers run in the container's *shim*, one process per container that outlives the daemon. The shim's loop never runs
+driver code: each operation runs in a forked child and its result crosses back as JSON. So a driver keeps nothing between
+calls but the *handle* it returned from `create`, which is written to disk and passed to every later call.
+
+The container's first process must end up as a child of the shim (which is a child subreaper: a double fork does that), or
+of whatever the driver reports: the shim waits for `Handle.pid` itself.
+
+This module and a runtime driver's `driver.py` import no pydantic: a shim must stay small. Settings arrive as plain data that
+the daemon has validated with the driver's `config_model`.
+
+Sources: OCI runtime spec 1.2 (`runtime.md`, `config-linux.md`); Nomad's task handles for recovery.
+"""
+
+from __future__ import annotations
+
+import enum
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from sampan.api.driver import Driver
+from sampan.linux.mounts import Mount
+
+__all__ = [
+    "CreateRequest", "ExecRequest", "Handle", "Mount", "RuntimeCapability", "RuntimeContext", "RuntimeDriver",
+    "Stats", "Stdio",
+]  # fmt: skip
+
+Spec = dict[str, Any]
+"""An OCI runtime configuration (`config.json`) or a part of one, as parsed JSON."""
+
+
+class RuntimeCapability(enum.StrEnum):
+    """Optional parts of the contract."""
+
+    EXEC = "exec"
+    PAUSE = "pause"
+    UPDATE = "update"
+    CHECKPOINT = "checkpoint"
+    OWN_NETWORK = "own-network"
+    """Containers can have a network namespace given by the engine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stdio:
+    """The descriptors of a new process: either the three of them, or `console`.
+
+    `console` is a connected unix stream socket. A driver that makes the terminal sends the master's descriptor over it with
+    one byte by `SCM_RIGHTS`, as runc's `--console-socket` does; the terminal's slave becomes 0, 1, 2 of the process.
+    All descriptors belong to the caller; the driver must not let any but 0, 1 and 2 reach the process.
+    """
+
+    stdin: int = -1
+    stdout: int = -1
+    stderr: int = -1
+    console: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class CreateRequest:
+    """What `create` gets. `bundle` holds `config.json`, the same as `spec`.
+
+    `rootfs` are the mounts that make the root file system, in order, to be mounted where nobody else sees them.
+    `netns` is the descriptor of a network namespace to join, or -1 to go by the spec alone.
+    """
+
+    id: str
+    bundle: Path
+    spec: Spec
+    rootfs: tuple[Mount, ...]
+    stdio: Stdio
+    netns: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class ExecRequest:
+    """One more process in a container. `process` is the OCI `process` object."""
+
+    exec_id: str
+    process: Spec
+    stdio: Stdio
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """What a driver must remember of a container, as plain data. `version` is the driver's own, for its later self."""
+
+    pid: int
+    version: int = 1
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """A reading of a container's use. Times in nanoseconds, sizes in bytes; `raw` as the kernel's files name things."""
+
+    cpu_ns: int
+    memory_bytes: int
+    memory_limit_bytes: int
+    pids: int
+    raw: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeContext:
+    """What a driver is built with: `state`, a directory of this container under the state directory, for the driver alone."""
+
+    state: Path
+
+
+class RuntimeDriver(Driver):
+    """Runs containers, version 1.0. See the module's text for the rules."""
+
+    preload: ClassVar[bool] = False
+    """Whether the zygote imports the module before it forks shims: only if that is small, fast and safe to fork."""
+
+    def __init__(self, context: RuntimeContext, config: Mapping[str, Any]) -> None:
+        """Keep the arguments; do nothing else. `config` is what the driver's `config_model` made of the settings."""
+        self.context = context
+        self.config = config
+
+    @abstractmethod
+    def create(self, request: CreateRequest) -> Handle:
+        """Make namespaces, cgroups, mounts and the first process, which waits for `start`. All or nothing.
+
+        Raises `InvalidArgument` for a bad spec, `Unsupported`, `System`. An error of the program itself, known before it
+        starts, is `NotFound` for a missing file (exit code 127) and `Forbidden` for one that can't be run (126).
+        """
+
+    @abstractmethod
+    def start(self, handle: Handle) -> None:
+        """Let the first process run the program. Errors as `create`; afterwards the container is gone but for `delete`."""
+
+    @abstractmethod
+    def signal(self, handle: Handle, signum: int, *, everyone: bool = False) -> None:
+        """Send a signal to the first process, or to all. `NotFound` if there is none."""
+
+    @abstractmethod
+    def delete(self, handle: Handle) -> None:
+        """Kill what is left and remove every trace: cgroups, mounts, state. Idempotent, best-effort; `System` says what stays."""
+
+    @abstractmethod
+    def exec(self, handle: Handle, request: ExecRequest) -> int:
+        """Start another process in the container and give its pid (in the shim's pid namespace); it is the shim's child
+        by reparenting. Errors as `create`.
+        """
+
+    @abstractmethod
+    def pause(self, handle: Handle) -> None:
+        """Freeze every process. `Unsupported`, `System`."""
+
+    @abstractmethod
+    def resume(self, handle: Handle) -> None:
+        """Thaw every process."""
+
+    @abstractmethod
+    def update(self, handle: Handle, resources: Spec) -> None:
+        """Change limits: an OCI `linux.resources` object with what changes."""
+
+    @abstractmethod
+    def stats(self, handle: Handle) -> Stats:
+        """Read the container's use of cpu, memory and pids."""
+
+    @abstractmethod
+    def processes(self, handle: Handle) -> tuple[int, ...]:
+        """Give the pids of all processes of the container, in the shim's pid namespace."""
+
+    @abstractmethod
+    def oom_killed(self, handle: Handle) -> bool:
+        """Say whether the kernel killed a process of the container for want of memory. Asked after the exit, before `delete`."""
+
+    def recover(self, handle: Handle) -> bool:
+        """Say, in a fresh shim, whether the container of `handle` is still there and can be waited for. Default: no."""
+        return False

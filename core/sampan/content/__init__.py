@@ -1,0 +1,1 @@
+"""Blobs, manifests and layers."""

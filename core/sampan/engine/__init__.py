@@ -1,0 +1,1 @@
+"""What the engine does: containers, processes, images, networks, volumes, events."""

@@ -1,0 +1,1 @@
+"""Zygote and shim: the processes between the daemon and a container."""

@@ -1,0 +1,1 @@
+"""Conformance suites: subclass one, name your driver class, run pytest."""

@@ -1,0 +1,1 @@
+"""IPAM driver default: subnets from pools, lowest free addresses."""

@@ -1,0 +1,1 @@
+"""Network driver bridge: a Linux bridge, NAT and published ports."""

@@ -1,0 +1,1 @@
+"""Network driver host: the host's own network."""

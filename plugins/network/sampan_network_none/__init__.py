@@ -1,0 +1,1 @@
+"""Network driver none: a loopback interface and nothing else."""

@@ -1,0 +1,1 @@
+"""Runtime native: containers made by Sampan itself."""

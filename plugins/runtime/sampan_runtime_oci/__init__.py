@@ -1,0 +1,1 @@
+"""Runtime oci: any OCI runtime's command line."""

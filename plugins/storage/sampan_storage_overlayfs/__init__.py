@@ -1,0 +1,1 @@
+"""Storage driver overlayfs: layers stacked by the kernel."""

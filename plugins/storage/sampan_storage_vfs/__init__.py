@@ -1,0 +1,1 @@
+"""Storage driver vfs: full copies; the reference implementation."""

@@ -1,0 +1,1 @@
+"""Volume driver local: directories under the engine's root."""
