@@ -1,0 +1,30 @@
+"""The ledger of blobs: which images need which blob. A blob that no image needs may be deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sampan.store.database import Transaction
+
+
+def put(tx: Transaction, image_id: str, sizes: Mapping[str, int]) -> None:
+    """Record that `image_id` needs these blobs (digest → size in bytes); known ones are kept."""
+    rows = [(image_id, digest, size) for digest, size in sizes.items()]
+    tx.executemany("INSERT OR IGNORE INTO blobs VALUES (?, ?, ?)", rows)
+
+
+def forget_image(tx: Transaction, image_id: str) -> list[str]:
+    """Forget what `image_id` needs; give the digests that nothing needs now."""
+    needed = [row[0] for row in tx.execute("SELECT digest FROM blobs WHERE image_id = ?", (image_id,))]
+    tx.execute("DELETE FROM blobs WHERE image_id = ?", (image_id,))
+    return [digest for digest in needed if not is_needed(tx, digest)]
+
+
+def is_needed(tx: Transaction, digest: str) -> bool:
+    """Tell whether any image needs this blob."""
+    return tx.execute("SELECT 1 FROM blobs WHERE digest = ? LIMIT 1", (digest,)).fetchone() is not None
+
+
+def sizes(tx: Transaction) -> dict[str, int]:
+    """Give the size in bytes of every blob that an image needs."""
+    return dict(tx.execute("SELECT DISTINCT digest, size FROM blobs"))
