@@ -1,0 +1,92 @@
+"""Files by directory descriptor, safely: `openat2`, atomic replacement, sharing of blocks.
+
+Sources: `openat2(2)`, `include/uapi/linux/openat2.h`, `ioctl_ficlone(2)`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+from pathlib import Path
+
+from sampan.linux.syscalls import AT_FDCWD, syscall
+
+RESOLVE_NO_XDEV = 0x01
+RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_BENEATH = 0x08
+RESOLVE_IN_ROOT = 0x10
+
+FICLONE = 0x40049409
+_EAGAIN_TRIES = 64
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = [("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64)]
+
+
+def openat2(dirfd: int, path: str | bytes | Path, flags: int, mode: int = 0, resolve: int = 0) -> int:
+    """Open `path` below the directory `dirfd` with the kernel's `RESOLVE_*` rules; the descriptor is
+    close-on-exec.
+
+    With `RESOLVE_IN_ROOT` or `RESOLVE_BENEATH` the kernel answers EAGAIN while something in the path is being
+    renamed; that is tried again. Raises `OSError` (EXDEV or ELOOP: the path leads where it may not) with
+    `filename` set.
+    """
+    how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
+    for attempt in range(_EAGAIN_TRIES):
+        try:
+            return syscall("openat2", dirfd, path, ctypes.byref(how), ctypes.sizeof(how))
+        except BlockingIOError:
+            if attempt == _EAGAIN_TRIES - 1:
+                raise
+        except OSError as error:
+            error.filename = os.fsdecode(path)
+            raise
+    raise AssertionError("unreachable")
+
+
+def write_atomic(path: Path, data: bytes, *, durable: bool, mode: int = 0o600) -> None:
+    """Make `path` hold `data` by writing beside it and renaming: readers see the old content or the new.
+
+    `durable` waits until the disk has it; after a crash without it the file may be the old one, or empty.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+    try:
+        try:
+            written = 0
+            while written < len(data):
+                written += os.write(fd, data[written:])
+            if durable:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+        temporary.rename(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if durable:
+        fsync_directory(path.parent)
+
+
+def fsync_directory(path: Path) -> None:
+    """Have the disk know the names in a directory."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def ficlone(dst: int, src: int) -> None:
+    """Let the file `dst` share all blocks of `src`. Raises `OSError`: EOPNOTSUPP or EXDEV where that can't
+    be."""
+    fcntl.ioctl(dst, FICLONE, src)
+
+
+def open_directory(path: str | Path, dirfd: int = AT_FDCWD) -> int:
+    """Give an `O_PATH` descriptor of a directory, for use as `dirfd`; a symlink at the end is refused."""
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(path, flags, dir_fd=None if dirfd == AT_FDCWD else dirfd)
