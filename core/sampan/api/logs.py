@@ -7,24 +7,37 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sampan.api.driver import Driver
+
+if TYPE_CHECKING:
+    import asyncio
 
 
 @dataclass(frozen=True, slots=True)
 class LogContext:
-    """What a writer or reader gets: the container, its directory for logs, and the options of `--log-opt`."""
+    """What a writer or reader gets: the container, its directory for logs, and the options of `--log-opt`.
+
+    `attributes` are what the options `labels`, `env` and `tag` chose of the container; a driver that can keeps them with
+    each record.
+    """
 
     container_id: str
     directory: Path
     options: Mapping[str, str]
+    attributes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class LogRecord:
-    """One piece of output. `stream` is `stdout` or `stderr`; `time_ns` since the epoch; `partial`: the line goes on."""
+    """One piece of output. `stream` is `stdout` or `stderr`; `time_ns` since the epoch; `partial`: the line goes on.
+
+    `data` is a whole line with its newline, or at most 16 KiB of one. To a writer it may also be many whole lines that were
+    read at the same moment, so that nothing is done line by line that can be done at once; a reader gives each line by itself.
+    """
 
     stream: str
     time_ns: int
@@ -46,12 +59,16 @@ class LogWriter:
 
 @dataclass(frozen=True, slots=True)
 class LogQuery:
-    """Which records a reader wants. Times in nanoseconds since the epoch; `tail` None is all; `follow` waits for more."""
+    """Which records a reader wants. Times in nanoseconds since the epoch; `tail` None is all; `follow` waits for more.
+
+    `ended` is set when no more will be written: a reader that follows gives what is there and ends.
+    """
 
     since_ns: int = 0
     until_ns: int = 0
     tail: int | None = None
     follow: bool = False
+    ended: asyncio.Event | None = None
 
 
 class LogDriver(Driver):

@@ -1,0 +1,317 @@
+"""What daemon, zygote and shim say to each other: JSON datagrams over SEQPACKET sockets, descriptors by `SCM_RIGHTS`.
+
+A request is `{"id": N, "op": NAME, …}`, its answer `{"id": N, "result": …}` or `{"id": N, "error": {…}}`. Answers may come
+out of order: `wait` is answered when it happens. The first request on a connection is `hello`, answered with the
+protocol's version; a daemon talks to shims of its own major version and of any minor one. A message too long for a datagram
+travels in a memfd, sent as the last descriptor.
+
+Loaded into every shim: no pydantic, no asyncio. Sources: unix(7), cmsg(3), memfd_create(2).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sampan.linux.mounts import Mount
+
+VERSION = (1, 0)
+"""Major and minor version of the protocol. A new minor one only adds requests and fields."""
+
+SOCKET = "shim.sock"
+"""Name of a shim's socket in its state directory."""
+
+HANDLE = "handle.json"
+"""Name of the runtime's handle in the state directory."""
+
+EXIT = "exit.json"
+"""Name of the exit record in the container's root directory."""
+
+DATAGRAM = 32 * 1024
+"""Longest message, in bytes, that is sent as a datagram; a longer one goes by memfd."""
+
+MAX_FDS = 8
+"""Most descriptors in one message."""
+
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ClassRef:
+    """Where to import a driver class from."""
+
+    module: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShimConfig:
+    """All that a shim needs to know of its container.
+
+    `bundle` holds the OCI `config.json`. `root_dir` is where `exit.json` will lie, `state_dir` where `shim.sock`, `handle.json`
+    and the driver's own `runtime/` will. `log` None keeps no log. `log_attributes` are labels, environment and tag that the log's
+    options chose. `console_size` is (height, width). `driver_timeout_s` ends a runtime operation that hangs.
+    """
+
+    id: str
+    bundle: Path
+    root_dir: Path
+    state_dir: Path
+    runtime: ClassRef
+    runtime_config: Mapping[str, Any] = field(default_factory=dict)
+    log: ClassRef | None = None
+    log_directory: Path = Path()
+    log_options: Mapping[str, str] = field(default_factory=dict)
+    log_attributes: Mapping[str, str] = field(default_factory=dict)
+    rootfs: tuple[Mount, ...] = ()
+    tty: bool = False
+    open_stdin: bool = False
+    console_size: tuple[int, int] | None = None
+    driver_timeout_s: float = 120.0
+
+    def to_data(self) -> Message:
+        """Give the configuration as plain data."""
+        return {
+            "id": self.id,
+            "bundle": str(self.bundle),
+            "root_dir": str(self.root_dir),
+            "state_dir": str(self.state_dir),
+            "runtime": [self.runtime.module, self.runtime.name],
+            "runtime_config": dict(self.runtime_config),
+            "log": [self.log.module, self.log.name] if self.log else None,
+            "log_directory": str(self.log_directory),
+            "log_options": dict(self.log_options),
+            "log_attributes": dict(self.log_attributes),
+            "rootfs": [[m.type, m.source, list(m.options), m.target] for m in self.rootfs],
+            "tty": self.tty,
+            "open_stdin": self.open_stdin,
+            "console_size": self.console_size,
+            "driver_timeout_s": self.driver_timeout_s,
+        }
+
+    @classmethod
+    def from_data(cls, data: Message) -> ShimConfig:
+        """Give back what `to_data` made."""
+        return cls(
+            id=data["id"],
+            bundle=Path(data["bundle"]),
+            root_dir=Path(data["root_dir"]),
+            state_dir=Path(data["state_dir"]),
+            runtime=ClassRef(*data["runtime"]),
+            runtime_config=data["runtime_config"],
+            log=ClassRef(*data["log"]) if data["log"] else None,
+            log_directory=Path(data["log_directory"]),
+            log_options=data["log_options"],
+            log_attributes=data["log_attributes"],
+            rootfs=tuple(Mount(kind, source, tuple(options), target) for kind, source, options, target in data["rootfs"]),
+            tty=data["tty"],
+            open_stdin=data["open_stdin"],
+            console_size=_pair(data["console_size"]),
+            driver_timeout_s=data["driver_timeout_s"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ExecConfig:
+    """One more process: `process` is the OCI `process` object, `console_size` is (height, width)."""
+
+    id: str
+    process: Mapping[str, Any]
+    tty: bool = False
+    open_stdin: bool = False
+    console_size: tuple[int, int] | None = None
+
+    def to_data(self) -> Message:
+        """Give the configuration as plain data."""
+        return {
+            "id": self.id,
+            "process": dict(self.process),
+            "tty": self.tty,
+            "open_stdin": self.open_stdin,
+            "console_size": self.console_size,
+        }
+
+    @classmethod
+    def from_data(cls, data: Message) -> ExecConfig:
+        """Give back what `to_data` made."""
+        return cls(data["id"], data["process"], data["tty"], data["open_stdin"], _pair(data["console_size"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Where a part of the time went: `phase` by `driver`, from and to, in nanoseconds of CLOCK_MONOTONIC."""
+
+    phase: str
+    driver: str
+    start_ns: int
+    end_ns: int
+
+    def to_data(self) -> list[Any]:
+        """Give the span as plain data."""
+        return [self.phase, self.driver, self.start_ns, self.end_ns]
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """A container that runs: its first process in the shim's pid namespace, since when (ns since the epoch), and the spans."""
+
+    pid: int
+    started_at_ns: int
+    spans: tuple[Span, ...] = ()
+
+    def to_data(self) -> Message:
+        """Give the launch as plain data."""
+        return {"pid": self.pid, "started_at_ns": self.started_at_ns, "spans": [s.to_data() for s in self.spans]}
+
+    @classmethod
+    def from_data(cls, data: Message) -> Launched:
+        """Give back what `to_data` made."""
+        return cls(data["pid"], data["started_at_ns"], tuple(Span(*span) for span in data["spans"]))
+
+
+@dataclass(frozen=True, slots=True)
+class ExitRecord:
+    """How a process ended: 0–255 (128 + signal for a killed one), and when, in nanoseconds since the epoch.
+
+    `error` says what went wrong on our side, such as a log that could not be written; it is empty as a rule.
+    """
+
+    exit_code: int
+    oom_killed: bool
+    finished_at_ns: int
+    error: str = ""
+
+    def to_data(self) -> Message:
+        """Give the record as plain data."""
+        return {
+            "exit_code": self.exit_code,
+            "oom_killed": self.oom_killed,
+            "finished_at_ns": self.finished_at_ns,
+            "error": self.error,
+        }
+
+    @classmethod
+    def from_data(cls, data: Message) -> ExitRecord:
+        """Give back what `to_data` made."""
+        return cls(data["exit_code"], data["oom_killed"], data["finished_at_ns"], data["error"])
+
+
+@dataclass(frozen=True, slots=True)
+class ExecState:
+    """A process started by exec: it runs as long as `exit` is None."""
+
+    pid: int
+    exit: ExitRecord | None
+
+
+@dataclass(frozen=True, slots=True)
+class ShimState:
+    """What a shim knows. `pid` is 0 before the launch. Of ended execs only the last ones are kept."""
+
+    pid: int
+    running: bool
+    paused: bool
+    started_at_ns: int
+    exit: ExitRecord | None
+    execs: Mapping[str, ExecState]
+
+    def to_data(self) -> Message:
+        """Give the state as plain data."""
+        return {
+            "pid": self.pid,
+            "running": self.running,
+            "paused": self.paused,
+            "started_at_ns": self.started_at_ns,
+            "exit": self.exit.to_data() if self.exit else None,
+            "execs": {key: [e.pid, e.exit.to_data() if e.exit else None] for key, e in self.execs.items()},
+        }
+
+    @classmethod
+    def from_data(cls, data: Message) -> ShimState:
+        """Give back what `to_data` made."""
+        return cls(
+            pid=data["pid"],
+            running=data["running"],
+            paused=data["paused"],
+            started_at_ns=data["started_at_ns"],
+            exit=ExitRecord.from_data(data["exit"]) if data["exit"] else None,
+            execs={
+                key: ExecState(pid, ExitRecord.from_data(ended) if ended else None)
+                for key, (pid, ended) in data["execs"].items()
+            },
+        )
+
+
+def read_exit(root_dir: Path) -> ExitRecord | None:
+    """Give the exit record that a shim left in the container's root directory, or None. For a shim that is gone."""
+    try:
+        text = (root_dir / EXIT).read_bytes()
+    except FileNotFoundError:
+        return None
+    return ExitRecord.from_data(json.loads(text))
+
+
+def encode(message: Message) -> bytes:
+    """Give a message as it travels."""
+    return json.dumps(message, separators=(",", ":")).encode()
+
+
+def send(sock: socket.socket, payload: bytes, fds: Sequence[int] = ()) -> None:
+    """Send an encoded message whole with its descriptors, which stay the caller's. Raises `OSError`, `BlockingIOError`."""
+    if len(payload) <= DATAGRAM:
+        socket.send_fds(sock, [payload], list(fds), socket.MSG_NOSIGNAL)
+        return
+    memfd = os.memfd_create("sampan-message", os.MFD_CLOEXEC)
+    try:
+        rest = memoryview(payload)
+        while rest:
+            rest = rest[os.write(memfd, rest) :]
+        socket.send_fds(sock, [b"@%d" % len(payload)], [*fds, memfd], socket.MSG_NOSIGNAL)
+    finally:
+        os.close(memfd)
+
+
+def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
+    """Receive one message and the descriptors that came with it, now the caller's; None at the end of the connection.
+
+    Raises `OSError`, `BlockingIOError` when there is none yet, `ValueError` for what is no message of ours.
+    """
+    payload, fds, _, _ = socket.recv_fds(sock, DATAGRAM, MAX_FDS + 1, socket.MSG_CMSG_CLOEXEC)
+    if not payload:
+        return None
+    try:
+        if payload[:1] == b"@":
+            memfd = fds.pop()
+            try:
+                payload = _read_whole(memfd, int(payload[1:]))
+            finally:
+                os.close(memfd)
+        message = json.loads(payload)
+        if not isinstance(message, dict):
+            raise ValueError("receive from a peer: the message is no JSON object")
+    except (ValueError, IndexError) as error:
+        for fd in fds:
+            os.close(fd)
+        raise ValueError(f"receive from a peer: {error}") from error
+    return message, fds
+
+
+def _read_whole(fd: int, size: int) -> bytes:
+    parts = []
+    offset = 0
+    while offset < size:
+        part = os.pread(fd, size - offset, offset)
+        if not part:
+            raise ValueError(f"a message of {size} bytes ends after {offset}")
+        parts.append(part)
+        offset += len(part)
+    return b"".join(parts)
+
+
+def _pair(value: Sequence[int] | None) -> tuple[int, int] | None:
+    return None if value is None else (value[0], value[1])
