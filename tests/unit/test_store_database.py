@@ -184,11 +184,12 @@ def test_tags_move_and_protect_their_image(database):
 
 def test_blobs_are_free_when_the_last_image_goes(database):
     write(database, lambda tx: (images.insert(tx, Image(id="i1")), images.insert(tx, Image(id="i2"))))
-    write(database, lambda tx: (blobs.put(tx, "i1", {"d1": 1, "d2": 2}), blobs.put(tx, "i2", {"d2": 2})))
+    for image, digest, size in (("i1", "d1", 1), ("i1", "d2", 2), ("i2", "d2", 2), ("i2", "d2", 2)):
+        write(database, lambda tx, row=(image, digest, size): blobs.add(tx, *row))
     assert database.query(blobs.sizes) == {"d1": 1, "d2": 2}
-    assert write(database, lambda tx: blobs.forget_image(tx, "i1")) == ["d1"]
+    assert write(database, lambda tx: blobs.remove_image(tx, "i1")) == ["d1"]
     assert database.query(lambda tx: blobs.is_needed(tx, "d2"))
-    assert write(database, lambda tx: blobs.forget_image(tx, "i2")) == ["d2"]
+    assert write(database, lambda tx: blobs.remove_image(tx, "i2")) == ["d2"]
 
 
 def test_ledgers(database):

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from sampan.store.database import Transaction
 
 
-def put(tx: Transaction, image_id: str, sizes: Mapping[str, int]) -> None:
-    """Record that `image_id` needs these blobs (digest → size in bytes); known ones are kept."""
-    rows = [(image_id, digest, size) for digest, size in sizes.items()]
-    tx.executemany("INSERT OR IGNORE INTO blobs VALUES (?, ?, ?)", rows)
+def add(tx: Transaction, image_id: str, digest: str, size: int) -> None:
+    """Record that `image_id` needs a blob of so many bytes; a known one is no error."""
+    tx.execute("INSERT OR IGNORE INTO blobs VALUES (?, ?, ?)", (image_id, digest, size))
 
 
-def forget_image(tx: Transaction, image_id: str) -> list[str]:
+def remove_image(tx: Transaction, image_id: str) -> list[str]:
     """Forget what `image_id` needs; give the digests that nothing needs now."""
     needed = [row[0] for row in tx.execute("SELECT digest FROM blobs WHERE image_id = ?", (image_id,))]
     tx.execute("DELETE FROM blobs WHERE image_id = ?", (image_id,))
