@@ -1,1 +1,13 @@
-"""The command line: a client of the HTTP API like any other."""
+"""The command line: a client of the HTTP API like any other.
+
+`app` has the table of commands; `commands/` one module per kind of object, imported only when one of its commands runs.
+"""
+
+from __future__ import annotations
+
+
+def main() -> int:
+    """Run the command line; the entry point of the `sampan` script. Gives the exit status."""
+    from sampan.cli.app import run
+
+    return run()
