@@ -1,0 +1,361 @@
+"""Stands where the shim stands: calls a runtime driver in forked children and waits for the container's processes.
+
+The calling process must be single-threaded while a call runs, and becomes a child subreaper for the time of a `Host`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import termios
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sampan.api.errors import SampanError, from_wire, to_wire
+from sampan.api.runtime import (
+    CreateRequest,
+    ExecRequest,
+    Handle,
+    Mount,
+    RuntimeContext,
+    RuntimeDriver,
+    Spec,
+    Stats,
+    Stdio,
+)
+from sampan.linux.syscalls import PR_SET_CHILD_SUBREAPER, prctl
+
+__all__ = ["Container", "Output", "Process", "call_in_child", "subreaper"]
+
+TIMEOUT = 20.0
+"""Seconds that any one thing may take before the test fails."""
+
+
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a process left: its exit code, 128 + n for a signal as Docker counts, and its bytes."""
+
+    code: int
+    stdout: bytes
+    stderr: bytes
+
+    @property
+    def text(self) -> str:
+        """Standard output without white space at its ends."""
+        return self.stdout.decode().strip()
+
+    @property
+    def lines(self) -> list[str]:
+        """Standard output by lines."""
+        return self.stdout.decode().splitlines()
+
+
+@contextmanager
+def subreaper() -> Iterator[None]:
+    """Adopt orphans, as a shim does; at the end collect those that have ended. One that still runs is a leak."""
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+    try:
+        yield
+    finally:
+        prctl(PR_SET_CHILD_SUBREAPER, 0)
+        _collect_ended_children()
+
+
+def call_in_child(operation: Callable[[], Any]) -> Any:
+    """Run `operation` in a forked child and give its result, which must be JSON; raise its `SampanError` here.
+
+    Raises `AssertionError` with the traceback for any other error, for a child that dies and for one that is late.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours:
+        pid = os.fork()
+        if pid == 0:
+            _answer(operation, theirs)
+        theirs.close()
+        ours.settimeout(TIMEOUT)
+        try:
+            answer = json.loads(ours.recv(1 << 18) or "null")
+        except TimeoutError:
+            os.kill(pid, signal.SIGKILL)
+            answer = {"traceback": f"no answer within {TIMEOUT:.0f} s"}
+        _, status = os.waitpid(pid, 0)
+    if answer is None:
+        raise AssertionError(f"the driver's process ended with {os.waitstatus_to_exitcode(status)} and no answer")
+    if "traceback" in answer:
+        raise AssertionError(f"the driver broke its contract:\n{answer['traceback']}")
+    if "error" in answer:
+        raise from_wire(answer["error"])
+    return answer["result"]
+
+
+def _answer(operation: Callable[[], Any], to: socket.socket) -> None:
+    """The child's part. It never returns, and runs nothing of what the parent would run at its end."""
+    try:
+        answer: dict[str, Any] = {"result": operation()}
+    except SampanError as error:
+        answer = {"error": to_wire(error)}
+    except BaseException:
+        answer = {"traceback": traceback.format_exc()}
+    try:
+        to.send(json.dumps(answer).encode())
+    finally:
+        os._exit(0)
+
+
+class Process:
+    """A process of a container and our ends of its stdio: three pipes, or the terminal's master."""
+
+    def __init__(self, *, tty: bool = False) -> None:
+        self.pid = -1
+        self._pidfd = -1
+        self._code: int | None = None
+        self._console: socket.socket | None = None
+        self._theirs: list[int] = []
+        self.stdin = self.stdout = self.stderr = -1
+        if tty:
+            self._console, program_end = socket.socketpair()
+            self._theirs = [program_end.detach()]
+            self.stdio = Stdio(console=self._theirs[0])
+        else:
+            stdin, self.stdin = os.pipe()
+            self.stdout, stdout = os.pipe()
+            self.stderr, stderr = os.pipe()
+            self._theirs = [stdin, stdout, stderr]
+            self.stdio = Stdio(stdin, stdout, stderr)
+
+    def started(self, pid: int) -> None:
+        """Take note of the pid and let go of the process's own ends; with a terminal, take its master."""
+        self.pid = pid
+        self._pidfd = os.pidfd_open(pid)
+        self._drop_theirs()
+        if self._console is not None:
+            self._console.settimeout(TIMEOUT)
+            _, (master, *_), _, _ = socket.recv_fds(self._console, 1, 1)
+            self.stdin = self.stdout = master
+
+    def write(self, data: bytes) -> None:
+        """Write all of `data` to stdin or the terminal."""
+        while data:
+            data = data[os.write(self.stdin, data) :]
+
+    def resize(self, height: int, width: int) -> None:
+        """Change the terminal's size, in characters."""
+        fcntl.ioctl(self.stdin, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
+
+    def read_until(self, wanted: bytes, timeout: float = TIMEOUT) -> bytes:
+        """Read stdout up to `wanted`; `AssertionError` with what came if it doesn't come."""
+        seen = b""
+        deadline = time.monotonic() + timeout
+        while wanted not in seen:
+            ready, _, _ = select.select([self.stdout], [], [], max(0, deadline - time.monotonic()))
+            data = _read(self.stdout) if ready else b""
+            if not data:
+                raise AssertionError(f"waited for {wanted!r} on stdout and got {seen!r}")
+            seen += data
+        return seen
+
+    def read_to_end(self) -> bytes:
+        """Read stdout until nobody holds its other end."""
+        data = b""
+        while select.select([self.stdout], [], [], TIMEOUT)[0] and (more := _read(self.stdout)):
+            data += more
+        return data
+
+    def is_silent(self, seconds: float) -> bool:
+        """Say whether nothing can be read from stdout for so long."""
+        return not select.select([self.stdout], [], [], seconds)[0]
+
+    def finish(self, stdin: bytes = b"", timeout: float = TIMEOUT) -> Output:
+        """Write `stdin`, close it, read both outputs to their end and wait for the exit."""
+        streams = {self.stdout: b"", **({self.stderr: b""} if self.stderr >= 0 else {})}
+        open_streams = set(streams)
+        deadline = time.monotonic() + timeout
+        if self._console is None:
+            os.set_blocking(self.stdin, False)
+            if not stdin:
+                self._close_stdin()
+        while open_streams:
+            writers = [self.stdin] if stdin else []
+            readable, writable, _ = select.select(open_streams, writers, [], max(0, deadline - time.monotonic()))
+            if not readable and not writable:
+                raise AssertionError(f"process {self.pid} is not done after {timeout:.0f} s: {list(streams.values())}")
+            for fd in readable:
+                data = _read(fd)
+                streams[fd] += data
+                if not data:
+                    open_streams.remove(fd)
+            if writable:
+                try:
+                    stdin = stdin[os.write(self.stdin, stdin) :]
+                except BrokenPipeError:
+                    stdin = b""
+                if not stdin and self._console is None:
+                    self._close_stdin()
+        code = self.wait(max(0.1, deadline - time.monotonic()))
+        return Output(code, streams[self.stdout], streams.get(self.stderr, b""))
+
+    def wait(self, timeout: float = TIMEOUT) -> int:
+        """Wait for the exit by pidfd, collect it, and give the code."""
+        if self._code is None:
+            if not select.select([self._pidfd], [], [], timeout)[0]:
+                raise AssertionError(f"process {self.pid} still runs after {timeout:.1f} s")
+            _, status = os.waitpid(self.pid, 0)
+            code = os.waitstatus_to_exitcode(status)
+            self._code = code if code >= 0 else 128 - code
+        return self._code
+
+    def close(self) -> None:
+        """Let go of all descriptors."""
+        self._drop_theirs()
+        for fd in {self.stdin, self.stdout, self.stderr, self._pidfd} - {-1}:
+            os.close(fd)
+        self.stdin = self.stdout = self.stderr = self._pidfd = -1
+        if self._console is not None:
+            self._console.close()
+
+    def _close_stdin(self) -> None:
+        os.close(self.stdin)
+        self.stdin = -1
+
+    def _drop_theirs(self) -> None:
+        for fd in self._theirs:
+            os.close(fd)
+        self._theirs = []
+
+
+@dataclass(slots=True)
+class Container:
+    """One container of the driver under test. Every call makes a new driver in a new process, with the handle as JSON."""
+
+    driver_class: type[RuntimeDriver]
+    driver_config: Mapping[str, Any]
+    id: str
+    directory: Path
+    spec: Spec
+    rootfs: tuple[Mount, ...]
+    netns: int = -1
+    handle: Handle | None = None
+    main: Process = field(init=False)
+    execs: list[Process] = field(init=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.main = Process(tty=self.spec["process"]["terminal"])
+
+    def create(self) -> Container:
+        """Write the bundle and call the driver's `create`."""
+        bundle, state = self.directory / "bundle", self.directory / "state"
+        bundle.mkdir(parents=True)
+        state.mkdir()
+        (bundle / "config.json").write_text(json.dumps(self.spec))
+        request = CreateRequest(self.id, bundle, self.spec, self.rootfs, self.main.stdio, self.netns)
+        self.handle = _handle(call_in_child(lambda: asdict(self._driver().create(request))))
+        self.main.started(self.handle.pid)
+        return self
+
+    def start(self) -> Container:
+        """Call `start`."""
+        self._call("start")
+        return self
+
+    def run(self, stdin: bytes = b"") -> Output:
+        """Create, start, and go on to the end of the first process."""
+        self.create().start()
+        return self.main.finish(stdin)
+
+    def start_exec(self, process: Spec) -> Process:
+        """Call `exec` and give the process that runs."""
+        started = Process(tty=process["terminal"])
+        self.execs.append(started)
+        request = ExecRequest(f"exec{len(self.execs)}", process, started.stdio)
+        started.started(self._call("exec", request))
+        return started
+
+    def exec(self, process: Spec, stdin: bytes = b"") -> Output:
+        """Run `process` to its end."""
+        return self.start_exec(process).finish(stdin)
+
+    def signal(self, signum: int, *, everyone: bool = False) -> None:
+        """Call `signal`."""
+        self._call("signal", signum, everyone=everyone)
+
+    def pause(self) -> None:
+        """Call `pause`."""
+        self._call("pause")
+
+    def resume(self) -> None:
+        """Call `resume`."""
+        self._call("resume")
+
+    def update(self, resources: Spec) -> None:
+        """Call `update`."""
+        self._call("update", resources)
+
+    def stats(self) -> Stats:
+        """Call `stats`."""
+        return Stats(**call_in_child(lambda: asdict(self._driver().stats(self._handle()))))
+
+    def processes(self) -> tuple[int, ...]:
+        """Call `processes`."""
+        return tuple(self._call("processes"))
+
+    def oom_killed(self) -> bool:
+        """Call `oom_killed`."""
+        return bool(self._call("oom_killed"))
+
+    def delete(self) -> None:
+        """Call `delete`, then collect the first process, which must have ended."""
+        self._call("delete")
+        self.main.wait()
+
+    def close(self) -> None:
+        """Delete what was created, and let go of everything; to be called however a test ended."""
+        try:
+            if self.handle is not None:
+                self.delete()
+        finally:
+            for process in (self.main, *self.execs):
+                process.close()
+
+    def _driver(self) -> RuntimeDriver:
+        return self.driver_class(RuntimeContext(self.directory / "state"), self.driver_config)
+
+    def _handle(self) -> Handle:
+        """Give the handle as a later shim would find it: read from JSON."""
+        assert self.handle is not None, "the container was not created"
+        return _handle(json.loads(json.dumps(asdict(self.handle))))
+
+    def _call(self, operation: str, *args: Any, **options: Any) -> Any:
+        return call_in_child(lambda: getattr(self._driver(), operation)(self._handle(), *args, **options))
+
+
+def _handle(data: dict[str, Any]) -> Handle:
+    return Handle(data["pid"], data["version"], data["data"])
+
+
+def _read(fd: int) -> bytes:
+    """Read what is there. A terminal whose other side has closed answers EIO: its end of file."""
+    try:
+        return os.read(fd, 1 << 16)
+    except OSError:
+        return b""
+
+
+def _collect_ended_children() -> None:
+    while True:
+        try:
+            if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                return
+        except ChildProcessError:
+            return

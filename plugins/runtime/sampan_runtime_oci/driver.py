@@ -1,0 +1,245 @@
+"""Containers made by an OCI runtime's program: runc, crun, or any that understands the same command line.
+
+The command line is runc's (`runc(8)`, "OCI Runtime Command Line Interface" of the OCI's runtime-tools): `create`,
+`start`, `kill`, `delete`, `exec`, `pause`, `resume`, `update`, `ps`. Each method runs in a process of its own, which is
+what lets `create` go into a mount namespace that vanishes with it: the root file system is mounted there and nowhere
+else, and the container keeps it by its own copy of the namespace.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from sampan.api.driver import Probe
+from sampan.api.errors import NotFound, System
+from sampan.api.runtime import (
+    CreateRequest,
+    ExecRequest,
+    Handle,
+    RuntimeCapability,
+    RuntimeDriver,
+    Spec,
+    Stats,
+    Stdio,
+)
+from sampan.linux import mounts, namespaces
+from sampan_runtime_oci.program import Program
+
+if TYPE_CHECKING:
+    from sampan.api.config import DriverConfig
+
+
+class OciRuntime(RuntimeDriver):
+    """Base of the drivers by program: a subclass gives `name`, and the program is called the same unless configured.
+
+    The handle's data: `id`, the container's name to the program, and `cgroup`, its cgroup's path in every hierarchy.
+    """
+
+    package: ClassVar[str] = ""
+    """Debian's package of the program; empty: named as the driver."""
+
+    @classmethod
+    def config_model(cls) -> type[DriverConfig]:
+        """Give the model of `[runtime.NAME]`."""
+        from sampan_runtime_oci.config import OciConfig
+
+        return OciConfig
+
+    @classmethod
+    def probe(cls, root: Path) -> Probe:
+        """Look for the program on PATH and ask its version. A program set as `binary` is found out at first use."""
+        import shutil
+
+        if shutil.which(cls.name) is None:
+            package = cls.package or cls.name
+            return Probe(False, f"there is no {cls.name} on PATH; to have it: apt-get install {package}")
+        return Probe(True, capabilities=frozenset({
+            RuntimeCapability.EXEC,
+            RuntimeCapability.PAUSE,
+            RuntimeCapability.UPDATE,
+            RuntimeCapability.OWN_NETWORK,
+        }))  # fmt: skip
+
+    def create(self, request: CreateRequest) -> Handle:
+        """Mount the root file system privately and run `create` with the container's stdio."""
+        self._enter_private_mounts()
+        self._lay_out(request)
+        pid_file = self.context.state / "pid"
+        try:
+            with _terminal(request.stdio, self.context.state) as options:
+                self._program("create").run(
+                    "create", "--bundle", str(request.bundle), "--pid-file", str(pid_file), *options, request.id,
+                    stdio=_three(request.stdio),
+                )  # fmt: skip
+            pid = int(pid_file.read_text())
+        finally:
+            pid_file.unlink(missing_ok=True)
+        return Handle(pid, data={"id": request.id, "cgroup": _cgroup_of(pid)})
+
+    def start(self, handle: Handle) -> None:
+        """Run `start`."""
+        self._program("start").run("start", handle.data["id"])
+
+    def signal(self, handle: Handle, signum: int, *, everyone: bool = False) -> None:
+        """Run `kill`, with `--all` for everyone."""
+        everyone_option = ["--all"] if everyone else []
+        self._program("kill").run("kill", *everyone_option, handle.data["id"], str(signum))
+
+    def delete(self, handle: Handle) -> None:
+        """Run `delete --force`, which kills what is left; a container that is gone already is well."""
+        with suppress(NotFound):
+            self._program("delete").run("delete", "--force", handle.data["id"])
+        with suppress(OSError):
+            (self.context.state / "state").rmdir()
+
+    def exec(self, handle: Handle, request: ExecRequest) -> int:
+        """Run `exec --detach` with the process in a file."""
+        stem = f"exec-{request.exec_id}"
+        process_file, pid_file = self.context.state / f"{stem}.json", self.context.state / f"{stem}.pid"
+        try:
+            process_file.write_text(json.dumps({**request.process, "terminal": request.stdio.console >= 0}))
+            with _terminal(request.stdio, self.context.state) as options:
+                self._program(stem).run(
+                    "exec", "--process", str(process_file), "--detach", "--pid-file", str(pid_file), *options,
+                    handle.data["id"], stdio=_three(request.stdio),
+                )  # fmt: skip
+            return int(pid_file.read_text())
+        finally:
+            process_file.unlink(missing_ok=True)
+            pid_file.unlink(missing_ok=True)
+
+    def pause(self, handle: Handle) -> None:
+        """Run `pause`."""
+        self._program("pause").run("pause", handle.data["id"])
+
+    def resume(self, handle: Handle) -> None:
+        """Run `resume`."""
+        self._program("resume").run("resume", handle.data["id"])
+
+    def update(self, handle: Handle, resources: Spec) -> None:
+        """Run `update` with the resources in a file."""
+        resources_file = self.context.state / "resources.json"
+        try:
+            resources_file.write_text(json.dumps(resources))
+            self._program("update").run("update", "--resources", str(resources_file), handle.data["id"])
+        finally:
+            resources_file.unlink(missing_ok=True)
+
+    def processes(self, handle: Handle) -> tuple[int, ...]:
+        """Run `ps`, which reads the container's cgroup."""
+        answer = self._program("ps").ask("ps", "--format", "json", handle.data["id"])
+        return tuple(json.loads(answer) or ())
+
+    def stats(self, handle: Handle) -> Stats:
+        """Read the cgroup: `events --stats` is runc's alone."""
+        return _stats(handle)
+
+    def oom_killed(self, handle: Handle) -> bool:
+        """Read the cgroup's own count."""
+        return _oom_killed(handle)
+
+    def _program(self, log: str) -> Program:
+        """Give the program with its settings. `log` names this call's log: calls can be under way at once."""
+        options = (
+            self.config.get("binary") or self.name,
+            "--root",
+            self.config.get("root") or str(self.context.state / "state"),
+            *self.config.get("extra_args", ()),
+        )
+        return Program(options, self.context.state / f"{log}.log")
+
+    def _enter_private_mounts(self) -> None:
+        """Take a copy of the mounts for this process and its children: the host's later ones arrive, ours don't leave."""
+        namespaces.unshare(namespaces.CLONE_NEWNS)
+        mounts.set_propagation("/", mounts.MS_SLAVE | mounts.MS_REC)
+
+    def _lay_out(self, request: CreateRequest) -> None:
+        """Mount the root at `bundle`/rootfs, and over config.json one that says so and names the network namespace."""
+        spec = {**request.spec, "root": {**request.spec.get("root", {}), "path": "rootfs"}}
+        spec["process"] = {**spec["process"], "terminal": request.stdio.console >= 0}
+        if request.netns >= 0:
+            kept = [n for n in spec["linux"].get("namespaces", ()) if n["type"] != "network"]
+            joined = {"type": "network", "path": f"/proc/{os.getpid()}/fd/{request.netns}"}
+            spec["linux"] = {**spec["linux"], "namespaces": [*kept, joined]}
+        root = request.bundle / "rootfs"
+        root.mkdir(exist_ok=True)
+        config = self.context.state / "config.json"
+        try:
+            config.write_text(json.dumps(spec))
+            mounts.mount_all(request.rootfs, root)
+            mounts.mount_all([mounts.Mount("bind", str(config), ("bind",), "config.json")], request.bundle)
+        except OSError as error:
+            raise System(f"mount the root of container {request.id}: {error.strerror or error}") from error
+        finally:
+            config.unlink(missing_ok=True)
+
+
+class RuncRuntime(OciRuntime):
+    """The reference implementation of the OCI runtime specification."""
+
+    name = "runc"
+
+
+class CrunRuntime(OciRuntime):
+    """The runtime in C that podman's users know."""
+
+    name = "crun"
+
+    def _enter_private_mounts(self) -> None:
+        """Hide the v2 tree of a hybrid host besides: crun refuses to work when it finds one beside v1."""
+        super()._enter_private_mounts()
+        if _is_hybrid():
+            mounts.mount_all([mounts.Mount("tmpfs", "tmpfs")], _UNIFIED)
+
+
+_UNIFIED = Path("/sys/fs/cgroup/unified")
+
+
+def _is_hybrid() -> bool:
+    return (_UNIFIED / "cgroup.procs").exists()
+
+
+def _three(stdio: Stdio) -> tuple[int, int, int]:
+    return stdio.stdin, stdio.stdout, stdio.stderr
+
+
+@contextmanager
+def _terminal(stdio: Stdio, directory: Path) -> Iterator[tuple[str, ...]]:
+    """Give the options that make the program send its terminal to us, and hand it on to `stdio.console` at the end.
+
+    The program connects by a path; we bind in `directory` by a descriptor, for its own path may be too long for one.
+    The socket's queue holds connection and message, so there is no need to listen while the program runs.
+    """
+    if stdio.console < 0:
+        yield ()
+        return
+    directory_fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    name = f"console-{os.getpid()}.sock"
+    path = f"/proc/{os.getpid()}/fd/{directory_fd}/{name}"
+    try:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(path)
+            listener.listen(1)
+            yield ("--console-socket", path)
+            listener.setblocking(False)
+            connection, _ = listener.accept()
+            with connection, socket.socket(fileno=os.dup(stdio.console)) as console:
+                _, (master, *_), _, _ = socket.recv_fds(connection, 4096, 1)
+                socket.send_fds(console, [b"\0"], [master])
+                os.close(master)
+    finally:
+        (directory / name).unlink(missing_ok=True)
+        os.close(directory_fd)
+
+
+def _cgroup_of(pid: int) -> str:
+    """Give the cgroup's path as the memory controller has it, or on a pure v2 host the only one."""
+    lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    paths = {names: path for _, names, path in (line.split(":", 2) for line in lines)}
+    return next((path for names, path in paths.items() if "memory" in names.split(",")), paths.get("", ""))
