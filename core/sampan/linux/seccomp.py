@@ -1,0 +1,305 @@
+"""Seccomp: from an OCI `linux.seccomp` object to a BPF program, and into the kernel.
+
+The program looks at the architecture, then finds the system call by binary search over ranges of numbers with
+the same answer, then compares arguments where a rule has some. Rules are read as libseccomp and runc read
+them: a rule without arguments wins over those with; among those the first that matches; two conditions on one
+argument are alternatives; names that no architecture here knows are skipped, and so are rules that say what
+the default says.
+
+Sources: OCI runtime spec `config-linux.md#seccomp`, `seccomp(2)`,
+`include/uapi/linux/{seccomp,filter,audit}.h`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from sampan.linux.seccomp_tables import numbers
+from sampan.linux.syscalls import MACHINE, syscall
+
+SECCOMP_RET_KILL_PROCESS: Final = 0x80000000
+SECCOMP_RET_KILL_THREAD: Final = 0x00000000
+SECCOMP_RET_TRAP: Final = 0x00030000
+SECCOMP_RET_ERRNO: Final = 0x00050000
+SECCOMP_RET_USER_NOTIF: Final = 0x7FC00000
+SECCOMP_RET_TRACE: Final = 0x7FF00000
+SECCOMP_RET_LOG: Final = 0x7FFC0000
+SECCOMP_RET_ALLOW: Final = 0x7FFF0000
+
+SECCOMP_SET_MODE_FILTER: Final = 1
+
+_ACTIONS = {
+    "SCMP_ACT_KILL": SECCOMP_RET_KILL_THREAD, "SCMP_ACT_KILL_THREAD": SECCOMP_RET_KILL_THREAD,
+    "SCMP_ACT_KILL_PROCESS": SECCOMP_RET_KILL_PROCESS, "SCMP_ACT_TRAP": SECCOMP_RET_TRAP,
+    "SCMP_ACT_ERRNO": SECCOMP_RET_ERRNO, "SCMP_ACT_TRACE": SECCOMP_RET_TRACE,
+    "SCMP_ACT_ALLOW": SECCOMP_RET_ALLOW, "SCMP_ACT_LOG": SECCOMP_RET_LOG, "SCMP_ACT_NOTIFY": SECCOMP_RET_USER_NOTIF,
+}  # fmt: skip
+_FLAGS = {
+    "SECCOMP_FILTER_FLAG_TSYNC": 1, "SECCOMP_FILTER_FLAG_LOG": 2, "SECCOMP_FILTER_FLAG_SPEC_ALLOW": 4,
+    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV": 32,
+}  # fmt: skip
+_AUDIT_ARCH = {"x86_64": 0xC000003E, "x86": 0x40000003, "aarch64": 0xC00000B7, "arm": 0x40000028}
+_ARCH_NAMES = {
+    "SCMP_ARCH_X86_64": "x86_64", "SCMP_ARCH_X86": "x86", "SCMP_ARCH_X32": "x32",
+    "SCMP_ARCH_AARCH64": "aarch64", "SCMP_ARCH_ARM": "arm",
+}  # fmt: skip
+_COMPATIBLE = {"x86_64": ("x86_64", "x86", "x32"), "aarch64": ("aarch64", "arm")}
+_X32_BIT = 0x40000000
+
+# 32-bit x86 reaches sockets and System V IPC also through one call that takes the number of the real one
+# first.
+_SOCKETCALL = (
+    "", "socket", "bind", "connect", "listen", "accept", "getsockname", "getpeername", "socketpair", "send",
+    "recv", "sendto", "recvfrom", "shutdown", "setsockopt", "getsockopt", "sendmsg", "recvmsg", "accept4",
+    "recvmmsg", "sendmmsg",
+)  # fmt: skip
+_IPC = {
+    "semop": 1, "semget": 2, "semctl": 3, "semtimedop": 4, "msgsnd": 11, "msgrcv": 12, "msgget": 13,
+    "msgctl": 14, "shmat": 21, "shmdt": 22, "shmget": 23, "shmctl": 24,
+}  # fmt: skip
+_MULTIPLEXED = {name: ("socketcall", number) for number, name in enumerate(_SOCKETCALL) if name} | {
+    name: ("ipc", number) for name, number in _IPC.items()
+}
+
+Condition = tuple[int, str, int, int]
+"""Index of an argument, operator, value, second value."""
+
+
+class _Rules:
+    """What one architecture's calls get: an answer, or rules by arguments."""
+
+    def __init__(self) -> None:
+        self.always: dict[int, int] = {}
+        self.conditional: dict[int, list[tuple[tuple[Condition, ...], int]]] = {}
+
+    def add(self, number: int, conditions: tuple[Condition, ...], answer: int) -> None:
+        if not conditions:
+            self.always.setdefault(number, answer)
+            return
+        seen = [index for index, *_ in conditions]
+        alternatives = [conditions] if len(set(seen)) == len(seen) else [(one,) for one in conditions]
+        self.conditional.setdefault(number, []).extend((each, answer) for each in alternatives)
+
+
+def compile(seccomp: Mapping[str, Any], arch: str = MACHINE) -> bytes:  # noqa: A001
+    """Give the BPF program, an array of `struct sock_filter`, for `seccomp` on a kernel of `arch`.
+
+    Raises `ValueError` that says what in the object is wrong or not known, or that the program is too long.
+    """
+    if arch not in _COMPATIBLE:
+        raise ValueError(f"seccomp: architecture {arch} is not supported")
+    default = _answer(seccomp["defaultAction"], seccomp.get("defaultErrnoRet"))
+    wanted = {arch}
+    for name in seccomp.get("architectures") or ():
+        if name not in _ARCH_NAMES:
+            raise ValueError(f"seccomp: unknown architecture {name!r}")
+        wanted.add(_ARCH_NAMES[name])
+    arches = [each for each in _COMPATIBLE[arch] if each in wanted]
+    # A libc that tries a newer call must hear "no such call", or it never falls back; but a profile that says
+    # itself what the default error is means it.
+    tell_new = default == SECCOMP_RET_ERRNO | errno.EPERM and seccomp.get("defaultErrnoRet") is None
+    calls = _parse_calls(seccomp.get("syscalls") or (), default)
+    programs = {each: _segments(_rules_of(each, calls), default, tell_new) for each in arches}
+    return _Assembler(default).program(programs)
+
+
+def flags_of(seccomp: Mapping[str, Any]) -> int:
+    """Give the flags for `install`. Raises `ValueError` for an unknown one."""
+    bits = 0
+    for name in seccomp.get("flags") or ():
+        if name not in _FLAGS:
+            raise ValueError(f"seccomp: unknown flag {name!r}")
+        bits |= _FLAGS[name]
+    return bits
+
+
+class _SockFprog(ctypes.Structure):
+    _fields_ = [("len", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
+
+
+def install(program: bytes, flags: int = 0) -> None:
+    """Put the filter on this thread, for good. Needs CAP_SYS_ADMIN or no_new_privs. Raises `OSError`."""
+    fprog = _SockFprog(len(program) // 8, program)
+    syscall("seccomp", SECCOMP_SET_MODE_FILTER, flags, ctypes.byref(fprog))
+
+
+_Call = tuple[Sequence[str], tuple[Condition, ...], int]
+
+
+def _answer(action: str, value: int | None) -> int:
+    if action not in _ACTIONS:
+        raise ValueError(f"seccomp: unknown action {action!r}")
+    answer = _ACTIONS[action]
+    if answer in (SECCOMP_RET_ERRNO, SECCOMP_RET_TRACE):
+        answer |= (errno.EPERM if value is None else value) & 0xFFFF
+    return answer
+
+
+def _parse_calls(calls: Sequence[Mapping[str, Any]], default: int) -> list[_Call]:
+    parsed: list[_Call] = []
+    for call in calls:
+        answer = _answer(call["action"], call.get("errnoRet"))
+        if answer == default:
+            continue
+        conditions = tuple(
+            (arg["index"], arg["op"], arg["value"], arg.get("valueTwo") or 0)
+            for arg in call.get("args") or ()
+        )
+        for index, op, *_ in conditions:
+            if not 0 <= index <= 5:
+                raise ValueError(f"seccomp: argument index {index} is not within 0 to 5")
+            if op not in _Assembler.OPERATORS:
+                raise ValueError(f"seccomp: unknown operator {op!r}")
+        parsed.append((call["names"], conditions, answer))
+    return parsed
+
+
+def _rules_of(arch: str, calls: Sequence[_Call]) -> _Rules:
+    table = numbers(arch)
+    rules = _Rules()
+    for names, conditions, answer in calls:
+        for name in names:
+            if arch == "x86" and name in _MULTIPLEXED and not conditions:
+                entry, number = _MULTIPLEXED[name]
+                rules.add(table[entry], ((0, "SCMP_CMP_EQ", number, 0),), answer)
+            known = table.get(name)
+            if known is not None:
+                rules.add(known, conditions, answer)
+    return rules
+
+
+_Segment = tuple[int, int | list[tuple[tuple[Condition, ...], int]]]
+
+
+def _segments(rules: _Rules, default: int, tell_new: bool) -> list[_Segment]:
+    """Give the number line as (first number, answer or rules); each segment reaches to the next one's
+    first."""
+    answers: dict[int, int | list[tuple[tuple[Condition, ...], int]]] = {**rules.conditional, **rules.always}
+    segments: list[_Segment] = [(0, default)]
+    following = 0
+    for number in sorted(answers):
+        if number > following and segments[-1][1] != default:
+            segments.append((following, default))
+        answer = answers[number]
+        if isinstance(answer, list) or segments[-1][1] != answer:
+            if segments[-1][0] == number:
+                segments.pop()
+            segments.append((number, answer))
+        following = number + 1
+    beyond = SECCOMP_RET_ERRNO | errno.ENOSYS if tell_new else default
+    if segments[-1][1] != beyond:
+        segments.append((following, beyond))
+    return segments
+
+
+class _Assembler:
+    """Builds the program from its end: jumps go forward only, so that every target is there before who jumps
+    to it.
+
+    A position counts instructions from the end. Conditional jumps reach 255 instructions: farther ones go
+    over a `ja`.
+    """
+
+    OPERATORS = frozenset(f"SCMP_CMP_{name}" for name in ("NE", "LT", "LE", "EQ", "GE", "GT", "MASKED_EQ"))
+
+    _LD, _AND, _JA, _JEQ, _JGT, _JGE, _RET = 0x20, 0x54, 0x05, 0x15, 0x25, 0x35, 0x06
+    _NR, _ARCH, _ARGS = 0, 4, 16
+    _REACH = 250
+
+    def __init__(self, default: int) -> None:
+        self._code: list[tuple[int, int, int, int]] = []
+        self._answers: dict[int, int] = {}
+        self._default = default
+
+    def program(self, programs: dict[str, list[_Segment]]) -> bytes:
+        """Put the architectures one behind the other; one that is not listed kills, as libseccomp has it."""
+        kill = self._ret(SECCOMP_RET_KILL_PROCESS)
+        other = kill
+        for arch in reversed(programs):
+            if arch == "x32":  # the same audit architecture as x86_64, told apart by a bit in the number
+                continue
+            if arch == "x86_64":
+                x32 = kill
+                if "x32" in programs:
+                    search = self._search(programs["x32"], 0, len(programs["x32"]))
+                    x32 = self._step(self._AND, ~_X32_BIT & 0xFFFFFFFF, search)
+                search = self._search(programs[arch], 0, len(programs[arch]))
+                search = self._branch(self._JGE, _X32_BIT, x32, search)
+            else:
+                search = self._search(programs[arch], 0, len(programs[arch]))
+            entry = self._step(self._LD, self._NR, search)
+            other = self._branch(self._JEQ, _AUDIT_ARCH[arch], entry, other)
+        self._step(self._LD, self._ARCH, other)
+        if len(self._code) > 4096:
+            raise ValueError(
+                f"seccomp: the filter needs {len(self._code)} instructions, the kernel takes 4096"
+            )
+        pack = struct.Struct("=HBBI").pack
+        return b"".join([pack(*instruction) for instruction in reversed(self._code)])
+
+    def _search(self, segments: list[_Segment], low: int, high: int) -> int:
+        if high - low > 1:
+            middle = (low + high) // 2
+            right = self._search(segments, middle, high)
+            left = self._search(segments, low, middle)
+            return self._branch(self._JGE, segments[middle][0], right, left)
+        answer = segments[low][1]
+        if isinstance(answer, int):
+            return self._ret(answer)
+        position = self._ret(self._default)
+        for conditions, result in reversed(answer):
+            fail = position
+            position = self._ret(result)
+            for condition in reversed(conditions):
+                position = self._compare(condition, position, fail)
+        return position
+
+    def _compare(self, condition: Condition, match: int, fail: int) -> int:
+        index, operator, value, second = condition
+        operator = operator[len("SCMP_CMP_") :]
+        if operator in ("NE", "LT", "LE"):
+            operator = {"NE": "EQ", "LT": "GE", "LE": "GT"}[operator]
+            match, fail = fail, match
+        low = self._ARGS + 8 * index  # seccomp_data is little-endian on every architecture here
+        high = low + 4
+        if operator == "MASKED_EQ":
+            second &= value
+            position = self._branch(self._JEQ, second & 0xFFFFFFFF, match, fail)
+            position = self._step(self._LD, low, self._step(self._AND, value & 0xFFFFFFFF, position))
+            position = self._branch(self._JEQ, second >> 32, position, fail)
+            return self._step(self._LD, high, self._step(self._AND, value >> 32, position))
+        jump = {"EQ": self._JEQ, "GT": self._JGT, "GE": self._JGE}[operator]
+        position = self._step(self._LD, low, self._branch(jump, value & 0xFFFFFFFF, match, fail))
+        position = self._branch(self._JEQ, value >> 32, position, fail)
+        if operator != "EQ":
+            position = self._branch(self._JGT, value >> 32, match, position)
+        return self._step(self._LD, high, position)
+
+    def _ret(self, answer: int) -> int:
+        known = self._answers.get(answer)
+        if known is None or len(self._code) - known > self._REACH:
+            known = self._answers[answer] = self._put(self._RET, 0, 0, answer)
+        return known
+
+    def _step(self, code: int, operand: int, following: int) -> int:
+        last = len(self._code) - 1
+        if following != last:
+            self._put(self._JA, 0, 0, last - following)
+        return self._put(code, 0, 0, operand)
+
+    def _branch(self, code: int, operand: int, yes: int, no: int) -> int:
+        yes, no = self._near(yes), self._near(no)
+        here = len(self._code) - 1
+        return self._put(code, here - yes, here - no, operand)
+
+    def _near(self, target: int) -> int:
+        distance = len(self._code) - 1 - target
+        return target if distance <= self._REACH else self._put(self._JA, 0, 0, distance)
+
+    def _put(self, code: int, yes: int, no: int, operand: int) -> int:
+        self._code.append((code, yes, no, operand))
+        return len(self._code) - 1
