@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from sampan.api.config import DriverConfig
 
 __all__ = [
-    "LayerTarget", "Mount", "SnapshotInfo", "SnapshotKind", "SnapshotOptions", "StorageCapability", "StorageDriver",
-    "Usage", "Whiteouts",
+    "LayerTarget", "Mount", "SnapshotInfo", "SnapshotKind", "SnapshotOptions", "StorageCapability", "StorageContext",
+    "StorageDriver", "Usage", "Whiteouts",
 ]  # fmt: skip
 
 

@@ -1,0 +1,163 @@
+"""Copy a directory tree with all that a file system can hold, on the same file system.
+
+Kept are owner, mode, times in nanoseconds, extended attributes (ACLs and capabilities are among them), hard
+links, symlinks, devices, fifos, sockets and holes. File contents are shared by reflink where the file system
+can (`ioctl_ficlone(2)`), else copied in the kernel (`copy_file_range(2)`).
+
+The source is at rest. Everything goes by directory descriptors, one pair for each level that is open.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sampan.linux.files import ficlone
+
+_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_CANNOT_CLONE = frozenset({errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ETXTBSY})
+_CHUNK = 1 << 30
+
+
+def copy_tree(source: Path, target: Path) -> None:
+    """Make the new directory `target` a copy of the directory `source`. Raises `OSError`; then a part may be
+    there.
+    """
+    target.mkdir()
+    level = _Level(os.open(source, _OPEN_DIRECTORY), os.open(target, _OPEN_DIRECTORY))
+    _Copy(root=level).run()
+
+
+@dataclass(slots=True)
+class _Level:
+    """A pair of open directories, and the names in it of the directories that are still to be copied."""
+
+    source: int
+    target: int
+    name: str = ""
+    pending: list[str] = field(default_factory=list)
+
+    def close(self) -> None:
+        os.close(self.source)
+        os.close(self.target)
+
+
+@dataclass(slots=True)
+class _Copy:
+    """One run: where the first copy of each inode with many links is, and whether reflinks are worth a
+    try.
+    """
+
+    root: _Level
+    links: dict[tuple[int, int], str] = field(default_factory=dict)
+    reflink: bool = True
+
+    def run(self) -> None:
+        """Copy depth first. A directory gets its metadata last: filling it changes its times."""
+        open_levels = [self.root]
+        try:
+            self._fill(self.root, "")
+            while open_levels:
+                level = open_levels[-1]
+                if level.pending:
+                    name = level.pending.pop()
+                    os.mkdir(name, dir_fd=level.target)
+                    child = _Level(
+                        os.open(name, _OPEN_DIRECTORY, dir_fd=level.source),
+                        os.open(name, _OPEN_DIRECTORY, dir_fd=level.target),
+                        name,
+                    )
+                    open_levels.append(child)
+                    self._fill(child, "".join(f"{above.name}/" for above in open_levels[1:]))
+                else:
+                    _copy_metadata(level.source, level.target, ".")
+                    open_levels.pop().close()
+        finally:
+            for level in open_levels:
+                level.close()
+
+    def _fill(self, level: _Level, path: str) -> None:
+        """Copy what is in one directory but for its directories; `path` is the way to it from the root."""
+        with os.scandir(level.source) as entries:
+            for entry in entries:
+                status = entry.stat(follow_symlinks=False)
+                if stat.S_ISDIR(status.st_mode):
+                    level.pending.append(entry.name)
+                    continue
+                if status.st_nlink > 1:
+                    identity = (status.st_dev, status.st_ino)
+                    if first := self.links.get(identity):
+                        os.link(first, entry.name, src_dir_fd=self.root.target, dst_dir_fd=level.target,
+                                follow_symlinks=False)  # fmt: skip
+                        continue
+                    self.links[identity] = path + entry.name
+                self._copy_inode(level, entry.name, status)
+                _copy_metadata(level.source, level.target, entry.name)
+
+    def _copy_inode(self, level: _Level, name: str, status: os.stat_result) -> None:
+        if stat.S_ISREG(status.st_mode):
+            source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=level.source)
+            try:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+                target = os.open(name, flags, 0o600, dir_fd=level.target)
+                try:
+                    self._copy_content(source, target, status.st_size)
+                finally:
+                    os.close(target)
+            finally:
+                os.close(source)
+        elif stat.S_ISLNK(status.st_mode):
+            os.symlink(os.readlink(name, dir_fd=level.source), name, dir_fd=level.target)
+        else:
+            os.mknod(name, status.st_mode, status.st_rdev, dir_fd=level.target)
+
+    def _copy_content(self, source: int, target: int, size: int) -> None:
+        if self.reflink and size:
+            try:
+                ficlone(target, source)
+                return
+            except OSError as error:
+                if error.errno not in _CANNOT_CLONE:
+                    raise
+                self.reflink = False
+        _copy_data(source, target, size)
+
+
+def _copy_data(source: int, target: int, size: int) -> None:
+    """Copy the data between the holes; see `lseek(2)` on SEEK_DATA."""
+    offset = 0
+    while offset < size:
+        try:
+            start = os.lseek(source, offset, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # only a hole is left
+                break
+            raise
+        offset = os.lseek(source, start, os.SEEK_HOLE)
+        while start < offset:
+            copied = os.copy_file_range(source, target, min(offset - start, _CHUNK), start, start)
+            if copied == 0:
+                raise OSError(errno.EIO, "the file became shorter while it was copied")
+            start += copied
+    os.ftruncate(target, size)
+
+
+def _copy_metadata(source: int, target: int, name: str) -> None:
+    """Copy owner, attributes, mode and times of `name`, in that order: a new owner clears capabilities and
+    setuid.
+
+    The attribute calls take no directory descriptor; the way through /proc is the same thing
+    (`proc_pid_fd(5)`).
+    """
+    status = os.stat(name, dir_fd=source, follow_symlinks=False)
+    os.chown(name, status.st_uid, status.st_gid, dir_fd=target, follow_symlinks=False)
+    from_path, to_path = f"/proc/self/fd/{source}/{name}", f"/proc/self/fd/{target}/{name}"
+    for attribute in os.listxattr(from_path, follow_symlinks=False):
+        value = os.getxattr(from_path, attribute, follow_symlinks=False)
+        os.setxattr(to_path, attribute, value, follow_symlinks=False)
+    if not stat.S_ISLNK(status.st_mode):
+        os.chmod(name, stat.S_IMODE(status.st_mode), dir_fd=target)
+    os.utime(name, ns=(status.st_atime_ns, status.st_mtime_ns), dir_fd=target, follow_symlinks=False)
