@@ -1,0 +1,172 @@
+"""One request and its answer as bytes: h11 with stricter heads. No I/O here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from http import HTTPStatus
+
+import h11
+
+from sampan.http.errors import BadRequest
+
+_REASONS = {status.value: status.phrase.encode() for status in HTTPStatus} | {101: b"UPGRADED"}
+_EVENTS_PER_CALL = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The bounds of a connection; times in seconds, sizes in bytes."""
+
+    connections: int = 4096
+    head_bytes: int = 64 << 10
+    request_line_bytes: int = 32 << 10
+    header_count: int = 100
+    head_time: float = 30.0
+    """From the first byte of a head to its last."""
+    idle_time: float = 300.0
+    """Between two requests of one connection."""
+    handshake_time: float = 10.0
+    drain_bytes: int = 256 << 10
+    """How much of a body that the handler left unread is read away to keep the connection."""
+    linger_time: float = 1.0
+    """How long a closing connection takes in what the client still sends, so that a reset does not eat the answer."""
+    flush_time: float = 30.0
+    """How long a closed connection may take to hand out what is already written."""
+    eof_grace: float = 0.25
+    """How long a handler may go on after its client closed the sending side; a hijack within it turns this to a half-close."""
+
+
+_HEAD_END = re.compile(rb"\r?\n\r?\n")
+
+
+def find_head_end(buffer: bytes | bytearray, start: int = 0) -> int:
+    """Give the length of the head at the front of `buffer`, -1 if it is not all there. Lines ended by a bare LF count too."""
+    match = _HEAD_END.search(buffer, start)
+    return match.end() if match else -1
+
+
+def _check_head(head: bytes, limits: Limits) -> None:
+    """Refuse what two parsers could read in two ways, which h11 would let pass or mend."""
+    lines = head[:-4].split(b"\r\n")
+    if not head.endswith(b"\r\n\r\n") or any(b"\n" in line or b"\r" in line for line in lines):
+        raise BadRequest("malformed request: a line of the head does not end with CR LF")
+    if len(lines[0]) > limits.request_line_bytes:
+        raise BadRequest(f"request line is longer than {limits.request_line_bytes} bytes", 414)
+    if len(lines) - 1 > limits.header_count:
+        raise BadRequest(f"request has more than {limits.header_count} header fields", 431)
+    framing = []
+    for line in lines[1:]:
+        if line[:1] in (b" ", b"\t"):
+            raise BadRequest("malformed request: folded header line")
+        name, _, value = line.partition(b":")
+        if name.lower() in (b"content-length", b"transfer-encoding"):
+            framing.append(name.lower())
+            if b"," in value and name.lower() == b"content-length":
+                raise BadRequest("malformed request: more than one Content-Length")
+    if len(framing) > 1:
+        raise BadRequest("malformed request: more than one Content-Length or Transfer-Encoding")
+    if framing == [b"transfer-encoding"] and lines[0].endswith(b"HTTP/1.0"):
+        raise BadRequest("malformed request: Transfer-Encoding with HTTP/1.0")
+
+
+class Exchange:
+    """One request's framing in and its answer's framing out. Raises `BadRequest` where the client breaks HTTP."""
+
+    def __init__(self, head: bytes, limits: Limits) -> None:
+        _check_head(head, limits)
+        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.head_bytes)
+        self._h11.receive_data(head)
+        event = self._next_event()
+        if not isinstance(event, h11.Request):
+            raise BadRequest("malformed request")
+        self.method = event.method.decode("ascii")
+        self.target = event.target.decode("ascii")
+        self.http_version = event.http_version.decode("ascii")
+        self.headers: dict[str, str] = {}
+        for name_bytes, value_bytes in event.headers:
+            name, value = name_bytes.decode("ascii"), value_bytes.decode("latin-1")
+            self.headers[name] = f"{self.headers[name]}, {value}" if name in self.headers else value
+        self.has_body = (
+            "transfer-encoding" in self.headers or self.headers.get("content-length", "0").strip("0") != ""
+        )
+        self.body_complete = False
+        """All of the request is in; `rest()` gives what came behind it."""
+        self.started = False
+        """The answer's head was made."""
+        if not self.has_body:
+            self.body()
+
+    @property
+    def upgrade(self) -> str:
+        """The protocol that the client wants to change to, in lower case; empty if none."""
+        tokens = [token.strip().lower() for token in self.headers.get("connection", "").split(",")]
+        if "upgrade" not in tokens or self.http_version != "1.1":
+            return ""
+        return self.headers.get("upgrade", "").strip().lower()
+
+    @property
+    def wants_continue(self) -> bool:
+        """The client holds its body back until it hears `100 Continue`."""
+        return self._h11.they_are_waiting_for_100_continue
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes of the body, and whatever comes glued behind it."""
+        self._h11.receive_data(data)
+
+    def body(self) -> bytes:
+        """Give the part of the body that is in; b"" says to `feed` more, unless `body_complete`."""
+        parts: list[bytes] = []
+        while not self.body_complete and len(parts) < _EVENTS_PER_CALL:
+            event = self._next_event()
+            if isinstance(event, h11.Data):
+                parts.append(bytes(event.data))
+            elif isinstance(event, h11.EndOfMessage):
+                self.body_complete = True
+            else:
+                break
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def rest(self) -> bytes:
+        """Give what came behind the request: the next request, or the first bytes of a hijacked stream."""
+        return self._h11.trailing_data[0]
+
+    def proceed(self) -> bytes:
+        """Give the `100 Continue` that lets the body come."""
+        return self._h11.send(h11.InformationalResponse(status_code=100, reason=b"Continue", headers=[]))
+
+    def head(self, status: int, headers: Iterable[tuple[str, str]]) -> bytes:
+        """Give the answer's head. Without a Content-Length it is chunked, or ended by closing for HTTP/1.0."""
+        self.started = True
+        reason = _REASONS.get(status, b"")
+        return self._h11.send(h11.Response(status_code=status, reason=reason, headers=list(headers)))
+
+    def hijack_head(self, protocol: str, headers: Iterable[tuple[str, str]]) -> bytes:
+        """Give the head after which the connection is a raw stream: 101 if the client asked for it, else a bare 200."""
+        self.started = True
+        lines = [f"{name}: {value}" for name, value in headers]
+        if self.upgrade:
+            lines = ["HTTP/1.1 101 UPGRADED", *lines, "Connection: Upgrade", f"Upgrade: {protocol}"]
+        else:
+            lines = ["HTTP/1.1 200 OK", *lines]
+        return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+    def data(self, data: bytes) -> bytes:
+        """Give a piece of the answer's body as it goes on the wire."""
+        return self._h11.send(h11.Data(data=data))
+
+    def end(self) -> bytes:
+        """Give what ends the answer."""
+        return self._h11.send(h11.EndOfMessage())
+
+    @property
+    def keep_alive(self) -> bool:
+        """After `end`: another request may follow on this connection."""
+        return self.body_complete and self._h11.our_state is h11.DONE
+
+    def _next_event(self) -> object:
+        try:
+            return self._h11.next_event()
+        except h11.RemoteProtocolError as error:
+            raise BadRequest(f"malformed request: {error}", error.error_status_hint) from error
