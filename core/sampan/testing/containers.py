@@ -15,7 +15,7 @@ import struct
 import termios
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -73,8 +73,11 @@ def subreaper() -> Iterator[None]:
         _collect_ended_children()
 
 
-def call_in_child(operation: Callable[[], Any]) -> Any:
+def call_in_child(operation: Callable[[], Any], watched: Sequence[Process] = ()) -> Any:
     """Run `operation` in a forked child and give its result, which must be JSON; raise its `SampanError` here.
+
+    Of the processes `watched` those that end meanwhile are collected: the first process of a pid namespace is not gone
+    before the others in it are, zombies too.
 
     Raises `AssertionError` with the traceback for any other error, for a child that dies and for one that is late.
     """
@@ -84,10 +87,9 @@ def call_in_child(operation: Callable[[], Any]) -> Any:
         if pid == 0:
             _answer(operation, theirs)
         theirs.close()
-        ours.settimeout(TIMEOUT)
-        try:
+        if _is_ready_before_the_deadline(ours, watched):
             answer = json.loads(ours.recv(1 << 18) or "null")
-        except TimeoutError:
+        else:
             os.kill(pid, signal.SIGKILL)
             answer = {"traceback": f"no answer within {TIMEOUT:.0f} s"}
         _, status = os.waitpid(pid, 0)
@@ -98,6 +100,18 @@ def call_in_child(operation: Callable[[], Any]) -> Any:
     if "error" in answer:
         raise from_wire(answer["error"])
     return answer["result"]
+
+
+def _is_ready_before_the_deadline(answer: socket.socket, watched: Sequence[Process]) -> bool:
+    deadline = time.monotonic() + TIMEOUT
+    while True:
+        running = [process for process in watched if process.is_running]
+        ready, _, _ = select.select([answer, *running], [], [], max(0, deadline - time.monotonic()))
+        for process in running:
+            if process in ready:
+                process.wait()
+        if not ready or answer in ready:
+            return bool(ready)
 
 
 def _answer(operation: Callable[[], Any], to: socket.socket) -> None:
@@ -144,6 +158,15 @@ class Process:
             self._console.settimeout(TIMEOUT)
             _, (master, *_), _, _ = socket.recv_fds(self._console, 1, 1)
             self.stdin = self.stdout = master
+
+    def fileno(self) -> int:
+        """Give the pidfd, which becomes readable at the exit."""
+        return self._pidfd
+
+    @property
+    def is_running(self) -> bool:
+        """Say whether it was started and not collected yet."""
+        return self._pidfd >= 0 and self._code is None
 
     def write(self, data: bytes) -> None:
         """Write all of `data` to stdin or the terminal."""
@@ -337,7 +360,9 @@ class Container:
         return _handle(json.loads(json.dumps(asdict(self.handle))))
 
     def _call(self, operation: str, *args: Any, **options: Any) -> Any:
-        return call_in_child(lambda: getattr(self._driver(), operation)(self._handle(), *args, **options))
+        return call_in_child(
+            lambda: getattr(self._driver(), operation)(self._handle(), *args, **options), (self.main, *self.execs)
+        )
 
 
 def _handle(data: dict[str, Any]) -> Handle:

@@ -204,7 +204,8 @@ class RuntimeDriverSuite:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             signal.signal(signal.SIGUSR2, usr2)
-        assert [int(line.split()[1], 16) for line in output.lines] == [0, 0]
+        threads_own = 3 << 31  # 32 and 33, which the C library keeps from programs: its callers can't reset them
+        assert [int(line.split()[1], 16) & ~threads_own for line in output.lines] == [0, 0]
 
     def test_environment_and_directory(self, workshop: Workshop) -> None:
         """The environment is what the spec says and no more; so is the directory."""
@@ -268,7 +269,7 @@ class RuntimeDriverSuite:
     def test_namespaces(self, workshop: Workshop) -> None:
         """Each namespace that the spec names is a new one, and the others are the caller's."""
         kinds = ("mnt", "pid", "net", "uts", "ipc", "user", "cgroup")
-        output = workshop.run(" ".join(["readlink", *(f"/proc/self/ns/{kind}" for kind in kinds)]))
+        output = workshop.run(f"for kind in {' '.join(kinds)}; do readlink /proc/self/ns/$kind; done")
         ours = [os.readlink(f"/proc/self/ns/{kind}") for kind in kinds]
         assert [a != b for a, b in zip(output.lines, ours, strict=True)] == [True] * 5 + [False] * 2
 
@@ -306,7 +307,7 @@ class RuntimeDriverSuite:
         """The default nodes are there with their numbers; links to the process's own streams; nothing of the host's."""
         names = ("null", "zero", "full", "random", "urandom", "tty")
         output = workshop.run(
-            f"cd /dev; stat -c '%n %t:%T %a' {' '.join(names)}; readlink fd stdin stdout stderr ptmx; echo x > null; ls"
+            f"cd /dev; stat -c '%n %t:%T %a' {' '.join(names)}; for name in fd stdin stdout stderr ptmx; do readlink $name; done; echo x > null; ls"
         )
         lines = output.lines
         numbers = ("1:3", "1:5", "1:7", "1:8", "1:9", "5:0")
@@ -328,7 +329,7 @@ class RuntimeDriverSuite:
     def test_masked_and_readonly_paths(self, workshop: Workshop) -> None:
         """Masked files are empty, masked directories too; read-only paths can't be written."""
         output = workshop.run(
-            "wc -c < /proc/kcore; ls -A /sys/firmware | wc -l; echo 0 > /proc/sys/kernel/panic; echo $?"
+            "wc -c < /proc/interrupts; ls -A /sys/firmware | wc -l; echo 0 > /proc/sys/kernel/panic; echo $?"
         )
         assert output.lines == ["0", "0", "1"]
         assert b"Read-only file system" in output.stderr

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from sampan.api.driver import Probe
-from sampan.api.errors import NotFound, System
+from sampan.api.errors import InvalidArgument, NotFound, System
 from sampan.api.runtime import (
     CreateRequest,
     ExecRequest,
@@ -95,8 +95,6 @@ class OciRuntime(RuntimeDriver):
         """Run `delete --force`, which kills what is left; a container that is gone already is well."""
         with suppress(NotFound):
             self._program("delete").run("delete", "--force", handle.data["id"])
-        with suppress(OSError):
-            (self.context.state / "state").rmdir()
 
     def exec(self, handle: Handle, request: ExecRequest) -> int:
         """Run `exec --detach` with the process in a file."""
@@ -149,7 +147,7 @@ class OciRuntime(RuntimeDriver):
         options = (
             self.config.get("binary") or self.name,
             "--root",
-            self.config.get("root") or str(self.context.state / "state"),
+            self.config.get("root") or str(self.context.state),
             *self.config.get("extra_args", ()),
         )
         return Program(options, self.context.state / f"{log}.log")
@@ -174,6 +172,7 @@ class OciRuntime(RuntimeDriver):
             config.write_text(json.dumps(spec))
             mounts.mount_all(request.rootfs, root)
             mounts.mount_all([mounts.Mount("bind", str(config), ("bind",), "config.json")], request.bundle)
+            _refuse_linked_dev(root)
         except OSError as error:
             raise System(f"mount the root of container {request.id}: {error.strerror or error}") from error
         finally:
@@ -199,6 +198,12 @@ class CrunRuntime(OciRuntime):
 
 
 _UNIFIED = Path("/sys/fs/cgroup/unified")
+
+
+def _refuse_linked_dev(root: Path) -> None:
+    """Programs as of 2025 make device nodes through a link that an image has as /dev, on the host (CVE-2026-41579)."""
+    if (root / "dev").is_symlink():
+        raise InvalidArgument("create container: /dev in its root file system is a symbolic link")
 
 
 def _is_hybrid() -> bool:
