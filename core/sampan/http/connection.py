@@ -175,21 +175,23 @@ class Connection(asyncio.Protocol):
 
     async def _read_head(self) -> bytes:
         """Give the next request's head, b"" if the client sends none (more)."""
+        idle = True
         try:
-            self._idle = True
-            async with asyncio.timeout(self._limits.idle_time):
-                if not await self._inbox.wait():
-                    return b""
-        except TimeoutError:
-            return b""
-        finally:
-            self._idle = False
-        try:
-            async with asyncio.timeout(self._limits.head_time):
+            async with asyncio.timeout(self._limits.idle_time) as deadline:
+                self._idle = True
+                try:
+                    if not await self._inbox.wait():
+                        return b""
+                finally:
+                    self._idle = False
+                deadline.reschedule(self._loop.time() + self._limits.head_time)
+                idle = False
                 return await self._collect_head()
         except TimeoutError:
-            error = BadRequest(f"request head did not arrive within {self._limits.head_time:g} s", 408)
-            await self._refuse(error)
+            if idle:
+                return b""
+            text = f"request head did not arrive within {self._limits.head_time:g} s"
+            await self._refuse(BadRequest(text, 408))
         except BadRequest as error:
             await self._refuse(error)
         return b""
@@ -238,14 +240,13 @@ class Connection(asyncio.Protocol):
 
     async def _ask(self, exchange: Exchange) -> AnyResponse:
         """Run the handler; what it raises becomes an answer."""
-        path, _, query = _origin_form(exchange.target).partition("?")
         try:
             request = Request(
                 exchange.method,
-                path,
-                query=Query(query),
+                exchange.path,
+                query=Query(exchange.query),
                 headers=exchange.headers,
-                body=Body(self._receive_body, _announced_length(exchange)),
+                body=Body(self._receive_body, exchange.length),
                 peer=self._peer,
                 upgrade=exchange.upgrade,
             )
@@ -256,21 +257,22 @@ class Connection(asyncio.Protocol):
         except ClientGone:
             raise
         except Exception as error:
-            return error_response(error, f"{exchange.method} {path}")
+            return error_response(error, f"{exchange.method} {exchange.path}")
 
     async def _receive_body(self) -> bytes:
         exchange = self._exchange
         if exchange is None or exchange.body_complete:
             return b""
-        if exchange.wants_continue:
+        if exchange.wants_continue and not self._inbox:
             await self.send(exchange.proceed())
         while True:
-            if data := exchange.body():
-                await asyncio.sleep(0)  # a flood of small chunks must not starve the other connections
-                return data
+            data = exchange.body()
             if exchange.body_complete:
                 self._inbox.push_back(exchange.rest())
-                return b""
+                return data
+            if data:
+                await asyncio.sleep(0)  # a flood of small chunks must not starve the other connections
+                return data
             received = await self._inbox.read()
             if not received:
                 raise ClientGone("the client closed the connection before the end of the request body")
@@ -316,6 +318,8 @@ class Connection(asyncio.Protocol):
 
     async def _drain(self, exchange: Exchange) -> bool:
         """Read away what the handler left of the body; False if that is too much, or breaks HTTP."""
+        if exchange.body_complete:
+            return True
         left = self._limits.drain_bytes
         try:
             async with asyncio.timeout(self._limits.linger_time):
@@ -374,24 +378,6 @@ def _date() -> str:
     if _dated[0] != now:
         _dated = (now, formatdate(now, usegmt=True))
     return _dated[1]
-
-
-def _origin_form(target: str) -> str:
-    """Give path and query of a request target; a proxy's absolute form (RFC 9112 §3.2.2) loses scheme and authority."""
-    if target.startswith("/") or target == "*":
-        return target
-    scheme, mark, rest = target.partition("://")
-    if not mark or scheme.lower() not in ("http", "https"):
-        raise BadRequest("malformed request: the target is not a path")
-    authority, slash, path = rest.partition("/")
-    return slash + path or "/"
-
-
-def _announced_length(exchange: Exchange) -> int | None:
-    if not exchange.has_body:
-        return 0
-    length = exchange.headers.get("content-length")
-    return None if length is None else int(length)
 
 
 async def _close(chunks: AsyncIterator[bytes]) -> None:
