@@ -15,6 +15,9 @@ from pathlib import Path
 from sampan.linux import trees
 from sampan.linux.mounts import Mount, open_mount
 
+_PATH_BYTES = 255 - len("/snapshots/999999999999/work")
+"""fsconfig(2) takes values of up to 255 bytes."""
+
 _REMEDIES = {
     errno.ENODEV: "load the kernel module overlay (modprobe overlay)",
     errno.EPERM: "run as root with CAP_SYS_ADMIN",
@@ -28,6 +31,8 @@ def why_unsupported(root: Path, options: Sequence[str]) -> str:
     """Give the reason why overlay can't be used under `root`, with a remedy; "" if it can. Leaves nothing
     behind.
     """
+    if len(os.fsencode(root)) > _PATH_BYTES:
+        return f"{root} is longer than {_PATH_BYTES} bytes, too long for a mount option: use a shorter path"
     try:
         place = Path(tempfile.mkdtemp(prefix=".probe-", dir=_nearest_directory(root)))
     except OSError as error:

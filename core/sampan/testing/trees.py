@@ -1,0 +1,246 @@
+"""Trees to test a storage driver with: changes to make, and pictures to compare.
+
+A change is a function of a root directory. A suite makes it through a driver's mounts and in a plain
+directory, and compares pictures of both.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+import shutil
+import stat
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from sampan.api.storage import LayerTarget, Mount, Whiteouts
+from sampan.linux.mounts import MS_PRIVATE, MS_REC, mount_all, set_propagation
+from sampan.linux.namespaces import CLONE_NEWNS, unshare
+
+__all__ = ["Change", "Entry", "apply_layer", "base", "in_mounts", "picture", "random_changes", "rework"]
+
+T = TypeVar("T")
+Change = Callable[[Path], object]
+
+_SET_BY_HAND_NS = 10**18
+"""Times before 2001 were set by a change and must be kept; later ones are the clock's and differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """All that is to be the same in two trees. `links` are the other names of the inode, `data` content or
+    target.
+    """
+
+    mode: int
+    uid: int
+    gid: int
+    rdev: int
+    mtime_ns: int
+    data: bytes
+    xattrs: tuple[tuple[str, bytes], ...]
+    links: tuple[str, ...]
+
+
+def picture(root: Path) -> dict[str, Entry]:
+    """Read the whole tree below `root` ("." is the root itself)."""
+    paths = ["."]
+    for directory, directories, files in os.walk(root):
+        paths += [str((Path(directory) / name).relative_to(root)) for name in directories + files]
+    names: dict[tuple[int, int], list[str]] = {}
+    for path in sorted(paths):
+        status = (root / path).lstat()
+        names.setdefault((status.st_dev, status.st_ino), []).append(path)
+    return {path: _entry(root / path, names) for path in sorted(paths)}
+
+
+def _entry(path: Path, names: dict[tuple[int, int], list[str]]) -> Entry:
+    status = path.lstat()
+    data = b""
+    if stat.S_ISREG(status.st_mode):
+        data = path.read_bytes()
+    elif stat.S_ISLNK(status.st_mode):
+        data = os.fsencode(path.readlink())
+    xattrs = tuple(
+        (name, os.getxattr(path, name, follow_symlinks=False))
+        for name in sorted(os.listxattr(path, follow_symlinks=False))
+        if not name.startswith("trusted.overlay.")
+    )
+    directory = stat.S_ISDIR(status.st_mode)
+    return Entry(
+        status.st_mode,
+        status.st_uid,
+        status.st_gid,
+        status.st_rdev,
+        status.st_mtime_ns if status.st_mtime_ns < _SET_BY_HAND_NS else 0,
+        data,
+        xattrs,
+        () if directory else tuple(names[status.st_dev, status.st_ino]),
+    )
+
+
+def in_mounts(mounts: Sequence[Mount], action: Callable[[Path], T]) -> T:
+    """Run `action` on the root that `mounts` show, in a child with a mount namespace of its own.
+
+    The result is pickled. An error of the child is raised here.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        reading, writing = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(reading)
+            answer: tuple[bool, object]
+            try:
+                unshare(CLONE_NEWNS)
+                set_propagation("/", MS_PRIVATE | MS_REC)
+                mount_all(mounts, Path(place))
+                answer = (True, action(Path(place)))
+            except BaseException as error:
+                answer = (False, error)
+            try:
+                with os.fdopen(writing, "wb") as pipe:
+                    pickle.dump(answer, pipe)
+            finally:
+                os._exit(0)
+        os.close(writing)
+        with os.fdopen(reading, "rb") as pipe:
+            answered = pipe.read()
+        os.waitpid(pid, 0)
+    done, result = pickle.loads(answered)
+    if not done:
+        raise result
+    return result  # type: ignore[no-any-return]
+
+
+def base(root: Path) -> None:
+    """Fill an empty root with one of each kind of thing."""
+    (root / "etc").mkdir()
+    (root / "etc/passwd").write_text("root:x:0:0::/:/bin/sh\n")
+    (root / "etc/sticky").mkdir()
+    (root / "etc/sticky").chmod(0o1777)
+    (root / "bin").mkdir()
+    (root / "bin/su").write_bytes(b"program")
+    os.chown(root / "bin/su", 3, 4)
+    (root / "bin/su").chmod(0o4755)
+    (root / "bin/ping").write_bytes(b"raw sockets")
+    capability = bytes.fromhex("0100000200200000000000000000000000000000")  # cap_net_raw+ep; capabilities(7)
+    os.setxattr(root / "bin/ping", "security.capability", capability)
+    os.setxattr(root / "etc", "trusted.colour", b"blue")
+    os.symlink("../etc/passwd", root / "bin/link")
+    os.symlink("nowhere", root / "dangling")
+    os.chown(root / "dangling", 7, 8, follow_symlinks=False)
+    os.link(root / "etc/passwd", root / "etc/passwd-")
+    os.mknod(root / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    os.mkfifo(root / "fifo", 0o640)
+    with (root / "sparse").open("wb") as file:
+        file.seek(3_000_000)
+        file.write(b"data")
+        file.truncate(8_000_000)
+    (root / "keep/deep/er").mkdir(parents=True)
+    for name in ("a", "b", "c"):
+        (root / "keep/deep/er" / name).write_text(name)
+    (root / "höme \n\udcff").mkdir(mode=0o700)
+    os.utime(root / "etc/passwd", ns=(1_000, 987_654_321_123_456_789))
+    os.utime(root / "dangling", ns=(1_000, 123_456_789_000_000_001), follow_symlinks=False)
+    os.utime(root / "keep", ns=(1_000, 555_000_000_000_000_005))
+    os.chown(root, 11, 12)
+    root.chmod(0o751)
+
+
+def rework(root: Path) -> None:
+    """Change what `base` made in every way in which a layer can differ from what lies under it."""
+    os.chown(root / "bin/su", 5, 6)  # takes the setuid bit away
+    os.removexattr(root / "etc", "trusted.colour")
+    os.setxattr(root / "etc", "trusted.shape", b"round")
+    with (root / "etc/passwd").open("a") as file:
+        file.write("user:x:1:1::/:/bin/sh\n")
+    (root / "etc/passwd-").unlink()
+    os.link(root / "etc/passwd", root / "passwd.link")
+    (root / "null").unlink()
+    (root / "null").mkdir()
+    (root / "null/file").write_text("where a device was")
+    shutil.rmtree(root / "keep/deep")
+    (root / "keep/deep").mkdir()  # opaque: what was in it stays hidden
+    (root / "keep/deep/new").write_text("new")
+    shutil.rmtree(root / "etc/sticky")
+    (root / "etc/sticky").write_text("where a directory was")
+    subprocess.run(["mv", "-T", root / "bin", root / "sbin"], check=True)
+    (root / "dangling").unlink()
+    (root / "fifo").rename(root / "pipe")
+    root.chmod(0o755)
+
+
+def random_changes(seed: int, count: int = 40) -> Change:
+    """Give a change of `count` random steps on a few names, so that later steps meet what earlier ones
+    made.
+    """
+
+    def change(root: Path) -> None:
+        dice = random.Random(seed)
+        for step in range(count):
+            names = [dice.choice("abc"), dice.choice("de"), dice.choice("fg")][: dice.randint(1, 3)]
+            _random_step(dice, root, names, step)
+
+    return change
+
+
+def _random_step(dice: random.Random, root: Path, names: list[str], step: int) -> None:
+    path = root.joinpath(*names)
+    for parent in (root.joinpath(*names[:depth]) for depth in range(1, len(names))):
+        if parent.is_symlink() or parent.is_file():
+            parent.unlink()
+        parent.mkdir(exist_ok=True)
+    kind = dice.choice(["file", "file", "directory", "directory", "symlink", "remove", "mode", "owner"])
+    if kind in ("mode", "owner"):
+        if os.path.lexists(path) and kind == "owner":
+            os.chown(path, step, step + 1, follow_symlinks=False)
+        elif os.path.lexists(path) and not path.is_symlink():
+            path.chmod(0o700 | step)
+        return
+    if path.is_dir() and not path.is_symlink():
+        if kind == "directory":
+            return
+        shutil.rmtree(path)
+    elif os.path.lexists(path):
+        path.unlink()
+    if kind == "remove":
+        return
+    if kind == "file":
+        path.write_text(f"step {step}\n" * step)
+    elif kind == "directory":
+        path.mkdir()
+    else:
+        path.symlink_to("a" * (step + 1))
+
+
+def apply_layer(
+    target: LayerTarget, files: Iterable[str] = (), deleted: Iterable[str] = (), opaque: Iterable[str] = ()
+) -> None:
+    """Do by hand what an unpacker does: opaque directories, deletions, then files that hold their own
+    path.
+    """
+    for path in opaque:
+        place = target.path / path
+        if target.whiteouts is Whiteouts.DELETE:
+            shutil.rmtree(place, ignore_errors=True)
+            place.mkdir(parents=True)
+        else:
+            place.mkdir(parents=True, exist_ok=True)
+            os.setxattr(place, "trusted.overlay.opaque", b"y")
+    for path in deleted:
+        place = target.path / path
+        if target.whiteouts is Whiteouts.OVERLAY:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.mknod(place, stat.S_IFCHR, os.makedev(0, 0))
+        elif place.is_dir() and not place.is_symlink():
+            shutil.rmtree(place)
+        else:
+            place.unlink()
+    for path in files:
+        (target.path / path).parent.mkdir(parents=True, exist_ok=True)
+        (target.path / path).write_text(path)
