@@ -59,8 +59,9 @@ FSCONFIG_CMD_CREATE: Final = 6
 
 _SET_ATTR = {
     "ro": MOUNT_ATTR_RDONLY, "nosuid": MOUNT_ATTR_NOSUID, "nodev": MOUNT_ATTR_NODEV,
-    "noexec": MOUNT_ATTR_NOEXEC, "noatime": MOUNT_ATTR_NOATIME, "strictatime": MOUNT_ATTR_STRICTATIME, "relatime": MOUNT_ATTR_RELATIME,
-    "nodiratime": MOUNT_ATTR_NODIRATIME, "nosymfollow": MOUNT_ATTR_NOSYMFOLLOW,
+    "noexec": MOUNT_ATTR_NOEXEC, "noatime": MOUNT_ATTR_NOATIME, "strictatime": MOUNT_ATTR_STRICTATIME,
+    "relatime": MOUNT_ATTR_RELATIME, "nodiratime": MOUNT_ATTR_NODIRATIME,
+    "nosymfollow": MOUNT_ATTR_NOSYMFOLLOW,
 }  # fmt: skip
 _CLEAR_ATTR = {
     "rw": MOUNT_ATTR_RDONLY, "suid": MOUNT_ATTR_NOSUID, "dev": MOUNT_ATTR_NODEV, "exec": MOUNT_ATTR_NOEXEC,
@@ -341,7 +342,8 @@ def _parse_mountinfo_line(line: str) -> MountInfo:
     major, _, minor = device.partition(":")
     return MountInfo(
         int(mount_id), int(parent), (int(major), int(minor)), _unescape(root), _unescape(target),
-        tuple(options.split(",")), tuple(tags), _unescape(fstype), _unescape(source), tuple(super_options.split(",")),
+        tuple(options.split(",")), tuple(tags), _unescape(fstype), _unescape(source),
+        tuple(super_options.split(",")),
     )  # fmt: skip
 
 

@@ -1,0 +1,388 @@
+"""Control groups of one container: the same path in every hierarchy of the host, be they v1, hybrid or v2.
+
+Hybrid means v1 controllers beside a v2 tree without them: limits go to v1, and the v2 tree, of which the
+processes are members as well, gives `cgroup.kill`, `cgroup.freeze` and birth by `CLONE_INTO_CGROUP`. Errors
+are `OSError` that name file and value. Nothing is kept in memory but the path, so a later process goes on
+where an earlier one died.
+
+Sources: `cgroups(7)`, the kernel's `admin-guide/cgroup-v1/` and `admin-guide/cgroup-v2.rst`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Final
+
+from sampan.linux.cgroup_devices import DeviceRules, attach_v2, write_v1
+from sampan.linux.cgroup_limits import Writes, limits_v1, limits_v2
+
+_UNIFIED_CONTROLLERS: Final = ("cpu", "cpuset", "memory", "pids", "io", "hugetlb")
+_REMOVE_SECONDS: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How the host mounts its cgroups. `v1` maps a controller (or `name=…`) to the mount point of its
+    hierarchy."""
+
+    v1: Mapping[str, str]
+    unified: str = ""
+
+    @property
+    def version(self) -> str:
+        """`v1`, `hybrid` or `v2`."""
+        if not self.unified:
+            return "v1"
+        return "hybrid" if "memory" in self.v1 or "cpu" in self.v1 else "v2"
+
+    @property
+    def roots(self) -> tuple[str, ...]:
+        """Every hierarchy's mount point, once."""
+        unified = (self.unified,) if self.unified else ()
+        return tuple(dict.fromkeys([*self.v1.values(), *unified]))
+
+
+@dataclass(frozen=True, slots=True)
+class CgroupStats:
+    """A reading; nanoseconds and bytes. `raw` has the kernel's files by name, key-value ones as dicts."""
+
+    cpu_ns: int
+    memory_bytes: int
+    memory_limit_bytes: int
+    pids: int
+    raw: Mapping[str, Any] = field(default_factory=dict)
+
+
+@cache
+def detect() -> Layout:
+    """Find the hierarchies that this process sees mounted. Raises `OSError` if there is none."""
+    v1: dict[str, str] = {}
+    unified = ""
+    for line in _read("/proc/self/mounts").splitlines():
+        _, target, fstype, options, *_ = line.split(" ")
+        if fstype == "cgroup2":
+            unified = unified or target
+        elif fstype == "cgroup":
+            for option in options.split(","):
+                if option.startswith("name=") or option in _V1_CONTROLLERS:
+                    v1.setdefault(option, target)
+    if not v1 and not unified:
+        raise OSError(errno.ENOENT, "no cgroup hierarchy is mounted", "/sys/fs/cgroup")
+    return Layout(v1, unified)
+
+
+_V1_CONTROLLERS = frozenset(
+    {"cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "net_cls", "net_prio",
+     "perf_event", "hugetlb", "rdma", "misc"}
+)  # fmt: skip
+
+
+class Cgroup:
+    """The cgroup `path` (absolute, from the mount points) in all hierarchies of `layout`."""
+
+    def __init__(self, path: str, layout: Layout | None = None) -> None:
+        """Only names it. Raises `ValueError` for a path that isn't plain and absolute."""
+        if not path.startswith("/") or path == "/" or ".." in path.split("/") or "\0" in path:
+            raise ValueError(f"cgroup path {path!r} is not absolute and plain")
+        self.path = "/" + path.strip("/")
+        self.layout = layout or detect()
+
+    def directory(self, controller: str = "") -> str:
+        """Where the v1 `controller` is, or the v2 cgroup when that is empty or the host has no such v1
+        hierarchy."""
+        return self.layout.v1.get(controller, self.layout.unified) + self.path
+
+    def exists(self) -> bool:
+        """Whether it is there in any hierarchy."""
+        return any(os.path.isdir(root + self.path) for root in self.layout.roots)  # noqa: PTH112
+
+    def create(self) -> None:
+        """Make it in every hierarchy. One that is left over and empty is taken; one with processes is
+        EBUSY."""
+        for root in self.layout.roots:
+            directory = root + self.path
+            try:
+                os.mkdir(directory, 0o755)  # noqa: PTH102
+            except FileExistsError:
+                if _read(directory + "/cgroup.procs"):
+                    raise OSError(errno.EBUSY, f"cgroup {directory} has processes", directory) from None
+            except FileNotFoundError:
+                os.makedirs(directory, 0o755)  # noqa: PTH103
+        if "cpuset" in self.layout.v1:
+            self._inherit_cpuset(self.layout.v1["cpuset"])
+        if self.layout.version == "v2":
+            self._enable_controllers()
+
+    def apply(self, resources: Mapping[str, Any]) -> None:
+        """Set limits from an OCI `linux.resources` object; what it doesn't mention stays. Raises `OSError`,
+        `ValueError`."""
+        v2 = self.layout.version == "v2"
+        if devices := resources.get("devices"):
+            rules = DeviceRules.of_spec(devices)
+            if v2:
+                attach_v2(self.directory(), rules)
+            elif "devices" in self.layout.v1:
+                write_v1(self.directory("devices"), devices)
+        writes: Writes = limits_v2(resources) if v2 else limits_v1(resources, self._limited_memory())
+        for controller, name, value in writes:
+            write(f"{self.directory('' if v2 else controller)}/{name}", value)
+
+    def add(self, pid: int, *, unified: bool = True) -> None:
+        """Move a process in. The first move in a while waits for the kernel (an RCU grace period, 5 to 12
+        ms); `unified=False` leaves the v2 tree out, for a process that was born there.
+        """
+        text = str(pid)
+        for root in self.layout.roots:
+            if unified or root != self.layout.unified:
+                write(f"{root}{self.path}/cgroup.procs", text)
+
+    def open_unified(self) -> int:
+        """Give a descriptor for `CLONE_INTO_CGROUP`, or -1 where there is no v2 tree."""
+        if not self.layout.unified:
+            return -1
+        return os.open(self.directory(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def procs(self) -> tuple[int, ...]:
+        """Give the processes in it and below it, in this pid namespace; none if it is gone."""
+        root = self.layout.unified or next(iter(self.layout.v1.values()))
+        found: list[int] = []
+        for directory in _walk(root + self.path):
+            with contextlib.suppress(FileNotFoundError):
+                found.extend(map(int, _read(directory + "/cgroup.procs").split()))
+        return tuple(found)
+
+    def kill(self) -> None:
+        """Send SIGKILL to everything in it, also what is being born meanwhile. No error if it is gone."""
+        if self.layout.unified:
+            with contextlib.suppress(FileNotFoundError):
+                write(self.directory() + "/cgroup.kill", "1")
+                return
+        while pids := self.procs():
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            if not _wait_gone(pids, _REMOVE_SECONDS):
+                return
+
+    def freeze(self, frozen: bool = True) -> None:  # noqa: FBT001, FBT002
+        """Stop every process where it is, or let them go on; returns when that has happened."""
+        if self.layout.unified:
+            write(self.directory() + "/cgroup.freeze", "1" if frozen else "0")
+            self._wait_event("frozen", "1" if frozen else "0")
+            return
+        state = "FROZEN" if frozen else "THAWED"
+        name = self.directory("freezer") + "/freezer.state"
+        deadline = time.monotonic() + _REMOVE_SECONDS
+        write(name, state)
+        while _read(name).strip() != state:  # v1 has no event for it, and wants the write again
+            if time.monotonic() > deadline:
+                raise OSError(errno.ETIMEDOUT, f"{name} does not become {state}", name)
+            time.sleep(0.001)
+            write(name, state)
+
+    def oom_kill_count(self) -> int:
+        """Give how many of its processes the kernel killed for want of memory."""
+        if "memory" in self.layout.v1:
+            return int(_pairs(self.directory("memory") + "/memory.oom_control").get("oom_kill", 0))
+        return int(_pairs(self.directory() + "/memory.events").get("oom_kill", 0))
+
+    def stats(self) -> CgroupStats:
+        """Read what it uses. A controller that the host doesn't have counts as 0."""
+        return self._stats_v2() if self.layout.version == "v2" else self._stats_v1()
+
+    def remove(self) -> None:
+        """Remove it and what is below it, after its processes are gone; waits for those that are being
+        killed.
+
+        No error if it is not there. Raises `OSError` EBUSY when processes stay for 10 seconds.
+        """
+        deadline = time.monotonic() + _REMOVE_SECONDS
+        for root in reversed(self.layout.roots):
+            for directory in reversed(list(_walk(root + self.path))):
+                self._remove_directory(directory, deadline)
+
+    def _remove_directory(self, directory: str, deadline: float) -> None:
+        while True:
+            try:
+                os.rmdir(directory)  # noqa: PTH106
+                return
+            except FileNotFoundError:
+                return
+            except OSError as error:
+                left = deadline - time.monotonic()
+                if error.errno != errno.EBUSY or left <= 0:
+                    raise OSError(
+                        error.errno, f"remove cgroup {directory}: {os.strerror(error.errno or 0)}", directory
+                    ) from error
+                pids = tuple(map(int, _read(directory + "/cgroup.procs").split()))
+                if not _wait_gone(pids, left) or not pids:
+                    time.sleep(0.001)  # a dying process leaves the cgroup a moment after its end is announced
+
+    def _inherit_cpuset(self, root: str) -> None:
+        """A new v1 cpuset is empty, and takes no process until it has cpus and memory nodes."""
+        directory = root
+        for part in self.path[1:].split("/"):
+            parent, directory = directory, f"{directory}/{part}"
+            for name in ("cpuset.cpus", "cpuset.mems"):
+                if not _read(f"{directory}/{name}").strip():
+                    write(f"{directory}/{name}", _read(f"{parent}/{name}").strip())
+
+    def _enable_controllers(self) -> None:
+        directory = self.layout.unified
+        for part in ("", *self.path[1:].split("/")[:-1]):
+            directory = f"{directory}/{part}" if part else directory
+            available = _read(directory + "/cgroup.controllers").split()
+            enabled = _read(directory + "/cgroup.subtree_control").split()
+            for controller in _UNIFIED_CONTROLLERS:
+                if controller in available and controller not in enabled:
+                    write(directory + "/cgroup.subtree_control", "+" + controller)
+
+    def _limited_memory(self) -> int:
+        """The v1 memory limit now in force, which decides in what order limits can be changed."""
+        try:
+            return int(_read(self.directory("memory") + "/memory.limit_in_bytes"))
+        except FileNotFoundError:
+            return 0
+
+    def _wait_event(self, key: str, value: str) -> None:
+        name = self.directory() + "/cgroup.events"
+        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            poll = select.poll()
+            poll.register(fd, select.POLLPRI)
+            deadline = time.monotonic() + _REMOVE_SECONDS
+            while f"{key} {value}" not in os.pread(fd, 4096, 0).decode():
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise OSError(errno.ETIMEDOUT, f"{name}: {key} does not become {value}", name)
+                poll.poll(left * 1000)
+        finally:
+            os.close(fd)
+
+    def _stats_v1(self) -> CgroupStats:
+        memory, cpuacct, pids = (self.directory(name) for name in ("memory", "cpuacct", "pids"))
+        raw: dict[str, Any] = {"version": 1}
+        for name, path in (
+            ("memory.stat", memory), ("cpu.stat", self.directory("cpu")), ("cpuacct.stat", cpuacct),
+        ):  # fmt: skip
+            raw[name] = _pairs(f"{path}/{name}")
+        for name in (
+            "memory.usage_in_bytes",
+            "memory.max_usage_in_bytes",
+            "memory.failcnt",
+            "memory.limit_in_bytes",
+        ):
+            raw[name] = _number(f"{memory}/{name}")
+        raw["cpuacct.usage"] = _number(cpuacct + "/cpuacct.usage")
+        raw["cpuacct.usage_percpu"] = [int(n) for n in _text(cpuacct + "/cpuacct.usage_percpu").split()]
+        raw["pids.current"] = _number(pids + "/pids.current")
+        raw["pids.max"] = _number(pids + "/pids.max")
+        for name in ("blkio.throttle.io_service_bytes_recursive", "blkio.throttle.io_serviced_recursive"):
+            raw[name] = _text(f"{self.directory('blkio')}/{name}")
+        return CgroupStats(
+            raw["cpuacct.usage"],
+            raw["memory.usage_in_bytes"],
+            raw["memory.limit_in_bytes"],
+            raw["pids.current"],
+            raw,
+        )
+
+    def _stats_v2(self) -> CgroupStats:
+        directory = self.directory()
+        raw: dict[str, Any] = {"version": 2}
+        for name in ("memory.stat", "cpu.stat", "memory.events"):
+            raw[name] = _pairs(f"{directory}/{name}")
+        for name in ("memory.current", "memory.max", "memory.peak", "pids.current", "pids.max"):
+            raw[name] = _number(f"{directory}/{name}")
+        raw["io.stat"] = _text(directory + "/io.stat")
+        return CgroupStats(
+            raw["cpu.stat"].get("usage_usec", 0) * 1000, raw["memory.current"], raw["memory.max"],
+            raw["pids.current"], raw,
+        )  # fmt: skip
+
+
+def write(name: str, value: str) -> None:
+    """Write a cgroup file in one call. Raises `OSError` that names file, value and the kernel's reason."""
+    try:
+        fd = os.open(name, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, value.encode())
+        finally:
+            os.close(fd)
+    except OSError as error:
+        text = f"write {value!r} to {name}: {os.strerror(error.errno or 0)}"
+        raise OSError(error.errno, text, name) from error
+
+
+UNLIMITED: Final = 2**63 - 1
+"""What a limit reads as where the kernel says `max`."""
+
+
+def _read(name: str) -> str:
+    fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        parts: list[bytes] = []
+        while part := os.read(fd, 65536):
+            parts.append(part)
+        return b"".join(parts).decode()
+    finally:
+        os.close(fd)
+
+
+def _text(name: str) -> str:
+    try:
+        return _read(name)
+    except FileNotFoundError:
+        return ""
+
+
+def _number(name: str) -> int:
+    text = _text(name).strip()
+    return UNLIMITED if text == "max" else int(text or 0)
+
+
+def _pairs(name: str) -> dict[str, int]:
+    pairs: dict[str, int] = {}
+    for line in _text(name).splitlines():
+        key, _, value = line.partition(" ")
+        if value.isdigit():
+            pairs[key] = int(value)
+    return pairs
+
+
+def _walk(directory: str) -> Iterator[str]:
+    """Give `directory` and all cgroups below it, parents first; nothing if it isn't there."""
+    try:
+        with os.scandir(directory) as entries:
+            children = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:
+        return
+    yield directory
+    for child in children:
+        yield from _walk(child)
+
+
+def _wait_gone(pids: tuple[int, ...], seconds: float) -> bool:
+    """Wait for the end of processes, which need not be children. False when the time is up."""
+    deadline = time.monotonic() + seconds
+    for pid in pids:
+        try:
+            fd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        try:
+            poll = select.poll()
+            poll.register(fd, select.POLLIN)
+            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                return False
+        finally:
+            os.close(fd)
+    return True
