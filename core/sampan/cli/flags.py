@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
-
 import click
 
 from sampan.cli.failure import CANNOT_RUN, CliError
@@ -90,55 +88,39 @@ def _one(rest: Iterator[str]) -> list[str]:
     return [value for value in [next(rest, None)] if value is not None]
 
 
-class _Size(click.ParamType):
-    name = "bytes"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        if value == "-1":
-            return -1
-        try:
-            return parse_size(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+def size(value: str | int) -> int:
+    """Option type: bytes, from `64m` and the like; `-1` stays -1."""
+    if isinstance(value, int):
+        return value
+    if value == "-1":
+        return -1
+    try:
+        return parse_size(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
 
 
-class _Duration(click.ParamType):
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        try:
-            return parse_duration(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+def duration(value: str | int) -> int:
+    """Option type: nanoseconds, from a Go duration such as `1m30s`."""
+    if isinstance(value, int):
+        return value
+    try:
+        return parse_duration(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
 
 
-class _NanoCpus(click.ParamType):
-    name = "decimal"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        whole, _, fraction = str(value).partition(".")
-        digits = whole + fraction.ljust(9, "0")
-        if not (digits.isascii() and digits.isdigit()):
-            self.fail(f"{value!r} is not a number of CPUs", param, ctx)
-        if len(fraction) > 9:
-            self.fail(f"{value!r} is too precise: at most nine digits", param, ctx)
-        return int(digits)
-
-
-SIZE = _Size()
-"""Bytes, such as `64m`; `-1` stays -1."""
-
-DURATION = _Duration()
-"""Nanoseconds, from a Go duration such as `1m30s`."""
-
-NANO_CPUS = _NanoCpus()
-"""Billionths of a CPU, from a decimal number of CPUs."""
+def nano_cpus(value: str | int) -> int:
+    """Option type: billionths of a CPU, from a decimal number of CPUs."""
+    if isinstance(value, int):
+        return value
+    whole, _, fraction = value.partition(".")
+    digits = whole + fraction.ljust(9, "0")
+    if not (digits.isascii() and digits.isdigit()):
+        raise click.BadParameter(f"{value!r} is not a number of CPUs")
+    if len(fraction) > 9:
+        raise click.BadParameter(f"{value!r} is too precise: at most nine digits")
+    return int(digits)
 
 
 def confirmed(question: str, force: bool) -> bool:

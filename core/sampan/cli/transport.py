@@ -103,6 +103,14 @@ class Response:
         """Drop the connection."""
         self._wire.close()
 
+    def fileno(self) -> int:
+        """Give the descriptor to wait on for more of the body; see `has_body` first."""
+        return self._wire.fileno()
+
+    def has_body(self) -> bool:
+        """Tell whether some of the body was read together with the head."""
+        return bool(self._buffer)
+
     def detach(self) -> tuple[PlainWire | TlsWire, bytes]:
         """Give the raw connection after an upgrade, and the bytes of it that were already read."""
         left, self._buffer = self._buffer, b""
