@@ -1,6 +1,6 @@
-"""Stands where the shim stands: calls a runtime driver in forked children and waits for the container's processes.
+"""Stands where the shim stands: calls a runtime driver in forked children, waits for the processes.
 
-The calling process must be single-threaded while a call runs, and becomes a child subreaper for the time of a `Host`.
+The process must be single-threaded while a call runs, and a child subreaper (`subreaper`) all the time.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import struct
 import termios
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,30 +64,31 @@ class Output:
 
 @contextmanager
 def subreaper() -> Iterator[None]:
-    """Adopt orphans, as a shim does; at the end collect those that have ended. One that still runs is a leak."""
+    """Adopt orphans, as a shim does; at the end collect those that have ended. One that still runs leaks."""
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     try:
         yield
     finally:
         prctl(PR_SET_CHILD_SUBREAPER, 0)
-        _collect_ended_children()
+        _collect_strays()
 
 
-def call_in_child(operation: Callable[[], Any], watched: Sequence[Process] = ()) -> Any:
-    """Run `operation` in a forked child and give its result, which must be JSON; raise its `SampanError` here.
+def call_in_child(operation: Callable[[], Any]) -> Any:
+    """Run `operation` in a forked child and give its result, which must be JSON; raise its `SampanError`.
 
-    Of the processes `watched` those that end meanwhile are collected: the first process of a pid namespace is not gone
-    before the others in it are, zombies too.
+    Children that end meanwhile are collected: the first process of a pid namespace is not gone before the
+    others in it are, zombies too.
 
     Raises `AssertionError` with the traceback for any other error, for a child that dies and for one that is late.
     """
+    _collect_strays()  # not after the call: its result may name a process that has ended already
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours:
         pid = os.fork()
         if pid == 0:
             _answer(operation, theirs)
         theirs.close()
-        if _is_ready_before_the_deadline(ours, watched):
+        if _is_ready_before_the_deadline(ours):
             answer = json.loads(ours.recv(1 << 18) or "null")
         else:
             os.kill(pid, signal.SIGKILL)
@@ -102,16 +103,16 @@ def call_in_child(operation: Callable[[], Any], watched: Sequence[Process] = ())
     return answer["result"]
 
 
-def _is_ready_before_the_deadline(answer: socket.socket, watched: Sequence[Process]) -> bool:
+def _is_ready_before_the_deadline(answer: socket.socket) -> bool:
     deadline = time.monotonic() + TIMEOUT
     while True:
-        running = [process for process in watched if process.is_running]
+        running = list(_awaited.values())
         ready, _, _ = select.select([answer, *running], [], [], max(0, deadline - time.monotonic()))
+        if not ready or answer in ready:
+            return bool(ready)
         for process in running:
             if process in ready:
                 process.wait()
-        if not ready or answer in ready:
-            return bool(ready)
 
 
 def _answer(operation: Callable[[], Any], to: socket.socket) -> None:
@@ -153,6 +154,7 @@ class Process:
         """Take note of the pid and let go of the process's own ends; with a terminal, take its master."""
         self.pid = pid
         self._pidfd = os.pidfd_open(pid)
+        _awaited[pid] = self
         self._drop_theirs()
         if self._console is not None:
             self._console.settimeout(TIMEOUT)
@@ -162,11 +164,6 @@ class Process:
     def fileno(self) -> int:
         """Give the pidfd, which becomes readable at the exit."""
         return self._pidfd
-
-    @property
-    def is_running(self) -> bool:
-        """Say whether it was started and not collected yet."""
-        return self._pidfd >= 0 and self._code is None
 
     def write(self, data: bytes) -> None:
         """Write all of `data` to stdin or the terminal."""
@@ -234,13 +231,15 @@ class Process:
         if self._code is None:
             if not select.select([self._pidfd], [], [], timeout)[0]:
                 raise AssertionError(f"process {self.pid} still runs after {timeout:.1f} s")
+            del _awaited[self.pid]
             _, status = os.waitpid(self.pid, 0)
             code = os.waitstatus_to_exitcode(status)
             self._code = code if code >= 0 else 128 - code
         return self._code
 
     def close(self) -> None:
-        """Let go of all descriptors."""
+        """Let go of all descriptors, and of the process if it was not waited for."""
+        _awaited.pop(self.pid, None)
         self._drop_theirs()
         for fd in {self.stdin, self.stdout, self.stderr, self._pidfd} - {-1}:
             os.close(fd)
@@ -256,6 +255,10 @@ class Process:
         for fd in self._theirs:
             os.close(fd)
         self._theirs = []
+
+
+_awaited: dict[int, Process] = {}
+"""Processes that run, or whose exit code is still to be asked for, by pid."""
 
 
 @dataclass(slots=True)
@@ -360,9 +363,7 @@ class Container:
         return _handle(json.loads(json.dumps(asdict(self.handle))))
 
     def _call(self, operation: str, *args: Any, **options: Any) -> Any:
-        return call_in_child(
-            lambda: getattr(self._driver(), operation)(self._handle(), *args, **options), (self.main, *self.execs)
-        )
+        return call_in_child(lambda: getattr(self._driver(), operation)(self._handle(), *args, **options))
 
 
 def _handle(data: dict[str, Any]) -> Handle:
@@ -377,10 +378,9 @@ def _read(fd: int) -> bytes:
         return b""
 
 
-def _collect_ended_children() -> None:
-    while True:
-        try:
-            if os.waitpid(-1, os.WNOHANG)[0] == 0:
-                return
-        except ChildProcessError:
-            return
+def _collect_strays() -> None:
+    """Collect zombies that nobody waits for, as a shim does with orphans that a runtime leaves to it."""
+    for pid in map(int, Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()):
+        if pid not in _awaited:
+            with suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)

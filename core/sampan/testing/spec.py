@@ -90,11 +90,12 @@ def _mounts() -> list[Spec]:
 
 
 def _device_rules() -> list[Spec]:
-    """Nothing but making nodes, and null, zero, full, random, urandom, tty, console and the terminals."""
-    allowed = ((1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2), (136, -1))
+    """Nothing but making nodes, and null, zero, full, random, urandom, tty, console, ptmx and the terminals."""
+    nodes = ((1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2))
     return [
         {"allow": False, "access": "rwm"},
         {"allow": True, "type": "c", "access": "m"},
         {"allow": True, "type": "b", "access": "m"},
-        *({"allow": True, "type": "c", "major": major, "minor": minor, "access": "rwm"} for major, minor in allowed),
+        *({"allow": True, "type": "c", "major": major, "minor": minor, "access": "rwm"} for major, minor in nodes),
+        {"allow": True, "type": "c", "major": 136, "access": "rwm"},
     ]

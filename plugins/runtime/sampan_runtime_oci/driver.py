@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from sampan.api.driver import Probe
-from sampan.api.errors import InvalidArgument, NotFound, System
+from sampan.api.errors import Forbidden, InvalidArgument, NotFound, SampanError, System
 from sampan.api.runtime import (
     CreateRequest,
     ExecRequest,
@@ -29,10 +29,14 @@ from sampan.api.runtime import (
     Stdio,
 )
 from sampan.linux import mounts, namespaces
+from sampan.linux.cgroups import Cgroup
 from sampan_runtime_oci.program import Program
 
 if TYPE_CHECKING:
     from sampan.api.config import DriverConfig
+
+
+_UNIFIED = Path("/sys/fs/cgroup/unified")
 
 
 class OciRuntime(RuntimeDriver):
@@ -68,33 +72,37 @@ class OciRuntime(RuntimeDriver):
 
     def create(self, request: CreateRequest) -> Handle:
         """Mount the root file system privately and run `create` with the container's stdio."""
-        self._enter_private_mounts()
-        self._lay_out(request)
+        _enter_private_mounts()
         pid_file = self.context.state / "pid"
         try:
-            with _terminal(request.stdio, self.context.state) as options:
-                self._program("create").run(
+            self._lay_out(request)
+            with _naming(request.spec["process"]), _terminal(request.stdio, self.context.state) as options:
+                self._program().run(
                     "create", "--bundle", str(request.bundle), "--pid-file", str(pid_file), *options, request.id,
                     stdio=_three(request.stdio),
                 )  # fmt: skip
             pid = int(pid_file.read_text())
+        except SampanError:
+            with suppress(SampanError):  # crun leaves a cgroup when it fails; the first error is the one to tell
+                self._program().run("delete", "--force", request.id)
+            raise
         finally:
             pid_file.unlink(missing_ok=True)
         return Handle(pid, data={"id": request.id, "cgroup": _cgroup_of(pid)})
 
     def start(self, handle: Handle) -> None:
         """Run `start`."""
-        self._program("start").run("start", handle.data["id"])
+        self._program().run("start", handle.data["id"])
 
     def signal(self, handle: Handle, signum: int, *, everyone: bool = False) -> None:
         """Run `kill`, with `--all` for everyone."""
         everyone_option = ["--all"] if everyone else []
-        self._program("kill").run("kill", *everyone_option, handle.data["id"], str(signum))
+        self._program().run("kill", *everyone_option, handle.data["id"], str(signum))
 
     def delete(self, handle: Handle) -> None:
         """Run `delete --force`, which kills what is left; a container that is gone already is well."""
         with suppress(NotFound):
-            self._program("delete").run("delete", "--force", handle.data["id"])
+            self._program().run("delete", "--force", handle.data["id"])
 
     def exec(self, handle: Handle, request: ExecRequest) -> int:
         """Run `exec --detach` with the process in a file."""
@@ -102,8 +110,8 @@ class OciRuntime(RuntimeDriver):
         process_file, pid_file = self.context.state / f"{stem}.json", self.context.state / f"{stem}.pid"
         try:
             process_file.write_text(json.dumps({**request.process, "terminal": request.stdio.console >= 0}))
-            with _terminal(request.stdio, self.context.state) as options:
-                self._program(stem).run(
+            with _naming(request.process), _terminal(request.stdio, self.context.state) as options:
+                self._program().run(
                     "exec", "--process", str(process_file), "--detach", "--pid-file", str(pid_file), *options,
                     handle.data["id"], stdio=_three(request.stdio),
                 )  # fmt: skip
@@ -114,48 +122,52 @@ class OciRuntime(RuntimeDriver):
 
     def pause(self, handle: Handle) -> None:
         """Run `pause`."""
-        self._program("pause").run("pause", handle.data["id"])
+        self._program().run("pause", handle.data["id"])
 
     def resume(self, handle: Handle) -> None:
         """Run `resume`."""
-        self._program("resume").run("resume", handle.data["id"])
+        self._program().run("resume", handle.data["id"])
 
     def update(self, handle: Handle, resources: Spec) -> None:
         """Run `update` with the resources in a file."""
         resources_file = self.context.state / "resources.json"
         try:
             resources_file.write_text(json.dumps(resources))
-            self._program("update").run("update", "--resources", str(resources_file), handle.data["id"])
+            self._program().run("update", "--resources", str(resources_file), handle.data["id"])
         finally:
             resources_file.unlink(missing_ok=True)
 
     def processes(self, handle: Handle) -> tuple[int, ...]:
         """Run `ps`, which reads the container's cgroup."""
-        answer = self._program("ps").ask("ps", "--format", "json", handle.data["id"])
+        answer = self._program().ask("ps", "--format", "json", handle.data["id"])
         return tuple(json.loads(answer) or ())
 
     def stats(self, handle: Handle) -> Stats:
         """Read the cgroup: `events --stats` is runc's alone."""
-        return _stats(handle)
+        try:
+            reading = Cgroup(handle.data["cgroup"]).stats()
+        except OSError as error:
+            raise System(f"read the use of container {handle.data['id']}: {error}") from error
+        return Stats(
+            reading.cpu_ns, reading.memory_bytes, reading.memory_limit_bytes, reading.pids, reading.raw
+        )
 
     def oom_killed(self, handle: Handle) -> bool:
         """Read the cgroup's own count."""
-        return _oom_killed(handle)
+        try:
+            return Cgroup(handle.data["cgroup"]).oom_kill_count() > 0
+        except OSError as error:
+            raise System(f"read the kills in container {handle.data['id']}: {error}") from error
 
-    def _program(self, log: str) -> Program:
-        """Give the program with its settings. `log` names this call's log: calls can be under way at once."""
+    def _program(self) -> Program:
+        """Give the program with its settings and a log for this process alone: calls can be under way at once."""
         options = (
             self.config.get("binary") or self.name,
             "--root",
             self.config.get("root") or str(self.context.state),
             *self.config.get("extra_args", ()),
         )
-        return Program(options, self.context.state / f"{log}.log")
-
-    def _enter_private_mounts(self) -> None:
-        """Take a copy of the mounts for this process and its children: the host's later ones arrive, ours don't leave."""
-        namespaces.unshare(namespaces.CLONE_NEWNS)
-        mounts.set_propagation("/", mounts.MS_SLAVE | mounts.MS_REC)
+        return Program(options, self.context.state / f"log-{os.getpid()}.json")
 
     def _lay_out(self, request: CreateRequest) -> None:
         """Mount the root at `bundle`/rootfs, and over config.json one that says so and names the network namespace."""
@@ -190,14 +202,18 @@ class CrunRuntime(OciRuntime):
 
     name = "crun"
 
-    def _enter_private_mounts(self) -> None:
-        """Hide the v2 tree of a hybrid host besides: crun refuses to work when it finds one beside v1."""
-        super()._enter_private_mounts()
-        if _is_hybrid():
+    def _program(self) -> Program:
+        """Hide the v2 tree of a hybrid host from the program: crun refuses to work when it finds one beside v1."""
+        if (_UNIFIED / "cgroup.procs").exists():
+            _enter_private_mounts()
             mounts.mount_all([mounts.Mount("tmpfs", "tmpfs")], _UNIFIED)
+        return super()._program()
 
 
-_UNIFIED = Path("/sys/fs/cgroup/unified")
+def _enter_private_mounts() -> None:
+    """Take a copy of the mounts for this process and its children: the host's later ones arrive, ours don't leave."""
+    namespaces.unshare(namespaces.CLONE_NEWNS)
+    mounts.set_propagation("/", mounts.MS_SLAVE | mounts.MS_REC)
 
 
 def _refuse_linked_dev(root: Path) -> None:
@@ -206,12 +222,20 @@ def _refuse_linked_dev(root: Path) -> None:
         raise InvalidArgument("create container: /dev in its root file system is a symbolic link")
 
 
-def _is_hybrid() -> bool:
-    return (_UNIFIED / "cgroup.procs").exists()
-
-
 def _three(stdio: Stdio) -> tuple[int, int, int]:
     return stdio.stdin, stdio.stdout, stdio.stderr
+
+
+@contextmanager
+def _naming(process: Spec) -> Iterator[None]:
+    """Put the program's name in errors about it where the runtime leaves it out, as crun does."""
+    try:
+        yield
+    except (NotFound, Forbidden) as error:
+        name = process["args"][0]
+        if name in error.message:
+            raise
+        raise type(error)(f'{error.message}: exec "{name}"') from error
 
 
 @contextmanager

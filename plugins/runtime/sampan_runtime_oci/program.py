@@ -30,7 +30,7 @@ _KINDS: tuple[tuple[type[SampanError], re.Pattern[str]], ...] = (
             r"|container .*(is )?not running|process already finished|[Nn]o such process"
         ),
     ),
-    (Forbidden, re.compile(r"(exec|executable)\W.*([Pp]ermission denied|is a directory)")),
+    (Forbidden, re.compile(r"(exec|executable)\W.*([Pp]ermission denied|is a directory|not permitted)")),
     (
         InvalidArgument,
         re.compile(
