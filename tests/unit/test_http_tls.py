@@ -1,4 +1,7 @@
-"""TLS with half-close and client certificates. Needs the system package `openssl` (its command makes the certificates)."""
+"""TLS with half-close and client certificates.
+
+Needs the system package `openssl` (its command makes the certificates).
+"""
 
 from __future__ import annotations
 
@@ -32,8 +35,25 @@ def openssl(*words: str) -> None:
 
 def make_ca(directory: Path, name: str) -> None:
     openssl(
-        *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1"),
-        *("-subj", f"/CN={name}", "-keyout", f"{directory}/{name}-key.pem", "-out", f"{directory}/{name}.pem"),
+        *(
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-days",
+            "1",
+        ),
+        *(
+            "-subj",
+            f"/CN={name}",
+            "-keyout",
+            f"{directory}/{name}-key.pem",
+            "-out",
+            f"{directory}/{name}.pem",
+        ),
     )
 
 
@@ -41,7 +61,16 @@ def make_certificate(directory: Path, ca: str, name: str) -> None:
     extensions = directory / f"{name}.ext"
     extensions.write_text("subjectAltName=IP:127.0.0.1\n")
     openssl(
-        *("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", f"/CN={name}"),
+        *(
+            "req",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-subj",
+            f"/CN={name}",
+        ),
         *("-keyout", f"{directory}/{name}-key.pem", "-out", f"{directory}/{name}.csr"),
     )
     openssl(
@@ -105,7 +134,10 @@ Check = Callable[[App], Awaitable[None]]
 
 
 class Client:
-    """A TLS client that can send close_notify and go on reading, as Go's does; Python's own cannot over a socket."""
+    """A TLS client that can send close_notify and go on reading, as Go's does.
+
+    Python's own cannot over a socket.
+    """
 
     def __init__(self, port: int, context: ssl.SSLContext) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=5)
@@ -170,7 +202,9 @@ def client_context(certificates: Path, name: str | None = None) -> ssl.SSLContex
     return context
 
 
-def serve(certificates: Path, talk: Callable[[int], None], check: Check | None = None, *, mutual: bool = False) -> None:
+def serve(
+    certificates: Path, talk: Callable[[int], None], check: Check | None = None, *, mutual: bool = False
+) -> None:
     """Run `talk(port)` in a thread against a TLS server."""
 
     async def main() -> None:
@@ -199,7 +233,9 @@ def test_client_half_close_leaves_the_output_open(certificates: Path, version: s
         with client.socket:
             client.send(PING)
             client.until(b"OK")
-            client.send(b"POST /attach HTTP/1.1\r\nHost: d\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\nglued ")
+            client.send(
+                b"POST /attach HTTP/1.1\r\nHost: d\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\nglued "
+            )
             client.send(bytes(100_000))
             client.close_notify()
             answer = client.rest()
@@ -254,7 +290,9 @@ def test_only_clients_of_the_ca_get_in(certificates: Path) -> None:
             good.send(PING)
             good.until(b"OK")
         for name in (None, "stranger"):
-            with pytest.raises((ssl.SSLError, ConnectionError)):  # TLS 1.3: the alert comes with the first read
+            with pytest.raises(
+                (ssl.SSLError, ConnectionError)
+            ):  # TLS 1.3: the alert comes with the first read
                 client = Client(port, client_context(certificates, name))
                 with client.socket:
                     client.send(PING)
@@ -289,10 +327,10 @@ def test_plain_http_is_told_and_a_silent_client_dropped(certificates: Path) -> N
             while data := plain.recv(4096):
                 answer += data
             assert b"Client sent an HTTP request to an HTTPS server." in answer
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as silent:
-            with pytest.raises(ConnectionResetError):
-                if silent.recv(1) == b"":
-                    raise ConnectionResetError
+        silent = socket.create_connection(("127.0.0.1", port), timeout=5)
+        with silent, pytest.raises(ConnectionResetError):
+            if silent.recv(1) == b"":
+                raise ConnectionResetError
 
     serve(certificates, talk)
 

@@ -1,4 +1,7 @@
-"""Our end of a socketpair whose other end a shim holds: a container's stdin, stdout or stderr, for asyncio."""
+"""Our end of a socketpair whose other end a shim holds.
+
+A container's stdin, stdout or stderr, for asyncio.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,10 @@ class FdStream:
         return cls(ours.detach()), theirs.detach()
 
     async def read(self, size: int = READ_SIZE) -> bytes:
-        """Give what is there, at most `size` bytes; b"" at the end, which a peer that died and our `close` are too."""
+        """Give what is there, at most `size` bytes.
+
+        B"" at the end, which a peer that died and our `close` are too.
+        """
         while not self._closed:
             try:
                 return self._socket.recv(size)
@@ -49,7 +55,10 @@ class FdStream:
         return b""
 
     async def write(self, data: bytes) -> None:
-        """Send all of `data`, waiting while the other end is slow. `BrokenPipeError` when it is gone or we are closed."""
+        """Send all of `data`, waiting while the other end is slow.
+
+        `BrokenPipeError` when it is gone or we are closed.
+        """
         rest = memoryview(data)
         while rest:
             if self._closed:

@@ -1,8 +1,8 @@
-"""One client's connection: requests in order, then perhaps a raw stream. One task per connection runs it from top to bottom.
+"""One client's connection: requests in order, then perhaps a raw stream. One task runs it from top to bottom.
 
-Everything received goes into one `ByteQueue`; heads, bodies and, after a hijack, the raw stream are read out of it, so no
-byte glued behind a request can be lost. End of file before a hijack cancels the handler (after `Limits.eof_grace`);
-after it, it is a half-close.
+Everything received goes into one `ByteQueue`; heads, bodies and, after a hijack, the raw stream are read
+out of it, so no byte glued behind a request can be lost. End of file before a hijack cancels the handler
+(after `Limits.eof_grace`); after it, it is a half-close.
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ _BASE_HEADERS = (
 
 
 class Connection(asyncio.Protocol):
-    """Serves one accepted connection until it ends. `on_end` is called once, when its task and its socket are gone."""
+    """Serves one accepted connection until it ends.
+
+    `on_end` is called once, when its task and its socket are gone.
+    """
 
     def __init__(self, app: App, limits: Limits, on_end: Callable[[Connection], None]) -> None:
         self._app = app
@@ -345,7 +348,10 @@ class Connection(asyncio.Protocol):
         await self.send("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
 
     async def _linger(self) -> None:
-        """Say we are done, and take what still comes for a moment: closing with unread bytes would reset our answer away."""
+        """Say we are done, and take what still comes for a moment.
+
+        Closing with unread bytes would reset our answer away.
+        """
         if self._ended.is_set():
             return
         self.send_eof()

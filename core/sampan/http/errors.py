@@ -11,7 +11,10 @@ log = logging.getLogger(__name__)
 
 
 class BadRequest(Exception):
-    """A message that breaks HTTP itself. The connection answers with `status` and is closed: its framing is lost."""
+    """A message that breaks HTTP itself.
+
+    The connection answers with `status` and is closed: its framing is lost.
+    """
 
     def __init__(self, message: str, status: int = 400) -> None:
         super().__init__(message)
@@ -23,7 +26,10 @@ class ClientGone(ConnectionError):
 
 
 def error_response(error: Exception, what: str) -> Response:
-    """Give the answer for an exception out of the handler of `what` (`GET /info`); an unforeseen one is logged, here only."""
+    """Give the answer for an exception out of the handler of `what` (`GET /info`).
+
+    An unforeseen one is logged, here only.
+    """
     if isinstance(error, BadRequest):
         return json_response({"message": str(error)}, error.status)
     if isinstance(error, SampanError):

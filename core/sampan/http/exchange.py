@@ -31,18 +31,24 @@ class Limits:
     drain_bytes: int = 256 << 10
     """How much of a body that the handler left unread is read away to keep the connection."""
     linger_time: float = 1.0
-    """How long a closing connection takes in what the client still sends, so that a reset does not eat the answer."""
+    """How long a closing connection takes in what the client still sends: a reset would eat the answer."""
     flush_time: float = 30.0
     """How long a closed connection may take to hand out what is already written."""
     eof_grace: float = 0.25
-    """How long a handler may go on after its client closed the sending side; a hijack within it turns this to a half-close."""
+    """How long a handler may go on after its client closed the sending side.
+
+    A hijack within it turns this to a half-close.
+    """
 
 
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 
 
 def find_head_end(buffer: bytes | bytearray, start: int = 0) -> int:
-    """Give the length of the head at the front of `buffer`, -1 if it is not all there. Lines ended by a bare LF count too."""
+    """Give the length of the head at the front of `buffer`, -1 if it is not all there.
+
+    Lines ended by a bare LF count too.
+    """
     match = _HEAD_END.search(buffer, start)
     return match.end() if match else -1
 
@@ -72,7 +78,10 @@ def _check_head(head: bytes, limits: Limits) -> None:
 
 
 def _origin_form(target: str) -> str:
-    """Give path and query of a request target; a proxy's absolute form (RFC 9112 §3.2.2) loses scheme and authority."""
+    """Give path and query of a request target.
+
+    A proxy's absolute form (RFC 9112 §3.2.2) loses scheme and authority.
+    """
     if target.startswith("/") or target == "*":
         return target
     scheme, mark, rest = target.partition("://")
@@ -83,7 +92,10 @@ def _origin_form(target: str) -> str:
 
 
 class Exchange:
-    """One request's framing in and its answer's framing out. Raises `BadRequest` where the client breaks HTTP."""
+    """One request's framing in and its answer's framing out.
+
+    Raises `BadRequest` where the client breaks HTTP.
+    """
 
     def __init__(self, head: bytes, limits: Limits) -> None:
         _check_head(head, limits)
@@ -170,13 +182,19 @@ class Exchange:
         return rest
 
     def head(self, status: int, headers: Iterable[tuple[str, str]]) -> bytes:
-        """Give the answer's head. Without a Content-Length it is chunked, or ended by closing for HTTP/1.0."""
+        """Give the answer's head.
+
+        Without a Content-Length it is chunked, or ended by closing for HTTP/1.0.
+        """
         self.started = True
         reason = _REASONS.get(status, b"")
         return self._h11.send(h11.Response(status_code=status, reason=reason, headers=list(headers)))
 
     def hijack_head(self, protocol: str, headers: Iterable[tuple[str, str]]) -> bytes:
-        """Give the head after which the connection is a raw stream: 101 if the client asked for it, else a bare 200."""
+        """Give the head after which the connection is a raw stream.
+
+        101 if the client asked for it, else a bare 200.
+        """
         self.started = True
         lines = [f"{name}: {value}" for name, value in headers]
         if self.upgrade:

@@ -16,7 +16,10 @@ _FALSE = frozenset(("", "0", "no", "false", "none"))
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Who is on the other end. `uid` and `pid` on a unix socket, `certificate` (`ssl.getpeercert()`) with mutual TLS."""
+    """Who is on the other end.
+
+    `uid` and `pid` on a unix socket, `certificate` (`ssl.getpeercert()`) with mutual TLS.
+    """
 
     address: str
     uid: int | None = None
@@ -62,7 +65,10 @@ class Query:
         return int(text)
 
     def filters(self, name: str = "filters") -> dict[str, list[str]]:
-        """Give `{"key": ["value"]}`, also out of the older `{"key": {"value": true}}`; `InvalidArgument` for other JSON."""
+        """Give `{"key": ["value"]}`, also out of the older `{"key": {"value": true}}`.
+
+        `InvalidArgument` for other JSON.
+        """
         text = self.get(name)
         if not text:
             return {}
@@ -157,7 +163,10 @@ class Request:
         self.upgrade = upgrade
 
     async def json(self, limit: int = JSON_LIMIT) -> Any:
-        """Give the decoded JSON body, None if there is no body. `InvalidArgument`, in Docker's words, for anything else."""
+        """Give the decoded JSON body, None if there is no body.
+
+        `InvalidArgument`, in Docker's words, for anything else.
+        """
         content_type = self.headers.get("content-type", "")
         if self.body.length == 0:
             if content_type:

@@ -27,8 +27,9 @@ class Response:
 class StreamResponse:
     """An answer whose body is made as it is sent; the head goes out before the first chunk is asked for.
 
-    If `chunks` is an async generator, it is closed (`aclose`) however the answer ends. An error out of it comes too late
-    for a status, so it breaks the connection off: the client sees a truncated body, never a short one that looks whole.
+    If `chunks` is an async generator, it is closed (`aclose`) however the answer ends. An error out of it
+    comes too late for a status, so it breaks the connection off: the client sees a truncated body, never a
+    short one that looks whole.
     """
 
     status: int
@@ -41,7 +42,7 @@ class StreamResponse:
 class Upgrade:
     """Gives the connection to `run` as a raw stream, and ends it when `run` returns.
 
-    A client that sent `Upgrade` gets 101 and `protocol`; another gets 200 and raw bytes (Docker's older form).
+    A client that sent `Upgrade` gets 101 and `protocol`; another gets 200 and raw bytes, Docker's older form.
     """
 
     run: Callable[[Stream], Awaitable[None]]

@@ -18,7 +18,10 @@ MIN_VERSION = (1, 24)
 MAX_VERSION = (1, 51)
 
 Handler = Callable[[Request], Any]
-"""Usually `async def handler(request) -> Response | StreamResponse | Upgrade`; see `Router.add` for what else may be."""
+"""Usually `async def handler(request) -> Response | StreamResponse | Upgrade`.
+
+See `Router.add` for what else may be.
+"""
 
 _VERSION_PREFIX = re.compile(r"/v([0-9.]+)(/.*)")
 _SEGMENT = re.compile(r"\{([a-z_]+)(:path)?\}")
@@ -26,7 +29,7 @@ _SEGMENT = re.compile(r"\{([a-z_]+)(:path)?\}")
 
 @dataclass(frozen=True, slots=True)
 class _Route:
-    template: str
+    shape: str
     pattern: re.Pattern[str]
     rank: tuple[int, ...]
     handler: Handler
@@ -34,7 +37,7 @@ class _Route:
     until: tuple[int, int]
 
     def overlaps(self, other: _Route) -> bool:
-        return self.pattern == other.pattern and self.since <= other.until and other.since <= self.until
+        return self.shape == other.shape and self.since <= other.until and other.since <= self.until
 
 
 class Router:
@@ -54,10 +57,10 @@ class Router:
     ) -> None:
         """Add a route for the API versions `since` to `until`, both included; `Conflict` if it is taken.
 
-        `path` is a template without version: `{id}` is one segment, `{name:path}` one or more (an image's name has
-        slashes). A literal beats a segment, which beats a path. Parameters are percent-decoded after matching. A plain
-        function as a handler runs in a worker thread. What a handler gives that is not a response is sent as JSON, None
-        as 204: so a plugin needs nothing from this package.
+        `path` is a template without version: `{id}` is one segment, `{name:path}` one or more (an image's
+        name has slashes). A literal beats a segment, which beats a path. Parameters are percent-decoded
+        after matching. A plain function as a handler runs in a worker thread. What a handler gives that is
+        not a response is sent as JSON, None as 204: so a plugin needs nothing from this package.
         """
         route = _compile(path, handler, since, until or MAX_VERSION)
         routes = self._routes.setdefault(method.upper(), [])
@@ -69,14 +72,17 @@ class Router:
         routes.sort(key=lambda known: known.rank)
 
     async def __call__(self, request: Request) -> AnyResponse:
-        """Find the handler and run it. Raises what the handler raises, and `InvalidArgument` for a version out of range."""
+        """Find the handler and run it.
+
+        Raises what the handler raises, and `InvalidArgument` for a version out of range.
+        """
         if request.method == "OPTIONS":
             return empty(200)
         label = ""
         if prefix := _VERSION_PREFIX.fullmatch(request.path):
             label, request.path = prefix[1], prefix[2]
             request.version = _parse_version(label)
-        # A version out of range still has to hit a route that some version has, so that a wrong path stays a 404.
+        # A version out of range still has to hit a route that some version has: a wrong path stays a 404.
         version = min(max(request.version, MIN_VERSION), MAX_VERSION)
         for route in self._routes.get(request.method, ()):
             if route.since <= version <= route.until and (match := route.pattern.fullmatch(request.path)):
@@ -102,7 +108,8 @@ def _compile(template: str, handler: Handler, since: tuple[int, int], until: tup
             name, greedy = parameter.groups()
             pattern += f"/(?P<{name}>.+)" if greedy else f"/(?P<{name}>[^/]+)"
             rank.append(2 if greedy else 1)
-    return _Route(template, re.compile(pattern, re.DOTALL), (*rank, 3), handler, since, until)
+    shape = _SEGMENT.sub(r"{\2}", template)
+    return _Route(shape, re.compile(pattern, re.DOTALL), (*rank, 3), handler, since, until)
 
 
 def _parse_version(label: str) -> tuple[int, int]:
@@ -113,12 +120,14 @@ def _parse_version(label: str) -> tuple[int, int]:
 def _check_version(label: str, version: tuple[int, int]) -> None:
     if version < MIN_VERSION:
         raise InvalidArgument(
-            f"client version {label} is too old. Minimum supported API version is {MIN_VERSION[0]}.{MIN_VERSION[1]}, "
+            f"client version {label} is too old. "
+            f"Minimum supported API version is {MIN_VERSION[0]}.{MIN_VERSION[1]}, "
             "please upgrade your client to a newer version"
         )
     if version > MAX_VERSION:
         raise InvalidArgument(
-            f"client version {label} is too new. Maximum supported API version is {MAX_VERSION[0]}.{MAX_VERSION[1]}"
+            f"client version {label} is too new. "
+            f"Maximum supported API version is {MAX_VERSION[0]}.{MAX_VERSION[1]}"
         )
 
 

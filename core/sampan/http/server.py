@@ -1,4 +1,4 @@
-"""Listens on unix sockets, TCP ports and descriptors that were handed over, and keeps count of the connections."""
+"""Listens on unix sockets, TCP ports and descriptors handed over, and keeps count of the connections."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ class Server:
     async def listen_unix(self, path: Path | str, mode: int = 0o660, gid: int | None = None) -> None:
         """Listen on a unix socket that appears at `path` with its final mode and group.
 
-        A socket left by a dead server is replaced; `Conflict` if a live one answers, or if `path` is something else.
+        A socket left by a dead server is replaced; `Conflict` if a live one answers, or if `path` is
+        something else.
         """
         path = Path(path)
         _check_free(path)
@@ -62,7 +63,8 @@ class Server:
     async def listen_tcp(self, host: str, port: int, tls: TlsSettings | None = None) -> int:
         """Listen on a TCP address, with TLS if given; give the port, which the kernel chooses for 0.
 
-        Without TLS whoever reaches the port is root on this host: the caller has made sure that this was asked for.
+        Without TLS whoever reaches the port is root on this host: the caller has made sure that this was
+        asked for.
         """
         try:
             found = await asyncio.get_running_loop().getaddrinfo(
@@ -76,7 +78,10 @@ class Server:
         return int(listener.getsockname()[1])
 
     async def listen_fd(self, fd: int, tls: TlsSettings | None = None) -> None:
-        """Listen on a descriptor that already listens (socket activation, sd_listen_fds(3)); it is ours from now on."""
+        """Listen on a descriptor that already listens (socket activation, sd_listen_fds(3)).
+
+        It is ours from now on.
+        """
         try:
             listener = socket.socket(fileno=fd)
             listening = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
@@ -88,7 +93,10 @@ class Server:
         await self._listen(listener, tls)
 
     async def close(self, grace: float = 10.0) -> None:
-        """Stop: take no more connections, let requests in hand end within `grace` seconds, then cancel them."""
+        """Stop.
+
+        Take no more connections, let requests in hand end within `grace` seconds, then cancel them.
+        """
         for listener in self._listeners:
             listener.close()
         for path, inode in self._sockets:

@@ -1,4 +1,7 @@
-"""Bytes in motion: the queue behind a connection, the raw stream after a hijack, and Docker's stdcopy frames."""
+"""Bytes in motion.
+
+The queue behind a connection, the raw stream after a hijack, and Docker's stdcopy frames.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,10 @@ class Source(Protocol):
 
 
 class ByteQueue:
-    """Bytes received and not yet read. One reader; past `HIGH_WATER` the source is paused until `LOW_WATER`."""
+    """Bytes received and not yet read.
+
+    One reader; past `HIGH_WATER` the source is paused until `LOW_WATER`.
+    """
 
     def __init__(self, source: Source) -> None:
         self._source = source
@@ -109,7 +115,10 @@ class Stream:
         return b"" if self._closed else await self._queue.read()
 
     async def write(self, data: bytes) -> None:
-        """Send, and wait while the client is slow. Raises `ClientGone` (a `ConnectionError`) when nobody listens."""
+        """Send, and wait while the client is slow.
+
+        Raises `ClientGone` (a `ConnectionError`) when nobody listens.
+        """
         if self._closed:
             raise ClientGone("write to a closed stream")
         if data:
@@ -135,7 +144,10 @@ def frame(stream_id: int, data: bytes) -> bytes:
 
 
 async def pump(source: AsyncIterator[bytes], stream: Stream, stream_id: int | None) -> None:
-    """Send all of `source` into `stream`: framed, or raw where `stream_id` is None. As slow as the slower of the two."""
+    """Send all of `source` into `stream`: framed, or raw where `stream_id` is None.
+
+    As slow as the slower of the two.
+    """
     async for data in source:
         if data:
             await stream.write(data if stream_id is None else frame(stream_id, data))

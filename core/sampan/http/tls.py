@@ -1,8 +1,9 @@
 """TLS between a socket's transport and a `Connection`, by `ssl.MemoryBIO`.
 
-asyncio's own TLS transport ends the whole connection at the peer's close_notify, but `docker run -i` sends just that at
-the end of stdin and still wants the output. Here close_notify is a half-close, in both directions. An end of file
-without close_notify is not: it may be an attacker's cut, and counts as a lost connection.
+asyncio's own TLS transport ends the whole connection at the peer's close_notify, but `docker run -i` sends
+just that at the end of stdin and still wants the output. Here close_notify is a half-close, in both
+directions. An end of file without close_notify is not: it may be an attacker's cut, and counts as a lost
+connection.
 """
 
 from __future__ import annotations
@@ -49,7 +50,10 @@ class TlsSettings:
 
 
 class TlsTransport(asyncio.Protocol, asyncio.Transport):
-    """To the socket's transport a protocol, to the inner protocol a transport. A handshake has `handshake_time` seconds."""
+    """To the socket's transport a protocol, to the inner protocol a transport.
+
+    A handshake has `handshake_time` seconds.
+    """
 
     def __init__(self, inner: asyncio.Protocol, context: ssl.SSLContext, handshake_time: float) -> None:
         super().__init__()
