@@ -185,12 +185,8 @@ class OverlayfsDriver(StorageDriver):
 
         The mark warns of contents torn by a crash, and such contents are what the caller agreed to.
         """
-        mark = self._work(snapshot.number) / "work" / "incompat" / "volatile"
         with host_errors(f"mount snapshot {snapshot.info.key!r} again"):
-            try:
-                mark.rmdir()
-            except FileNotFoundError:
-                pass
+            trees.remove(self._work(snapshot.number) / "work" / "incompat")
 
     def _directory(self, number: int) -> Path:
         return self._snapshots / str(number)
