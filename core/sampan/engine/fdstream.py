@@ -14,7 +14,7 @@ READ_SIZE = 1 << 18
 
 
 class FdStream:
-    """A stream socket in async clothes. One reader and one writer at a time; reading and writing are independent.
+    """A stream socket in async clothes, with one reader and one writer, which are independent.
 
     Nothing is buffered here: what is not read stays in the kernel, so the other end is held back.
     """

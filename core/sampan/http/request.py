@@ -67,7 +67,7 @@ class Query:
     def filters(self, name: str = "filters") -> dict[str, list[str]]:
         """Give `{"key": ["value"]}`, also out of the older `{"key": {"value": true}}`.
 
-        `InvalidArgument` for other JSON.
+        `InvalidArgument` for other JSON. Of the older form only what is `true` counts.
         """
         text = self.get(name)
         if not text:

@@ -93,10 +93,7 @@ class Server:
         await self._listen(listener, tls)
 
     async def close(self, grace: float = 10.0) -> None:
-        """Stop.
-
-        Take no more connections, let requests in hand end within `grace` seconds, then cancel them.
-        """
+        """Take no more connections; let requests in hand end within `grace` seconds, then cancel them."""
         for listener in self._listeners:
             listener.close()
         for path, inode in self._sockets:

@@ -1,7 +1,4 @@
-"""Bytes in motion.
-
-The queue behind a connection, the raw stream after a hijack, and Docker's stdcopy frames.
-"""
+"""Bytes in motion: the queue behind a connection, the raw stream of a hijack, Docker's stdcopy frames."""
 
 from __future__ import annotations
 
