@@ -73,7 +73,8 @@ class Network:
 class PortMapping:
     """A range of `count` ports from `host_port` on the host to `container_port` in the sandbox.
 
-    `protocol` is `tcp`, `udp` or `sctp`. `host_ip` "" means every address of the host, of both families.
+    `protocol` is `tcp`, `udp` or `sctp`. `host_ip` "" means every address of the host, of both families. `host_port` 0
+    asks the driver for free ports; what it chose comes back in `Attachment.ports` or from `publish`.
     """
 
     protocol: str
@@ -101,11 +102,15 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """What `attach` made: the host's side of the link (or ""), the mac in use, the MTU in bytes (0: unknown)."""
+    """What `attach` made: the host's side of the link (or ""), the mac in use, the MTU in bytes (0: unknown).
+
+    `ports` are the endpoint's as published, in its order, with every host port filled in.
+    """
 
     host_interface: str = ""
     mac: str = ""
     mtu: int = 0
+    ports: tuple[PortMapping, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +163,11 @@ class NetworkDriver(Driver):
         """Take the endpoint out: ports, link. The sandbox may be gone already. Idempotent, best-effort."""
 
     @abstractmethod
-    def publish(self, network: Network, endpoint: Endpoint, ports: Sequence[PortMapping]) -> None:
-        """Publish more ports of a live endpoint, in one transaction. `Conflict` names the port that is taken."""
+    def publish(self, network: Network, endpoint: Endpoint, ports: Sequence[PortMapping]) -> tuple[PortMapping, ...]:
+        """Publish more ports of a live endpoint, in one transaction; give them with every host port filled in.
+
+        `Conflict` names the port that is taken; a port that this endpoint has already is none.
+        """
 
     @abstractmethod
     def unpublish(self, network: Network, endpoint: Endpoint, ports: Sequence[PortMapping]) -> None:

@@ -1,0 +1,388 @@
+"""Links, addresses and routes over rtnetlink: requests packed here, many in one send, every answer checked.
+
+    with Netlink() as kernel:
+        kernel.run(add_bridge("br0"), set_link("br0", up=True))
+        kernel.run(add_address(link_index("br0"), "172.17.0.1/16"))
+
+A `Netlink` speaks to the network namespace of the thread that opened it; open one inside `namespaces.call_in_netns` for
+another namespace's. Functions that pack a request touch nothing. Failures are `OSError` with the kernel's errno and, where it
+gives one, its own words (extended acks).
+
+Sources: `rtnetlink(7)`, `netlink(7)`, `include/uapi/linux/{netlink,rtnetlink,if_link,if_addr,veth}.h`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+
+__all__ = [
+    "Address", "Link", "Netlink", "Request", "Route", "add_address", "add_bridge", "add_route", "add_veth", "delete_link",
+    "link_index", "mac_of", "set_link",
+]  # fmt: skip
+
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE, NLM_F_DUMP = (
+    0x1,
+    0x4,
+    0x100,
+    0x200,
+    0x400,
+    0x300,
+)
+NLM_F_CAPPED, NLM_F_ACK_TLVS = 0x100, 0x200
+NLMSG_ERROR, NLMSG_DONE, NLMSGERR_ATTR_MSG = 2, 3, 1
+RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
+RTM_NEWADDR, RTM_GETADDR, RTM_NEWROUTE, RTM_GETROUTE = 20, 22, 24, 26
+NLA_F_NESTED, NLA_TYPE_MASK = 0x8000, 0x3FFF
+SOL_NETLINK, NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK = 270, 10, 11, 12
+IFF_UP = 0x1
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_LINKINFO = 1, 3, 4, 10, 18
+IFLA_IFALIAS, IFLA_NET_NS_FD = 20, 28
+IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
+IFLA_BRPORT_MODE, IFLA_BRPORT_ISOLATED, VETH_INFO_PEER = 4, 33, 1
+IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_F_NODAD = 1, 2, 4, 0x02
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_TABLE = 1, 4, 5, 15
+RT_TABLE_MAIN, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RTN_UNICAST = 254, 3, 0, 253, 1
+
+_HEADER = struct.Struct("=IHHII")
+_IFINFO = struct.Struct("=BxHiII")
+_IFADDR = struct.Struct("=BBBBi")
+_RTMSG = struct.Struct("=BBBBBBBBI")
+_U32 = struct.Struct("=I")
+_RECEIVE = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One packed request: the message's type, its flags, its body, and what it does, for the error text."""
+
+    type: int
+    flags: int
+    body: bytes
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A network interface; `kind` is "" for hardware, `master` 0 for none."""
+
+    index: int
+    name: str
+    kind: str
+    mac: str
+    mtu: int
+    master: int
+    up: bool
+    alias: str
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """An address with prefix length on the link with this index."""
+
+    index: int
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A unicast route: destination as CIDR text ("0.0.0.0/0" for the default), gateway or "", index of the link or 0."""
+
+    destination: str
+    gateway: str
+    index: int
+    table: int
+
+
+# ---------------------------------------------------------------- requests
+
+
+def add_veth(name: str, *, peer: str, netns: int, master: int = 0, mac: str = "", mtu: int = 0) -> Request:
+    """Make a veth pair: `name` here, up and in bridge `master`; `peer` behind the descriptor `netns`, down, with `mac`."""
+    far = _IFINFO.pack(0, 0, 0, 0, 0) + _name(peer) + _attr(IFLA_NET_NS_FD, _U32.pack(netns))
+    far += _attr(IFLA_ADDRESS, _mac(mac)) if mac else b""
+    body = _IFINFO.pack(0, 0, 0, IFF_UP, IFF_UP) + _name(name)
+    if mtu:
+        far += _attr(IFLA_MTU, _U32.pack(mtu))
+        body += _attr(IFLA_MTU, _U32.pack(mtu))
+    if master:
+        body += _attr(IFLA_MASTER, _U32.pack(master))
+    info = _attr(IFLA_INFO_KIND, b"veth") + _nest(IFLA_INFO_DATA, _nest(VETH_INFO_PEER, far))
+    return Request(
+        RTM_NEWLINK,
+        NLM_F_CREATE | NLM_F_EXCL,
+        body + _nest(IFLA_LINKINFO, info),
+        f"add veth {name} with {peer}",
+    )
+
+
+def add_bridge(name: str, *, mac: str = "", mtu: int = 0) -> Request:
+    """Make a bridge, down. With a `mac` its address does not change when ports come and go."""
+    body = _IFINFO.pack(0, 0, 0, 0, 0) + _name(name) + _nest(IFLA_LINKINFO, _attr(IFLA_INFO_KIND, b"bridge"))
+    body += _attr(IFLA_ADDRESS, _mac(mac)) if mac else b""
+    body += _attr(IFLA_MTU, _U32.pack(mtu)) if mtu else b""
+    return Request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, f"add bridge {name}")
+
+
+def set_link(
+    link: str | int, *, up: bool | None = None, mtu: int = 0, mac: str = "", master: int | None = None, alias: str = "",
+    hairpin: bool | None = None, isolated: bool | None = None,
+) -> Request:  # fmt: skip
+    """Change a link, by name or index; what is not given stays. `hairpin` and `isolated` are for ports of a bridge."""
+    index, name = (link, b"") if isinstance(link, int) else (0, _name(link))
+    body = _IFINFO.pack(0, 0, index, IFF_UP if up else 0, 0 if up is None else IFF_UP) + name
+    body += _attr(IFLA_MTU, _U32.pack(mtu)) if mtu else b""
+    body += _attr(IFLA_ADDRESS, _mac(mac)) if mac else b""
+    body += _attr(IFLA_MASTER, _U32.pack(master)) if master is not None else b""
+    body += _attr(IFLA_IFALIAS, alias.encode()) if alias else b""
+    port = _flag(IFLA_BRPORT_MODE, hairpin) + _flag(IFLA_BRPORT_ISOLATED, isolated)
+    if port:
+        info = _attr(IFLA_INFO_SLAVE_KIND, b"bridge") + _nest(IFLA_INFO_SLAVE_DATA, port)
+        body += _nest(IFLA_LINKINFO, info)
+    return Request(RTM_NEWLINK, 0, body, f"set link {link}")
+
+
+def delete_link(link: str | int) -> Request:
+    """Delete a link, by name or index; the other end of a veth goes with it. 8–21 ms: the kernel waits for its readers."""
+    index, name = (link, b"") if isinstance(link, int) else (0, _name(link))
+    return Request(RTM_DELLINK, 0, _IFINFO.pack(0, 0, index, 0, 0) + name, f"delete link {link}")
+
+
+def add_address(index: int, address: str) -> Request:
+    """Put an address with prefix length on a link; an IPv6 one without duplicate detection, so it works at once."""
+    interface = ipaddress.ip_interface(address)
+    raw = interface.ip.packed
+    body = _attr(IFA_LOCAL, raw) + _attr(IFA_ADDRESS, raw)
+    if interface.version == 4:
+        family, flags = socket.AF_INET, 0
+        if interface.network.prefixlen < 31:
+            body += _attr(IFA_BROADCAST, interface.network.broadcast_address.packed)
+    else:
+        family, flags = socket.AF_INET6, IFA_F_NODAD
+    head = _IFADDR.pack(family, interface.network.prefixlen, flags, 0, index)
+    return Request(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, head + body, f"add address {address}")
+
+
+def add_route(destination: str, *, gateway: str = "", index: int = 0) -> Request:
+    """Add a route to `destination` (CIDR) in the main table, by a gateway, or onto the link with this index, or both."""
+    network = ipaddress.ip_network(destination)
+    family = socket.AF_INET if network.version == 4 else socket.AF_INET6
+    scope = RT_SCOPE_UNIVERSE if gateway or network.version == 6 else RT_SCOPE_LINK
+    head = _RTMSG.pack(family, network.prefixlen, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, scope, RTN_UNICAST, 0)
+    body = _attr(RTA_DST, network.network_address.packed) if network.prefixlen else b""
+    body += _attr(RTA_GATEWAY, ipaddress.ip_address(gateway).packed) if gateway else b""
+    body += _attr(RTA_OIF, _U32.pack(index)) if index else b""
+    return Request(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, head + body, f"add route to {destination}")
+
+
+# ---------------------------------------------------------------- the socket
+
+
+class Netlink:
+    """A socket to the kernel's routing subsystem, for one thread at a time. Raises `OSError`."""
+
+    def __init__(self) -> None:
+        """Open the socket in the calling thread's network namespace."""
+        self._socket = socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
+        )
+        try:
+            self._socket.bind((0, 0))
+            for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK):
+                self._socket.setsockopt(SOL_NETLINK, option, 1)
+        except OSError:
+            self._socket.close()
+            raise
+        self._sequence = 0
+
+    def __enter__(self) -> Netlink:
+        """Give itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the socket."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the socket. Idempotent."""
+        self._socket.close()
+
+    def run(self, *requests: Request) -> None:
+        """Send all requests at once and wait for every answer; raise the first failure.
+
+        The kernel carries them out in order and goes on after a failure, so a caller that needs all or nothing undoes.
+        """
+        if not requests:
+            return
+        first = self._sequence + 1
+        self._socket.sendall(b"".join(self._pack(r.type, NLM_F_ACK | r.flags, r.body) for r in requests))
+        failure: OSError | None = None
+        waiting = len(requests)
+        while waiting:
+            for kind, flags, sequence, body in self._receive():
+                if kind != NLMSG_ERROR or sequence < first:
+                    continue
+                waiting -= 1
+                failure = failure or _failure(body, flags, requests[sequence - first].what)
+        if failure is not None:
+            raise failure
+
+    def links(self) -> list[Link]:
+        """List all links."""
+        return [_link(body) for body in self._dump(RTM_GETLINK, RTM_NEWLINK, _IFINFO.pack(0, 0, 0, 0, 0))]
+
+    def addresses(self) -> list[Address]:
+        """List all addresses, of both families."""
+        return [_address(body) for body in self._dump(RTM_GETADDR, RTM_NEWADDR, _IFADDR.pack(0, 0, 0, 0, 0))]
+
+    def routes(self) -> list[Route]:
+        """List the unicast routes of every table, of both families."""
+        found = []
+        for family in (socket.AF_INET, socket.AF_INET6):
+            head = _RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
+            found += [
+                _route(body)
+                for body in self._dump(RTM_GETROUTE, RTM_NEWROUTE, head)
+                if body[7] == RTN_UNICAST
+            ]
+        return found
+
+    def _dump(self, ask: int, answer: int, body: bytes) -> Iterator[bytes]:
+        self._socket.sendall(self._pack(ask, NLM_F_DUMP, body))
+        expected = self._sequence
+        while True:
+            for kind, flags, sequence, data in self._receive():
+                if sequence != expected:
+                    continue
+                if kind == NLMSG_DONE:
+                    return
+                if kind == NLMSG_ERROR:
+                    raise _failure(data, flags, "list") or OSError(
+                        "list: the kernel answered a dump with nothing"
+                    )
+                if kind == answer:
+                    yield data
+
+    def _pack(self, kind: int, flags: int, body: bytes) -> bytes:
+        self._sequence += 1
+        message = (
+            _HEADER.pack(_HEADER.size + len(body), kind, NLM_F_REQUEST | flags, self._sequence, 0) + body
+        )
+        return message + bytes(-len(message) % 4)
+
+    def _receive(self) -> list[tuple[int, int, int, bytes]]:
+        data = self._socket.recv(_RECEIVE)
+        messages, at = [], 0
+        while at < len(data):
+            length, kind, flags, sequence, _ = _HEADER.unpack_from(data, at)
+            messages.append((kind, flags, sequence, data[at + _HEADER.size : at + length]))
+            at += length + (-length % 4)
+        return messages
+
+
+def link_index(name: str) -> int:
+    """Give the index of the link `name` in the calling thread's namespace. Raises `OSError` (ENODEV)."""
+    return socket.if_nametoindex(name)
+
+
+def mac_of(address: str) -> str:
+    """Give the hardware address that belongs to an IPv4 address, as Docker makes it: 172.17.0.2 is 02:42:ac:11:00:02."""
+    raw = ipaddress.ip_interface(address).ip.packed[-4:]
+    return ":".join(f"{byte:02x}" for byte in b"\x02\x42" + raw)
+
+
+# ---------------------------------------------------------------- packing
+
+
+def _attr(kind: int, data: bytes) -> bytes:
+    return struct.pack("=HH", 4 + len(data), kind) + data + bytes(-len(data) % 4)
+
+
+def _nest(kind: int, data: bytes) -> bytes:
+    return _attr(kind | NLA_F_NESTED, data)
+
+
+def _name(name: str) -> bytes:
+    return _attr(IFLA_IFNAME, name.encode() + b"\0")
+
+
+def _flag(kind: int, value: bool | None) -> bytes:
+    return b"" if value is None else _attr(kind, bytes([value]))
+
+
+def _mac(text: str) -> bytes:
+    return bytes.fromhex(text.replace(":", ""))
+
+
+def _attrs(data: bytes) -> dict[int, bytes]:
+    found, at = {}, 0
+    while at + 4 <= len(data):
+        length, kind = struct.unpack_from("=HH", data, at)
+        if length < 4:
+            break
+        found[kind & NLA_TYPE_MASK] = data[at + 4 : at + length]
+        at += length + (-length % 4)
+    return found
+
+
+def _failure(body: bytes, flags: int, what: str) -> OSError | None:
+    """Read an answer: None if it says that all went well."""
+    (number,) = struct.unpack_from("=i", body)
+    if not number:
+        return None
+    # the answer repeats the request's header, and its body too unless capped; the kernel's words come after
+    start = 4 + (_HEADER.size if flags & NLM_F_CAPPED else _U32.unpack_from(body, 4)[0])
+    words = b""
+    if flags & NLM_F_ACK_TLVS:
+        words = _attrs(body[start + (-start % 4) :]).get(NLMSGERR_ATTR_MSG, b"").rstrip(b"\0")
+    text = os.strerror(-number) + (f" ({words.decode(errors='replace')})" if words else "")
+    return OSError(-number, f"{what}: {text}")
+
+
+def _text(data: bytes) -> str:
+    return data.rstrip(b"\0").decode(errors="replace")
+
+
+def _number(data: bytes) -> int:
+    return int.from_bytes(data, "little" if struct.pack("=H", 1) == b"\1\0" else "big")
+
+
+def _link(body: bytes) -> Link:
+    _, _, index, flags, _ = _IFINFO.unpack_from(body)
+    attrs = _attrs(body[_IFINFO.size :])
+    return Link(
+        index=index,
+        name=_text(attrs.get(IFLA_IFNAME, b"")),
+        kind=_text(_attrs(attrs.get(IFLA_LINKINFO, b"")).get(IFLA_INFO_KIND, b"")),
+        mac=attrs.get(IFLA_ADDRESS, b"").hex(":"),
+        mtu=_number(attrs.get(IFLA_MTU, b"")),
+        master=_number(attrs.get(IFLA_MASTER, b"")),
+        up=bool(flags & IFF_UP),
+        alias=_text(attrs.get(IFLA_IFALIAS, b"")),
+    )
+
+
+def _address(body: bytes) -> Address:
+    _, length, _, _, index = _IFADDR.unpack_from(body)
+    attrs = _attrs(body[_IFADDR.size :])
+    raw = attrs.get(IFA_LOCAL) or attrs[IFA_ADDRESS]
+    return Address(index, f"{ipaddress.ip_address(raw)}/{length}")
+
+
+def _route(body: bytes) -> Route:
+    family, length, _, _, table, *_ = _RTMSG.unpack_from(body)
+    attrs = _attrs(body[_RTMSG.size :])
+    zero = bytes(4 if family == socket.AF_INET else 16)
+    return Route(
+        destination=f"{ipaddress.ip_address(attrs.get(RTA_DST, zero))}/{length}",
+        gateway=str(ipaddress.ip_address(attrs[RTA_GATEWAY])) if RTA_GATEWAY in attrs else "",
+        index=_number(attrs.get(RTA_OIF, b"")),
+        table=_number(attrs[RTA_TABLE]) if RTA_TABLE in attrs else table,
+    )

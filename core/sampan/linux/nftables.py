@@ -1,0 +1,109 @@
+"""The kernel's packet filter through libnftables: text in nft's own language, one transaction per call.
+
+    nft = Nftables()
+    nft.run("add table inet mine")
+    nft.list("table inet mine")     # nft's JSON, as Python data
+
+An `Nftables` speaks to the network namespace of the thread that made it. The library is not thread-safe; a lock makes
+one object safe to share. A transaction that fails changes nothing; it raises `NftError` with the library's words.
+
+Sources: `libnftables(3)`, `libnftables-json(5)`, `nft(8)`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import threading
+from typing import Any
+
+NFT_CTX_DEFAULT = 0
+NFT_CTX_OUTPUT_JSON = 1 << 4
+NFT_CTX_OUTPUT_NUMERIC_PROTO = 1 << 7
+
+LIBRARY = "libnftables.so.1"
+
+
+class NftError(Exception):
+    """A transaction that the kernel or the library refused; nothing of it was done."""
+
+
+class LibraryMissing(Exception):
+    """`libnftables.so.1` cannot be loaded."""
+
+
+class Nftables:
+    """One context of the library. Raises `LibraryMissing`; its methods raise `NftError`."""
+
+    def __init__(self) -> None:
+        """Load the library and open its socket in the calling thread's network namespace."""
+        self._lib = load()
+        self._lock = threading.Lock()
+        self._context = self._lib.nft_ctx_new(NFT_CTX_DEFAULT)
+        if not self._context:
+            raise NftError("make a libnftables context: out of memory or no netlink socket")
+        self._lib.nft_ctx_buffer_error(self._context)
+        self._lib.nft_ctx_buffer_output(self._context)
+
+    def close(self) -> None:
+        """Free the context. Idempotent."""
+        with self._lock:
+            if self._context:
+                self._lib.nft_ctx_free(self._context)
+                self._context = None
+
+    def run(self, commands: str) -> None:
+        """Carry out commands as one transaction: all of them, or none."""
+        with self._lock:
+            self._run(commands)
+
+    def list(self, what: str) -> list[dict[str, Any]]:
+        """Give the objects of `list WHAT` as libnftables-json(5) describes them, without the header."""
+        with self._lock:
+            self._lib.nft_ctx_output_set_flags(
+                self._context, NFT_CTX_OUTPUT_JSON | NFT_CTX_OUTPUT_NUMERIC_PROTO
+            )
+            try:
+                output = self._run(f"list {what}")
+            finally:
+                self._lib.nft_ctx_output_set_flags(self._context, 0)
+        objects: list[dict[str, Any]] = json.loads(output)["nftables"]
+        return [item for item in objects if "metainfo" not in item]
+
+    def _run(self, commands: str) -> bytes:
+        if not self._context:
+            raise NftError("the libnftables context is closed")
+        failed = self._lib.nft_run_cmd_from_buffer(self._context, commands.encode())
+        output: bytes = self._lib.nft_ctx_get_output_buffer(self._context)
+        if failed:
+            raise NftError(_first_error(self._lib.nft_ctx_get_error_buffer(self._context)))
+        return output
+
+
+def _first_error(text: bytes) -> str:
+    """Give the words of the first error; the library also quotes the command and points into it."""
+    lines = text.decode(errors="replace").splitlines()
+    errors = [line.partition("Error: ")[2] for line in lines if "Error: " in line]
+    return errors[0] if errors else " ".join(lines) or "refused without a reason"
+
+
+def load() -> ctypes.CDLL:
+    """Load the library. Raises `LibraryMissing`."""
+    try:
+        lib = ctypes.CDLL(LIBRARY)
+    except OSError as error:
+        raise LibraryMissing(f"{LIBRARY} cannot be loaded: {error}") from error
+    context, text = ctypes.c_void_p, ctypes.c_char_p
+    for name, result, arguments in (
+        ("nft_ctx_new", context, [ctypes.c_uint32]),
+        ("nft_ctx_free", None, [context]),
+        ("nft_ctx_buffer_error", ctypes.c_int, [context]),
+        ("nft_ctx_buffer_output", ctypes.c_int, [context]),
+        ("nft_ctx_get_error_buffer", text, [context]),
+        ("nft_ctx_get_output_buffer", text, [context]),
+        ("nft_ctx_output_set_flags", None, [context, ctypes.c_uint]),
+        ("nft_run_cmd_from_buffer", ctypes.c_int, [context, text]),
+    ):
+        function = getattr(lib, name)
+        function.restype, function.argtypes = result, arguments
+    return lib

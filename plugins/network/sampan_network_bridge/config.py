@@ -1,0 +1,20 @@
+"""Settings of the bridge driver."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from sampan.api.config import DriverConfig
+
+
+class BridgeConfig(DriverConfig):
+    """`[network.bridge]` in config.toml."""
+
+    bridge_name: str = Field(
+        default="sampan0",
+        min_length=1,
+        max_length=15,
+        pattern=r"^[^/\s:\"]+$",
+        description="Link of the default network",
+    )
+    mtu: int = Field(default=1500, ge=68, le=65535, description="MTU of networks that ask for none, in bytes")

@@ -1,0 +1,371 @@
+"""Networks of containers behind a Linux bridge, with address translation and published ports.
+
+A network is a bridge and some elements of sets; an endpoint is a veth pair and some elements of maps. All rules are in
+one nftables table of this engine. The kernel holds the whole state: `open` reads it back, and changes only what differs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, cast
+
+from sampan.api.driver import Probe
+from sampan.api.errors import Conflict, InvalidArgument, SampanError, System, Unavailable
+from sampan.api.network import (
+    Attachment,
+    Endpoint,
+    Network,
+    NetworkCapability,
+    NetworkContext,
+    NetworkDriver,
+    PortMapping,
+)  # fmt: skip
+from sampan.linux import netlink
+from sampan.linux.namespaces import call_in_netns, new_netns
+from sampan.linux.netlink import Netlink
+from sampan.linux.nftables import LibraryMissing, NftError
+from sampan_network_bridge import links, options, rules
+from sampan_network_bridge.firewall import Firewall
+from sampan_network_bridge.options import Options
+from sampan_network_bridge.ports import Ports, bind
+
+if TYPE_CHECKING:
+    from sampan.api.config import DriverConfig
+    from sampan_network_bridge.config import BridgeConfig
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """What `open` gives the other methods."""
+
+    firewall: Firewall
+    ports: Ports
+
+
+class BridgeDriver(NetworkDriver):
+    """The default driver. Works in the network namespace of the threads that call it."""
+
+    name = "bridge"
+
+    def __init__(self, context: NetworkContext, config: DriverConfig) -> None:
+        """Keep the arguments; do nothing else."""
+        super().__init__(context, config)
+        self._settings = cast("BridgeConfig", config)
+        self._opened: _Opened | None = None
+        self._networks: dict[str, rules.Elements] = {}
+        self._lock = Lock()
+
+    @classmethod
+    def config_model(cls) -> type[DriverConfig]:
+        """Give the model of `[network.bridge]`."""
+        from sampan_network_bridge.config import BridgeConfig
+
+        return BridgeConfig
+
+    @classmethod
+    def probe(cls, root: Path) -> Probe:
+        """Make a bridge and a table in a network namespace that goes away at once."""
+        try:
+            netns = new_netns()
+            try:
+                call_in_netns(netns, _try_everything)
+            finally:
+                os.close(netns)
+        except LibraryMissing as error:
+            return Probe(False, f"{error}; to have it: apt-get install libnftables1")
+        except (OSError, NftError) as error:
+            return Probe(False, f"this host cannot have bridges with address translation: {error}")
+        return Probe(True, capabilities=frozenset(NetworkCapability))
+
+    # ------------------------------------------------------------------ the driver
+
+    def open(self, networks: Sequence[Network]) -> None:
+        """Renew the rules, compare sets and bridges with `networks` and mend by difference; ports stay as they are."""
+        with _translated("open network driver bridge"):
+            self.close()
+            firewall = Firewall(self.context.engine_id)
+            try:
+                firewall.make()
+                ports = Ports(firewall.bindings())
+                self._networks = {network.id: self._elements(network) for network in networks}
+                firewall.change(firewall.elements(), _merged(self._networks))
+                for network in networks:
+                    self._make(network)
+            except BaseException:
+                firewall.close()
+                raise
+            self._opened = _Opened(firewall, ports)
+
+    def close(self) -> None:
+        """Let go of the library; links and table stay."""
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            opened.firewall.close()
+
+    def default_network(self) -> Network:
+        """Give Docker's default network, on a bridge of our own name: docker0 is left to Docker."""
+        return Network(
+            id="",
+            name="bridge",
+            driver=self.name,
+            options={
+                options.DEFAULT_BRIDGE: "true",
+                options.ICC: "true",
+                options.MASQUERADE: "true",
+                options.HOST_BINDING: "0.0.0.0",
+                options.NAME: self._settings.bridge_name,
+                options.MTU: str(self._settings.mtu),
+            },
+        )
+
+    # ------------------------------------------------------------------ networks
+
+    def create_network(self, network: Network) -> None:
+        """Make the bridge and the network's elements. On an error nothing of it is left."""
+        opened = self._need_open()
+        elements = self._elements(network)
+        with _translated(f"create network {network.name}"):
+            self._make(network)
+            try:
+                with self._lock:
+                    opened.firewall.change({}, elements)
+                    self._networks[network.id] = elements
+            except BaseException:
+                links.delete_bridge(network, self._bridge(network), self.context.engine_id)
+                raise
+
+    def delete_network(self, network: Network) -> None:
+        """Remove the elements, then the bridge if it is ours."""
+        opened = self._need_open()
+        with _translated(f"delete network {network.name}"):
+            with self._lock:
+                elements = self._networks.pop(network.id, None) or self._elements(network)
+                opened.firewall.change(elements, _merged(self._networks))
+            links.delete_bridge(network, self._bridge(network), self.context.engine_id)
+
+    # ------------------------------------------------------------------ endpoints
+
+    def attach(self, network: Network, endpoint: Endpoint, netns: int) -> Attachment:
+        """Reserve the ports, make the link, then publish: the first thing seen from outside is the last thing done."""
+        opened = self._need_open()
+        given = options.parse(network.options)
+        name = links.veth_name(self.context.engine_id, endpoint.id)
+        mac = endpoint.mac or (netlink.mac_of(endpoint.ipv4) if endpoint.ipv4 else "")
+        mtu = given.mtu or self._settings.mtu
+        with _translated(f"attach endpoint {endpoint.id[:12]} to network {network.name}"):
+            resolved, elements = self._reserve(opened, network, endpoint, endpoint.ports, given)
+            try:
+                links.make_veth(
+                    network, endpoint, netns, name=name, bridge=self._bridge(network), engine_id=self.context.engine_id,
+                    mac=mac, mtu=mtu, icc=given.icc,
+                )  # fmt: skip
+                try:
+                    opened.firewall.publish(elements)
+                except BaseException:
+                    with Netlink() as kernel:
+                        links.delete(kernel, name)
+                    raise
+            except BaseException:
+                opened.ports.release(elements)
+                raise
+        return Attachment(host_interface=name, mac=mac, mtu=mtu, ports=resolved)
+
+    def detach(self, network: Network, endpoint: Endpoint) -> None:
+        """Take back every port that leads to the endpoint's addresses, then delete the link."""
+        opened = self._need_open()
+        with _translated(f"detach endpoint {endpoint.id[:12]} from network {network.name}"):
+            self._withdraw(opened, opened.ports.of(*_addresses(endpoint)))
+            with Netlink() as kernel:
+                links.delete(kernel, links.veth_name(self.context.engine_id, endpoint.id))
+
+    def publish(
+        self, network: Network, endpoint: Endpoint, ports: Sequence[PortMapping]
+    ) -> tuple[PortMapping, ...]:
+        """Reserve the ports, then add them to the maps."""
+        opened = self._need_open()
+        with _translated(f"publish ports of endpoint {endpoint.id[:12]}"):
+            resolved, elements = self._reserve(
+                opened, network, endpoint, ports, options.parse(network.options)
+            )
+            try:
+                opened.firewall.publish(elements)
+            except BaseException:
+                opened.ports.release(elements)
+                raise
+        return resolved
+
+    def unpublish(self, network: Network, endpoint: Endpoint, ports: Sequence[PortMapping]) -> None:
+        """Take the ports from the maps; those that this endpoint does not have are no error."""
+        opened = self._need_open()
+        default = options.parse(network.options).host_binding
+        with _translated(f"unpublish ports of endpoint {endpoint.id[:12]}"):
+            asked = {item for mapping in ports for item in rules.split(bind(endpoint, mapping, default))}
+            self._withdraw(opened, [item for item in opened.ports.of(*_addresses(endpoint)) if item in asked])
+
+    def check(self, network: Network, endpoint: Endpoint, netns: int) -> tuple[str, ...]:
+        """Look at the link on both sides, addresses, default routes and ports."""
+        opened = self._need_open()
+        with _translated(f"check endpoint {endpoint.id[:12]}"):
+            damage = self._check_host(network, endpoint)
+            damage += call_in_netns(netns, lambda: _check_sandbox(network, endpoint))
+            live = set(opened.firewall.bindings())
+            default = options.parse(network.options).host_binding
+            for mapping in endpoint.ports:
+                if mapping.host_port and not set(rules.split(bind(endpoint, mapping, default))) <= live:
+                    damage.append(f"port {mapping.host_port}/{mapping.protocol} is not published")
+            if not self._elements(network)["bridges"] <= opened.firewall.elements()["bridges"]:
+                damage.append(f"network {network.name} is missing in table {opened.firewall.table}")
+        return tuple(damage)
+
+    def gc(self, networks: Sequence[Network], endpoints: Sequence[Endpoint]) -> tuple[str, ...]:
+        """Sweep by alias: a link without it is not ours, whatever its name."""
+        opened = self._need_open()
+        engine = self.context.engine_id
+        valid = {links.alias(engine, f"network {network.id}") for network in networks}
+        valid |= {links.alias(engine, f"endpoint {endpoint.id}") for endpoint in endpoints}
+        removed = []
+        with _translated("sweep bridge networks"):
+            living = {address for endpoint in endpoints for address in _addresses(endpoint)}
+            for target in opened.ports.targets():
+                if target not in living:
+                    stale = opened.ports.of(target)
+                    self._withdraw(opened, stale)
+                    removed.append(f"{len(stale)} published ports of {target}")
+            with self._lock:
+                kept = {network.id: self._elements(network) for network in networks}
+                opened.firewall.change(opened.firewall.elements(), _merged(kept))
+                self._networks = kept
+            with Netlink() as kernel:
+                for link in kernel.links():
+                    if links.is_ours(link, engine) and link.alias not in valid:
+                        links.delete(kernel, link.index)
+                        removed.append(f"link {link.name} ({link.alias})")
+        return tuple(removed)
+
+    # ------------------------------------------------------------------ parts
+
+    def _need_open(self) -> _Opened:
+        if self._opened is None:
+            raise Unavailable("network driver bridge is not open")
+        return self._opened
+
+    def _bridge(self, network: Network) -> str:
+        given = options.parse(network.options).bridge_name
+        return given or links.bridge_name(self.context.engine_id, network.id)
+
+    def _elements(self, network: Network) -> rules.Elements:
+        given = options.parse(network.options)
+        return rules.network(
+            self._bridge(network),
+            [subnet.prefix for subnet in network.subnets],
+            internal=network.internal,
+            icc=given.icc,
+            masquerade=given.masquerade,
+        )
+
+    def _make(self, network: Network) -> None:
+        mtu = options.parse(network.options).mtu or self._settings.mtu
+        if not network.internal:
+            links.enable_forwarding(ipv6=any(":" in subnet.prefix for subnet in network.subnets))
+        links.make_bridge(network, self._bridge(network), self.context.engine_id, mtu)
+
+    @staticmethod
+    def _reserve(
+        opened: _Opened, network: Network, endpoint: Endpoint, ports: Sequence[PortMapping], given: Options
+    ) -> tuple[tuple[PortMapping, ...], list[rules.Binding]]:
+        if ports and network.internal:
+            raise InvalidArgument(
+                f"publish ports in network {network.name}: it is internal, nothing outside reaches it"
+            )
+        return opened.ports.reserve(endpoint, ports, given.host_binding)
+
+    @staticmethod
+    def _withdraw(opened: _Opened, elements: Sequence[rules.Binding]) -> None:
+        """Maps first: a port is free only when nothing leads there any more."""
+        opened.firewall.unpublish(elements)
+        opened.ports.release(elements)
+
+    def _check_host(self, network: Network, endpoint: Endpoint) -> list[str]:
+        name, bridge = links.veth_name(self.context.engine_id, endpoint.id), self._bridge(network)
+        with Netlink() as kernel:
+            there = {link.name: link for link in kernel.links()}
+        damage = []
+        if bridge not in there or not there[bridge].up:
+            damage.append(f"bridge {bridge} is {'down' if bridge in there else 'missing'}")
+        if name not in there:
+            damage.append(f"link {name} is missing")
+        elif not there[name].up or (bridge in there and there[name].master != there[bridge].index):
+            damage.append(f"link {name} is not up in bridge {bridge}")
+        return damage
+
+
+def _check_sandbox(network: Network, endpoint: Endpoint) -> list[str]:
+    with Netlink() as kernel:
+        link = next((item for item in kernel.links() if item.name == endpoint.interface), None)
+        if link is None:
+            return [f"link {endpoint.interface} is missing in the sandbox"]
+        damage = [] if link.up else [f"link {endpoint.interface} is down in the sandbox"]
+        addresses = {item.address for item in kernel.addresses() if item.index == link.index}
+        defaults = {item.gateway for item in kernel.routes() if item.destination in ("0.0.0.0/0", "::/0")}
+    damage += [f"address {address} is missing in the sandbox" for address in (endpoint.ipv4, endpoint.ipv6)
+               if address and address not in addresses]  # fmt: skip
+    for subnet in network.subnets:
+        wanted = endpoint.ipv6 if ":" in subnet.prefix else endpoint.ipv4
+        if (
+            wanted
+            and subnet.gateway
+            and endpoint.gateway
+            and not network.internal
+            and subnet.gateway not in defaults
+        ):
+            damage.append(f"default route by {subnet.gateway} is missing in the sandbox")
+    return damage
+
+
+def _addresses(endpoint: Endpoint) -> list[str]:
+    return [address.partition("/")[0] for address in (endpoint.ipv4, endpoint.ipv6) if address]
+
+
+def _merged(networks: Mapping[str, rules.Elements]) -> rules.Elements:
+    return {
+        name: frozenset[str]().union(*(elements[name] for elements in networks.values()))
+        for name in rules.SETS
+    }
+
+
+def _try_everything() -> None:
+    with Netlink() as kernel:
+        kernel.run(netlink.add_bridge("probe"), netlink.set_link("probe", up=True))
+    firewall = Firewall("probe")
+    try:
+        firewall.make()
+    finally:
+        firewall.close()
+
+
+@contextmanager
+def _translated(operation: str) -> Iterator[None]:
+    """The boundary where the kernel's and the library's errors become the contract's."""
+    try:
+        yield
+    except SampanError:
+        raise
+    except LibraryMissing as error:
+        raise Unavailable(f"{operation}: {error}", remedy="apt-get install libnftables1") from error
+    except FileExistsError as error:
+        raise Conflict(
+            f"{operation}: {error.strerror}", remedy="something of this name or address is there already"
+        ) from error
+    except OSError as error:
+        raise System(f"{operation}: {error.strerror or error}", remedy=_remedy(error)) from error
+    except NftError as error:
+        raise System(f"{operation}: nftables: {error}") from error
+
+
+def _remedy(error: OSError) -> str:
+    return "it needs root with CAP_NET_ADMIN" if isinstance(error, PermissionError) else ""

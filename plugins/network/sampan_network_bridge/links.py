@@ -1,0 +1,192 @@
+"""The driver's links in the kernel: bridges, veth pairs, and the few sysctls they need.
+
+Every link we make carries `sampan <engine id> …` as its alias (ip-link(8)): names are too short to hold a whole id, and
+what we remove must be ours for certain.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+from sampan.api.errors import Conflict
+from sampan.api.network import Endpoint, Network, Subnet
+from sampan.linux import netlink
+from sampan.linux.namespaces import call_in_netns
+from sampan.linux.netlink import Link, Netlink, Request
+
+log = logging.getLogger(__name__)
+
+_SYSCTL = Path("/proc/sys/net")  # the calling thread's network namespace decides what is seen here
+
+
+def bridge_name(engine_id: str, network_id: str) -> str:
+    """Give the name of a network's bridge that the user did not name."""
+    return f"sp-{engine_id[:4]}-{network_id[:6]}"
+
+
+def veth_name(engine_id: str, endpoint_id: str) -> str:
+    """Give the name of the host's side of an endpoint's veth pair: 15 bytes."""
+    return f"sv-{engine_id[:4]}-{endpoint_id[:7]}"
+
+
+def alias(engine_id: str, what: str) -> str:
+    """Give the alias of a link of ours. `what`: `network ID` or `endpoint ID`."""
+    return f"sampan {engine_id} {what}"
+
+
+def is_ours(link: Link, engine_id: str) -> bool:
+    """Say whether this engine made the link."""
+    return link.alias.startswith(f"sampan {engine_id} ")
+
+
+def set_sysctl(name: str, value: str) -> bool:
+    """Write `net/<name>` unless it is so already; say whether it was written. Raises `OSError`."""
+    path = _SYSCTL / name
+    if path.read_text().strip() == value:
+        return False
+    path.write_text(value)
+    return True
+
+
+def enable_forwarding(*, ipv6: bool) -> None:
+    """Let the host forward packets. Without it no container reaches out; we only ever turn it on."""
+    for name in ("ipv4/ip_forward", *(["ipv6/conf/all/forwarding"] if ipv6 else [])):
+        if set_sysctl(name, "1"):
+            log.warning(
+                "turned on %s: this host now forwards between all its links, not only the containers'", name
+            )
+
+
+# ---------------------------------------------------------------- bridges
+
+
+def make_bridge(network: Network, name: str, engine_id: str, mtu: int) -> None:
+    """Make a network's bridge with its gateway addresses, or mend the one that is there. Raises `OSError`, `Conflict`.
+
+    A bridge that somebody else made and the network names is used as it is, and never deleted.
+    """
+    with Netlink() as kernel:
+        mine = alias(engine_id, f"network {network.id}")
+        found = next((link for link in kernel.links() if link.name == name), None)
+        if found is None:
+            kernel.run(
+                netlink.add_bridge(name, mac=_bridge_mac(network), mtu=mtu),
+                netlink.set_link(name, alias=mine, up=True),
+            )
+        elif found.kind != "bridge" or (found.alias.startswith("sampan ") and found.alias != mine):
+            owner = f"it belongs to {found.alias}" if found.alias else "it is no bridge"
+            raise Conflict(
+                f"make bridge {name}: a link of this name exists: {owner}",
+                remedy="choose another bridge name",
+            )
+        index = netlink.link_index(name)
+        if found is not None and not found.up:
+            kernel.run(netlink.set_link(index, up=True))
+        if found is not None and is_ours(found, engine_id) and found.mtu != mtu:
+            kernel.run(netlink.set_link(index, mtu=mtu))
+        there = {item.address for item in kernel.addresses() if item.index == index}
+        wanted = [address for subnet in network.subnets if (address := gateway_address(subnet))]
+        kernel.run(*(netlink.add_address(index, address) for address in wanted if address not in there))
+    set_sysctl(f"ipv4/conf/{name}/route_localnet", "1")
+
+
+def delete_bridge(network: Network, name: str, engine_id: str) -> None:
+    """Delete a network's bridge if we made it. Idempotent. Raises `OSError`."""
+    with Netlink() as kernel:
+        mine = alias(engine_id, f"network {network.id}")
+        if any(link.name == name and link.alias == mine for link in kernel.links()):
+            delete(kernel, name)
+
+
+def gateway_address(subnet: Subnet) -> str:
+    """Give the gateway's address with its prefix length, or ""."""
+    if subnet.gateway is None:
+        return ""
+    return f"{subnet.gateway}/{ipaddress.ip_network(subnet.prefix).prefixlen}"
+
+
+def _bridge_mac(network: Network) -> str:
+    """Fix the address: a bridge without one takes its ports' lowest, and containers would lose their gateway for a while."""
+    for subnet in network.subnets:
+        if subnet.gateway and ":" not in subnet.gateway:
+            return netlink.mac_of(subnet.gateway)
+    return ""
+
+
+# ---------------------------------------------------------------- veth pairs
+
+
+def make_veth(
+    network: Network,
+    endpoint: Endpoint,
+    netns: int,
+    *,
+    name: str,
+    bridge: str,
+    engine_id: str,
+    mac: str,
+    mtu: int,
+    icc: bool,
+) -> None:
+    """Join a sandbox to a bridge: one send on the host's side, one inside. Raises `OSError`.
+
+    Without `icc` the port is isolated: it reaches the bridge itself, and no other isolated port.
+    """
+    with Netlink() as kernel:
+        kernel.run(
+            netlink.add_veth(
+                name,
+                peer=endpoint.interface,
+                netns=netns,
+                master=netlink.link_index(bridge),
+                mac=mac,
+                mtu=mtu,
+            ),
+            netlink.set_link(
+                name, alias=alias(engine_id, f"endpoint {endpoint.id}"), hairpin=True, isolated=not icc
+            ),
+        )
+    try:
+        call_in_netns(netns, lambda: _configure(network, endpoint))
+    except BaseException:
+        with Netlink() as kernel:
+            delete(kernel, name)
+        raise
+
+
+def _configure(network: Network, endpoint: Endpoint) -> None:
+    """The inside: addresses, the links up, the default routes."""
+    if endpoint.ipv6 is None and (_SYSCTL / "ipv6").exists():
+        set_sysctl(f"ipv6/conf/{endpoint.interface}/disable_ipv6", "1")
+    index = netlink.link_index(endpoint.interface)
+    addresses = [address for address in (endpoint.ipv4, endpoint.ipv6) if address]
+    with Netlink() as kernel:
+        kernel.run(
+            netlink.set_link("lo", up=True),
+            *(netlink.add_address(index, address) for address in addresses),
+            netlink.set_link(index, up=True),
+            *default_routes(network, endpoint),
+        )
+
+
+def default_routes(network: Network, endpoint: Endpoint) -> Iterable[Request]:
+    """Give the requests for the endpoint's default routes; none in an internal network."""
+    if not endpoint.gateway or network.internal:
+        return
+    for subnet in network.subnets:
+        six = ":" in subnet.prefix
+        if subnet.gateway and (endpoint.ipv6 if six else endpoint.ipv4):
+            yield netlink.add_route("::/0" if six else "0.0.0.0/0", gateway=subnet.gateway)
+
+
+def delete(kernel: Netlink, link: str | int) -> None:
+    """Delete a link; one that is not there, or just vanishes with its sandbox, is no error. Raises `OSError`."""
+    try:
+        kernel.run(netlink.delete_link(link))
+    except OSError as error:
+        if error.errno != errno.ENODEV:
+            raise

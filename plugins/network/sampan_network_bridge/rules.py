@@ -1,0 +1,217 @@
+"""The driver's nftables table as text: pure functions, and the only place where a rule is written.
+
+One table `inet sampan_<engine id>`. Its rules never change with what runs: networks are elements of sets, published ports
+elements of maps. A packet's way costs the same with one port and with a thousand.
+
+A range of ports that keep their numbers on the way in is one element of a `ranges` map (interval keys, the address as
+data). A single port is one element of a `ports` map (a hash; address and port as data), and a range that shifts its numbers
+is as many of these, since the kernel's address translation cannot shift a whole range. The `host_` maps are for ports
+bound to one address of the host.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+FAMILIES = (4, 6)
+MAPS = tuple(
+    f"{host}{kind}{family}" for family in FAMILIES for host in ("", "host_") for kind in ("ports", "ranges")
+)
+
+Elements = Mapping[str, frozenset[str]]
+"""Elements of sets, by the set's name, as nft writes them."""
+
+SETS = ("bridges", "shut", "open_pairs", "local4", "outbound4", "local6", "outbound6")
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """`count` ports of one family, from `host_port` on the host ("" as `host_ip`: any) to `port` of address `target`."""
+
+    family: int
+    protocol: str
+    host_ip: str
+    host_port: int
+    target: str
+    port: int
+    count: int = 1
+
+
+def table_name(engine_id: str) -> str:
+    """Give the table's name; it carries the engine's id, so that many engines live on one host."""
+    return f"sampan_{engine_id}"
+
+
+def base(table: str) -> str:
+    """Declare table, sets, maps and chains, and set the rules, in one transaction: what the sets and maps hold stays."""
+    return "\n".join([f"add table inet {table}", *_declarations(table), *_rules(table)]) + "\n"
+
+
+def remove(table: str) -> str:
+    """Take the whole table away, whether it is there or not."""
+    return f"add table inet {table}\ndelete table inet {table}\n"
+
+
+def _declarations(table: str) -> Iterator[str]:
+    yield f"add set inet {table} bridges {{ type ifname; }}"
+    yield f"add set inet {table} shut {{ type ifname; }}"
+    yield f"add set inet {table} open_pairs {{ type ifname . ifname; }}"
+    for family in FAMILIES:
+        address = f"ipv{family}_addr"
+        yield f"add set inet {table} local{family} {{ type {address}; flags interval; }}"
+        yield f"add set inet {table} outbound{family} {{ type {address}; flags interval; }}"
+        for host, key in (("", ""), ("host_", f"{address} . ")):
+            key += "inet_proto . inet_service"
+            yield f"add map inet {table} {host}ports{family} {{ type {key} : {address} . inet_service; }}"
+            yield f"add map inet {table} {host}ranges{family} {{ type {key} : {address}; flags interval; }}"
+    yield f"add chain inet {table} guard {{ type filter hook prerouting priority raw; }}"
+    yield f"add chain inet {table} incoming {{ type nat hook prerouting priority dstnat; }}"
+    yield f"add chain inet {table} outgoing {{ type nat hook output priority -100; }}"
+    yield f"add chain inet {table} leaving {{ type nat hook postrouting priority srcnat; }}"
+    yield f"add chain inet {table} crossing {{ type filter hook forward priority filter; }}"
+    yield f"add chain inet {table} translate"
+    yield f"add chain inet {table} judge"
+
+
+def _rules(table: str) -> Iterator[str]:
+    for chain, rules in _CHAINS.items():
+        yield f"flush chain inet {table} {chain}"
+        for rule in rules:
+            yield f"add rule inet {table} {chain} {rule}"
+
+
+def _translate(family: int) -> list[str]:
+    ip = "ip" if family == 4 else "ip6"
+    port = "meta l4proto . th dport"
+    return [
+        *(f"dnat {ip} to {ip} daddr . {port} map @host_{kind}{family}" for kind in ("ports", "ranges")),
+        *(f"fib daddr type local dnat {ip} to {port} map @{kind}{family}" for kind in ("ports", "ranges")),
+    ]
+
+
+def _leaving(family: int) -> list[str]:
+    ip = "ip" if family == 4 else "ip6"
+    return [
+        # a container that reaches a published port, its own or a neighbour's: the answer must come back this way
+        f"{ip} saddr @local{family} oifname @bridges ct status dnat masquerade",
+        f"{ip} saddr @outbound{family} oifname != @bridges masquerade",
+    ]
+
+
+_CHAINS: dict[str, list[str]] = {
+    # bridges route 127/8 (route_localnet, for ports published on 127.0.0.1): containers must not reach the host's own
+    "guard": ["iifname @bridges ip daddr 127.0.0.0/8 drop"],
+    # nor may a neighbour on the wire, by a packet to 127.0.0.1 that we would turn around before the kernel drops it
+    "incoming": ["ip daddr 127.0.0.0/8 return", "jump translate"],
+    "outgoing": ["jump translate"],
+    "translate": [*_translate(4), *_translate(6)],
+    "leaving": ["ip saddr 127.0.0.0/8 oifname @bridges masquerade", *_leaving(4), *_leaving(6)],
+    "crossing": ["iifname @bridges jump judge", "oifname @bridges jump judge"],
+    "judge": [
+        "iifname . oifname @open_pairs accept",
+        "iifname @shut drop",
+        "oifname @shut drop",
+        "ct state established,related accept",
+        # into a container only by a published port: not by its address, from outside or from another network
+        "oifname @bridges ct status dnat accept",
+        "oifname @bridges drop",
+        "accept",
+    ],
+}
+
+
+# ---------------------------------------------------------------- networks
+
+
+def network(
+    bridge: str, prefixes: Iterable[str], *, internal: bool, icc: bool, masquerade: bool
+) -> dict[str, frozenset[str]]:
+    """Give the elements that make a network."""
+    elements: dict[str, set[str]] = {name: set() for name in SETS}
+    elements["bridges"].add(f'"{bridge}"')
+    if internal:
+        elements["shut"].add(f'"{bridge}"')
+    if icc:
+        elements["open_pairs"].add(f'"{bridge}" . "{bridge}"')
+    for prefix in prefixes:
+        version = ipaddress.ip_network(prefix).version
+        elements[f"local{version}"].add(prefix)
+        if masquerade and not internal:
+            elements[f"outbound{version}"].add(prefix)
+    return {name: frozenset(found) for name, found in elements.items()}
+
+
+def change(table: str, old: Elements, new: Elements) -> str:
+    """Give the difference from `old` to `new`, "" if there is none."""
+    lines = []
+    for name in SETS:
+        gone, come = (
+            old.get(name, frozenset()) - new.get(name, frozenset()),
+            new.get(name, frozenset()) - old.get(name, frozenset()),
+        )
+        if gone:
+            lines += _forget(table, name, sorted(gone))
+        if come:
+            lines.append(f"add element inet {table} {name} {{ {', '.join(sorted(come))} }}\n")
+    return "".join(lines)
+
+
+# ---------------------------------------------------------------- ports
+
+
+def split(bindings: Iterable[Binding]) -> list[Binding]:
+    """Give the bindings as they stand in the maps, one element each: a range that shifts its numbers falls into ports."""
+    elements = []
+    for item in bindings:
+        if item.count == 1 or item.host_port == item.port:
+            elements.append(item)
+        else:
+            elements += [
+                replace(item, host_port=item.host_port + n, port=item.port + n, count=1)
+                for n in range(item.count)
+            ]
+    return elements
+
+
+def publish(table: str, elements: Iterable[Binding]) -> str:
+    """Add elements to the maps."""
+    return "".join(
+        f"add element inet {table} {name} {{ {', '.join(f'{_key(item)} : {_value(item)}' for item in items)} }}\n"
+        for name, items in _by_map(elements).items()
+    )
+
+
+def unpublish(table: str, elements: Iterable[Binding]) -> str:
+    """Take elements from the maps. One that is not there is added first, so that no element fails the transaction."""
+    return "".join(
+        line
+        for name, items in _by_map(elements).items()
+        for line in (
+            f"add element inet {table} {name} {{ {', '.join(f'{_key(item)} : {_value(item)}' for item in items)} }}\n",
+            f"delete element inet {table} {name} {{ {', '.join(_key(item) for item in items)} }}\n",
+        )
+    )
+
+
+def _forget(table: str, name: str, elements: list[str]) -> list[str]:
+    listed = ", ".join(elements)
+    return [f"{verb} element inet {table} {name} {{ {listed} }}\n" for verb in ("add", "delete")]
+
+
+def _by_map(elements: Iterable[Binding]) -> dict[str, list[Binding]]:
+    found: dict[str, list[Binding]] = {}
+    for item in elements:
+        kind = "ranges" if item.count > 1 else "ports"
+        found.setdefault(f"{'host_' if item.host_ip else ''}{kind}{item.family}", []).append(item)
+    return found
+
+
+def _key(item: Binding) -> str:
+    ports = f"{item.host_port}-{item.host_port + item.count - 1}" if item.count > 1 else str(item.host_port)
+    return f"{item.host_ip + ' . ' if item.host_ip else ''}{item.protocol} . {ports}"
+
+
+def _value(item: Binding) -> str:
+    return item.target if item.count > 1 else f"{item.target} . {item.port}"
