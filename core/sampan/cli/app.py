@@ -60,7 +60,8 @@ class LazyGroup(click.Group):
             near = difflib.get_close_matches(name, self.list_commands(ctx), n=1)
             hint = f"Did you mean '{near[0]}'? " if near else ""
             raise CliError(
-                f"'{name}' is not a command of '{ctx.command_path}'", remedy=f"{hint}See '{ctx.command_path} --help'"
+                f"'{name}' is not a command of '{ctx.command_path}'",
+                remedy=f"{hint}See '{ctx.command_path} --help'",
             )
         return name, command, args[1:]
 
@@ -153,7 +154,9 @@ container = LazyGroup("container", _CONTAINER, help="Manage containers.")
 image = LazyGroup("image", _IMAGE, help="Manage images.")
 network = LazyGroup("network", _NETWORK, help="Manage networks.")
 volume = LazyGroup("volume", _VOLUME, help="Manage volumes.")
-plugins = LazyGroup("plugins", _PLUGINS, help="See the drivers and plugins of the daemon.", invoke_without_command=True)
+plugins = LazyGroup(
+    "plugins", _PLUGINS, help="See the drivers and plugins of the daemon.", invoke_without_command=True
+)
 system = LazyGroup("system", _SYSTEM, help="Manage Sampan.")
 
 

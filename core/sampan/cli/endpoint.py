@@ -58,7 +58,8 @@ def resolve(host: str | None, flags: TlsFlags, environ: Mapping[str, str]) -> En
         return Endpoint(address, path=rest)
     if scheme not in ("tcp", "http", "https"):
         raise CliError(
-            f"invalid address {address!r}: unknown scheme {scheme!r}", remedy="Use unix://PATH or tcp://HOST:PORT"
+            f"invalid address {address!r}: unknown scheme {scheme!r}",
+            remedy="Use unix://PATH or tcp://HOST:PORT",
         )
     tls = _tls(flags, environ, implied=scheme == "https")
     name, port = _split_port(address, rest.rstrip("/"), 2376 if tls else 2375)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+
 import click
 
 from sampan.cli.failure import CANNOT_RUN, CliError
@@ -34,12 +35,16 @@ class Command(click.Command):
     def _argument_error(self, ctx: click.Context, what: str, error: click.UsageError) -> CliError:
         usage = self.get_usage(ctx).removeprefix("Usage: ")
         return CliError(
-            f"'{ctx.command_path}' {what}", remedy=f"Usage: {usage}. See '{ctx.command_path} --help'", status=1
+            f"'{ctx.command_path}' {what}",
+            remedy=f"Usage: {usage}. See '{ctx.command_path} --help'",
+            status=1,
         )
 
     def _split_switches(self, args: list[str], interspersed: bool) -> tuple[list[str], dict[str, bool]]:
         """Take `--switch=BOOL` out of the options; what comes after the first argument may not be ours."""
-        options = {name: param for param in self.params if isinstance(param, click.Option) for name in param.opts}
+        options = {
+            name: param for param in self.params if isinstance(param, click.Option) for name in param.opts
+        }
         plain: list[str] = []
         chosen: dict[str, bool] = {}
         rest = iter(args)
@@ -66,7 +71,9 @@ def _parse_bool(name: str, text: str) -> bool:
         return True
     if text in _FALSE:
         return False
-    raise CliError(f'invalid argument "{text}" for "{name}" flag: it is a switch, true or false', status=CANNOT_RUN)
+    raise CliError(
+        f'invalid argument "{text}" for "{name}" flag: it is a switch, true or false', status=CANNOT_RUN
+    )
 
 
 def _takes_next(arg: str, options: dict[str, click.Option]) -> bool:

@@ -454,7 +454,9 @@ def _call(name: str, arguments: list[_Node]) -> _Node:
         return _shortcut(name, arguments)
     function = FUNCTIONS.get(name)
     if function is None:
-        raise TemplateError(f'function "{name}" not defined; known are {", ".join(sorted([*FUNCTIONS, "and", "or"]))}')
+        raise TemplateError(
+            f'function "{name}" not defined; known are {", ".join(sorted([*FUNCTIONS, "and", "or"]))}'
+        )
 
     def run(scope: _Scope) -> Any:
         values = [argument(scope) for argument in arguments]

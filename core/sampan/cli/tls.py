@@ -52,7 +52,9 @@ class TlsWire:
             except ssl.SSLZeroReturnError:
                 return plain
             except ssl.SSLError as error:
-                raise CliError(f"TLS: {error.reason or error}", remedy="Check the certificates on both sides") from error
+                raise CliError(
+                    f"TLS: {error.reason or error}", remedy="Check the certificates on both sides"
+                ) from error
             if not data:
                 return plain
             plain += data

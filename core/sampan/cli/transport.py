@@ -173,7 +173,9 @@ class Response:
         first, *lines = head.decode("latin-1").split("\r\n")
         parts = first.split(" ", 2)
         if len(parts) < 2 or not parts[0].startswith("HTTP/1.") or not parts[1].isdigit():
-            raise CliError(f"what answers is no HTTP server: {first[:60]!r}", remedy="Check the address given with -H")
+            raise CliError(
+                f"what answers is no HTTP server: {first[:60]!r}", remedy="Check the address given with -H"
+            )
         headers = {}
         for line in lines:
             name, _, value = line.partition(":")

@@ -17,16 +17,22 @@ from sampan.cli.flags import Command, each
 @click.command("attach", cls=Command)
 @click.option("--detach-keys", metavar="KEYS", default="", help="Keys that detach.  [default: ctrl-p,ctrl-q]")
 @click.option("--no-stdin", is_flag=True, help="Do not attach STDIN.")
-@click.option("--sig-proxy", is_flag=True, default=True, help="Pass signals on to the process.  [default: true]")
+@click.option(
+    "--sig-proxy", is_flag=True, default=True, help="Pass signals on to the process.  [default: true]"
+)
 @click.argument("container")
 def attach(container: str, detach_keys: str, no_stdin: bool, sig_proxy: bool) -> int:
     """Attach the standard streams to a running container."""
     client = current()
     found = client.get(f"/containers/{quote(container)}/json")
     if not found["State"]["Running"]:
-        raise CliError("cannot attach to a stopped container, start it first", remedy=f"Run: sampan start {container}")
+        raise CliError(
+            "cannot attach to a stopped container, start it first", remedy=f"Run: sampan start {container}"
+        )
     if found["State"]["Paused"]:
-        raise CliError("cannot attach to a paused container, unpause it first", remedy=f"Run: sampan unpause {container}")
+        raise CliError(
+            "cannot attach to a paused container, unpause it first", remedy=f"Run: sampan unpause {container}"
+        )
     stdin = not no_stdin and found["Config"]["OpenStdin"]
     joined = _join(client, found, stdin, detach_keys, sig_proxy)
     with closing(client.hijack(f"{joined.target}/attach", _streams(stdin, detach_keys))) as attached:
@@ -54,10 +60,14 @@ def _streams(stdin: bool, detach_keys: str) -> dict[str, Any]:
 
 
 @click.command("start", cls=Command)
-@click.option("-a", "--attach", "attached", is_flag=True, help="Attach STDOUT and STDERR, and pass signals on.")
+@click.option(
+    "-a", "--attach", "attached", is_flag=True, help="Attach STDOUT and STDERR, and pass signals on."
+)
 @click.option("-i", "--interactive", is_flag=True, help="Attach STDIN.")
 @click.option("--detach-keys", metavar="KEYS", default="", help="Keys that detach.  [default: ctrl-p,ctrl-q]")
-@click.option("--sig-proxy", is_flag=True, default=True, help="Pass signals on to the process.  [default: true]")
+@click.option(
+    "--sig-proxy", is_flag=True, default=True, help="Pass signals on to the process.  [default: true]"
+)
 @click.argument("containers", nargs=-1, required=True, metavar="CONTAINER...")
 def start(
     containers: tuple[str, ...], attached: bool, interactive: bool, detach_keys: str, sig_proxy: bool
@@ -102,7 +112,11 @@ def start(
 def exec_(container: str, command: tuple[str, ...], **options: Any) -> int:
     """Execute a command in a running container. Gives its exit status."""
     client = current()
-    tty, interactive, detach = options["tty"], options["interactive"] and not options["detach"], options["detach"]
+    tty, interactive, detach = (
+        options["tty"],
+        options["interactive"] and not options["detach"],
+        options["detach"],
+    )
     if tty and interactive and not os.isatty(0):
         raise CliError("the input device is not a TTY", remedy="Leave out -t, or run it from a terminal")
     try:
@@ -129,7 +143,10 @@ def exec_(container: str, command: tuple[str, ...], **options: Any) -> int:
         client.post(f"/exec/{identity}/start", None, begin)
         return 0
     joined = session.Session(client, f"/exec/{identity}", tty, interactive, options["detach_keys"], False)
-    with closing(client.hijack(f"{joined.target}/start", None, begin)) as stream, session.prepared(joined) as signals:
+    with (
+        closing(client.hijack(f"{joined.target}/start", None, begin)) as stream,
+        session.prepared(joined) as signals,
+    ):
         session.resize(joined)
         if session.join(joined, stream, signals):
             return 0

@@ -28,7 +28,9 @@ _HEADERS = {
 
 @click.command("ps", cls=Command)
 @click.option("-a", "--all", "everything", is_flag=True, help="Show all containers, not only running ones.")
-@click.option("-n", "--last", type=int, default=-1, metavar="N", help="Show the N last created, in any state.")
+@click.option(
+    "-n", "--last", type=int, default=-1, metavar="N", help="Show the N last created, in any state."
+)
 @click.option("-l", "--latest", is_flag=True, help="Show the last created, in any state.")
 @click.option("-s", "--size", is_flag=True, help="Show total file sizes.")
 @list_options
@@ -44,7 +46,7 @@ def ps(
 ) -> None:
     """List containers."""
     count = 1 if latest else last
-    wants_size = size or bool(template and ".Size" in template)
+    wants_size = size or bool(template and (".Size" in template or "json" in template))
     found = current().get(
         "/containers/json",
         {
@@ -55,7 +57,13 @@ def ps(
         },
     )
     shown = ["ID", "Image", "Command", "RunningFor", "Status", "Ports", "Names", *(["Size"] if size else [])]
-    show([_row(item, no_trunc) for item in found], _HEADERS, shown, template=template, quiet="ID" if quiet else "")
+    show(
+        [_row(item, no_trunc) for item in found],
+        _HEADERS,
+        shown,
+        template=template,
+        quiet="ID" if quiet else "",
+    )
 
 
 def _row(item: Mapping[str, Any], no_trunc: bool) -> dict[str, Any]:
@@ -142,7 +150,9 @@ def _act(containers: tuple[str, ...], action: str, query: Mapping[str, Any] | No
 
 @click.command("stop", cls=Command)
 @click.option("-s", "--signal", help="Signal to send.")
-@click.option("-t", "--timeout", "--time", type=int, metavar="SECONDS", help="Seconds to wait before it is killed.")
+@click.option(
+    "-t", "--timeout", "--time", type=int, metavar="SECONDS", help="Seconds to wait before it is killed."
+)
 @click.argument("containers", nargs=-1, required=True, metavar="CONTAINER...")
 def stop(containers: tuple[str, ...], signal: str | None, timeout: int | None) -> int:
     """Stop one or more running containers."""
@@ -151,7 +161,9 @@ def stop(containers: tuple[str, ...], signal: str | None, timeout: int | None) -
 
 @click.command("restart", cls=Command)
 @click.option("-s", "--signal", help="Signal to send.")
-@click.option("-t", "--timeout", "--time", type=int, metavar="SECONDS", help="Seconds to wait before it is killed.")
+@click.option(
+    "-t", "--timeout", "--time", type=int, metavar="SECONDS", help="Seconds to wait before it is killed."
+)
 @click.argument("containers", nargs=-1, required=True, metavar="CONTAINER...")
 def restart(containers: tuple[str, ...], signal: str | None, timeout: int | None) -> int:
     """Restart one or more containers."""

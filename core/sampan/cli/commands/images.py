@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import click
@@ -15,7 +14,7 @@ import click
 from sampan.cli.client import current, filters_query, quote
 from sampan.cli.failure import CliError
 from sampan.cli.flags import Command, confirmed, each
-from sampan.cli.listing import ellipsis, labels_text, list_options, short_id
+from sampan.cli.listing import ellipsis, list_options, short_id
 from sampan.cli.progress import show_progress
 from sampan.cli.session import write_all
 from sampan.cli.table import show, show_objects
@@ -25,7 +24,7 @@ from sampan.cli.units import ago, human_size, local_time
 _HEADERS = {
     "Repository": "REPOSITORY", "Tag": "TAG", "Digest": "DIGEST", "ID": "IMAGE ID", "CreatedSince": "CREATED",
     "Size": "SIZE", "CreatedAt": "CREATED AT", "Containers": "CONTAINERS", "SharedSize": "SHARED SIZE",
-    "UniqueSize": "UNIQUE SIZE", "VirtualSize": "VIRTUAL SIZE", "Labels": "LABELS",
+    "UniqueSize": "UNIQUE SIZE", "VirtualSize": "VIRTUAL SIZE"
 }  # fmt: skip
 
 
@@ -50,8 +49,6 @@ def images(
     wants_digests = digests or bool(template and ".Digest" in template)
     rows = [row for item in found for row in _rows(item, no_trunc, wants_digests)]
     shown = ["Repository", "Tag", *(["Digest"] if digests else []), "ID", "CreatedSince", "Size"]
-    if quiet and template is None:
-        rows = [{**row, "ID": identity} for identity, row in {row["ID"]: row for row in rows}.items()]
     show(rows, _HEADERS, shown, template=template, quiet="ID" if quiet else "")
 
 
@@ -69,13 +66,12 @@ def _rows(item: Mapping[str, Any], no_trunc: bool, digests: bool) -> Iterator[di
             "CreatedSince": ago(datetime.fromtimestamp(item["Created"], UTC)),
             "Digest": by_digest.get(name, "<none>") if digests else "<none>",
             "ID": short_id(item["Id"], no_trunc),
-            "Labels": labels_text(item.get("Labels")),
             "Repository": name,
             "SharedSize": "N/A" if shared in (-1, None) else human_size(shared),
             "Size": human_size(size),
             "Tag": tag,
             "UniqueSize": "N/A" if shared in (-1, None) else human_size(size - shared),
-            "VirtualSize": human_size(size),
+            "VirtualSize": human_size(size, 4),
         }
 
 
@@ -107,7 +103,9 @@ def _platform(text: str | None) -> str | None:
 @click.option("-H", "--human", is_flag=True, default=True, help="Sizes and ages for people.  [default: true]")
 @click.option("--no-trunc", is_flag=True, help="Do not shorten the output.")
 @click.option("-q", "--quiet", is_flag=True, help="Show only ids.")
-@click.option("--format", "template", metavar="FORMAT", help="table, json, `table TEMPLATE` or a Go template.")
+@click.option(
+    "--format", "template", metavar="FORMAT", help="table, json, `table TEMPLATE` or a Go template."
+)
 @click.argument("image")
 def history(image: str, human: bool, no_trunc: bool, quiet: bool, template: str | None) -> None:
     """Show the history of an image."""
@@ -214,7 +212,9 @@ def import_(
 def load(path: str | None, platform: str | None, quiet: bool) -> None:
     """Load an image from a tar archive or STDIN."""
     if path is None and os.isatty(0):
-        raise CliError("requested load from stdin, but stdin is empty", remedy="Name the archive with -i FILE")
+        raise CliError(
+            "requested load from stdin, but stdin is empty", remedy="Name the archive with -i FILE"
+        )
     query = {"quiet": "1" if quiet else "0", "platform": _platform(platform)}
     with _opened(path) as fd, current().upload("/images/load", query, file_chunks(fd)) as response:
         show_progress(response, sys.stdout)
@@ -228,11 +228,15 @@ def save(names: tuple[str, ...], path: str | None, platform: str | None) -> None
     """Save one or more images to a tar archive (streamed to STDOUT by default)."""
     if path is None and os.isatty(1):
         raise CliError("cowardly refusing to save to a terminal", remedy="Use the -o flag or redirect")
-    with current().stream("GET", "/images/get", {"names": list(names), "platform": _platform(platform)}) as response:
+    with current().stream(
+        "GET", "/images/get", {"names": list(names), "platform": _platform(platform)}
+    ) as response:
         if path is None:
             for chunk in response.chunks():
                 write_all(1, chunk)
             return
+        from pathlib import Path
+
         # a failed save must not leave half an archive under the name asked for
         part = Path(f"{path}.sampan-part")
         try:
@@ -245,12 +249,18 @@ def save(names: tuple[str, ...], path: str | None, platform: str | None) -> None
 
 
 @click.command("prune", cls=Command)
-@click.option("-a", "--all", "everything", is_flag=True, help="Remove all unused images, not only untagged ones.")
+@click.option(
+    "-a", "--all", "everything", is_flag=True, help="Remove all unused images, not only untagged ones."
+)
 @click.option("--filter", "filters", multiple=True, metavar="NAME=VALUE", help="Remove only what matches.")
 @click.option("-f", "--force", is_flag=True, help="Do not ask.")
 def prune(everything: bool, filters: tuple[str, ...], force: bool) -> None:
     """Remove unused images."""
-    kind = "all images without at least one container associated to them" if everything else "all dangling images"
+    kind = (
+        "all images without at least one container associated to them"
+        if everything
+        else "all dangling images"
+    )
     if not confirmed(f"This will remove {kind}.", force):
         return
     query = {"filters": filters_query((*filters, f"dangling={'false' if everything else 'true'}"))}

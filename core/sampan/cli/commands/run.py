@@ -37,7 +37,9 @@ def create(image: str, command: tuple[str, ...], **options: Any) -> None:
 @click.command("run", cls=Command, context_settings=_SETTINGS)
 @click.option("-d", "--detach", is_flag=True, help="Run in the background and print the container's id.")
 @click.option("--detach-keys", metavar="KEYS", default="", help="Keys that detach.  [default: ctrl-p,ctrl-q]")
-@click.option("--sig-proxy", is_flag=True, default=True, help="Pass signals on to the process.  [default: true]")
+@click.option(
+    "--sig-proxy", is_flag=True, default=True, help="Pass signals on to the process.  [default: true]"
+)
 @container_options
 @click.argument("image")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
@@ -80,7 +82,8 @@ def _create(client: Client, request: CreateRequest, options: Any) -> str:
     path = options["cidfile"]
     if path and os.path.exists(path):  # noqa: PTH110  pathlib costs 8 ms
         raise CliError(
-            f"container ID file found, make sure the other container isn't running or delete {path}", status=CANNOT_RUN
+            f"container ID file found, make sure the other container isn't running or delete {path}",
+            status=CANNOT_RUN,
         )
     query = {"name": request.name, "platform": request.platform}
     if options["pull"] == "always":
@@ -129,7 +132,9 @@ def _foreground(joined: session.Session, config: dict[str, Any]) -> int:
     streams = any(config[f"Attach{name}"] for name in ("Stdin", "Stdout", "Stderr"))
     attached = client.hijack(f"{target}/attach", query) if streams else None
     try:
-        waiting = client.stream("POST", f"{target}/wait", {"condition": "removed" if automatic else "next-exit"})
+        waiting = client.stream(
+            "POST", f"{target}/wait", {"condition": "removed" if automatic else "next-exit"}
+        )
         with closing(waiting), session.prepared(joined) as signals:
             try:
                 client.post(f"{target}/start")
@@ -160,5 +165,3 @@ def _status_of(error: CliError) -> int:
     if any(part in text for part in _NOT_EXECUTABLE_TEXTS):
         return NOT_EXECUTABLE
     return CANNOT_RUN
-
-

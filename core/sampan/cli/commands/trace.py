@@ -10,8 +10,8 @@ import click
 
 from sampan.cli.client import current, quote
 from sampan.cli.flags import Command
-from sampan.cli.terminal import size
 from sampan.cli.table import columns
+from sampan.cli.terminal import size
 
 MIN_BAR, MAX_BAR = 10, 60
 
