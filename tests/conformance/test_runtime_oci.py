@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-from sampan_runtime_oci.driver import CrunRuntime, RuncRuntime
-
 from sampan.testing.runtime import RuntimeDriverSuite
+from sampan_runtime_oci.driver import CrunRuntime, RuncRuntime
 
 
 class TestRunc(RuntimeDriverSuite):

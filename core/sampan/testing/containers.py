@@ -41,8 +41,6 @@ TIMEOUT = 20.0
 """Seconds that any one thing may take before the test fails."""
 
 
-
-
 @dataclass(frozen=True, slots=True)
 class Output:
     """What a process left: its exit code, 128 + n for a signal as Docker counts, and its bytes."""
@@ -79,7 +77,8 @@ def call_in_child(operation: Callable[[], Any]) -> Any:
     Children that end meanwhile are collected: the first process of a pid namespace is not gone before the
     others in it are, zombies too.
 
-    Raises `AssertionError` with the traceback for any other error, for a child that dies and for one that is late.
+    Raises `AssertionError` with the traceback for any other error, for a child that dies and for one that
+    is late.
     """
     _collect_strays()  # not after the call: its result may name a process that has ended already
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -95,7 +94,9 @@ def call_in_child(operation: Callable[[], Any]) -> Any:
             answer = {"traceback": f"no answer within {TIMEOUT:.0f} s"}
         _, status = os.waitpid(pid, 0)
     if answer is None:
-        raise AssertionError(f"the driver's process ended with {os.waitstatus_to_exitcode(status)} and no answer")
+        raise AssertionError(
+            f"the driver's process ended with {os.waitstatus_to_exitcode(status)} and no answer"
+        )
     if "traceback" in answer:
         raise AssertionError(f"the driver broke its contract:\n{answer['traceback']}")
     if "error" in answer:
@@ -106,13 +107,13 @@ def call_in_child(operation: Callable[[], Any]) -> Any:
 def _is_ready_before_the_deadline(answer: socket.socket) -> bool:
     deadline = time.monotonic() + TIMEOUT
     while True:
-        running = list(_awaited.values())
-        ready, _, _ = select.select([answer, *running], [], [], max(0, deadline - time.monotonic()))
-        if not ready or answer in ready:
+        running = {process.fileno(): process for process in _awaited.values()}
+        left = max(0, deadline - time.monotonic())
+        ready, _, _ = select.select([answer.fileno(), *running], [], [], left)
+        if not ready or answer.fileno() in ready:
             return bool(ready)
-        for process in running:
-            if process in ready:
-                process.wait()
+        for pidfd in ready:
+            running[pidfd].wait()
 
 
 def _answer(operation: Callable[[], Any], to: socket.socket) -> None:
@@ -133,6 +134,7 @@ class Process:
     """A process of a container and our ends of its stdio: three pipes, or the terminal's master."""
 
     def __init__(self, *, tty: bool = False) -> None:
+        """Make the pipes, or the socket over which the terminal comes."""
         self.pid = -1
         self._pidfd = -1
         self._code: int | None = None
@@ -208,9 +210,13 @@ class Process:
                 self._close_stdin()
         while open_streams:
             writers = [self.stdin] if stdin else []
-            readable, writable, _ = select.select(open_streams, writers, [], max(0, deadline - time.monotonic()))
+            readable, writable, _ = select.select(
+                open_streams, writers, [], max(0, deadline - time.monotonic())
+            )
             if not readable and not writable:
-                raise AssertionError(f"process {self.pid} is not done after {timeout:.0f} s: {list(streams.values())}")
+                raise AssertionError(
+                    f"process {self.pid} is not done after {timeout:.0f} s: {list(streams.values())}"
+                )
             for fd in readable:
                 data = _read(fd)
                 streams[fd] += data
@@ -263,7 +269,8 @@ _awaited: dict[int, Process] = {}
 
 @dataclass(slots=True)
 class Container:
-    """One container of the driver under test. Every call makes a new driver in a new process, with the handle as JSON."""
+    """One container of the driver under test. Every call makes a new driver in a new process, with the
+    handle as JSON."""
 
     driver_class: type[RuntimeDriver]
     driver_config: Mapping[str, Any]
@@ -277,6 +284,7 @@ class Container:
     execs: list[Process] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
+        """Make the first process's stdio."""
         self.main = Process(tty=self.spec["process"]["terminal"])
 
     def create(self) -> Container:

@@ -7,9 +7,9 @@
         driver_config = {"binary": "mine"}
         require_supported = True
 
-It needs root, a static busybox on the host and pytest. Every test ends with a look for what the driver has left behind.
-A test of an optional part of the contract is skipped for a driver whose probe does not claim that part, and the refusal
-is tested in its place.
+It needs root, a static busybox on the host and pytest. Every test ends with a look for what the driver
+has left behind. A test of an optional part of the contract is skipped for a driver whose probe does not
+claim that part, and the refusal is tested in its place.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from sampan.linux.namespaces import new_netns
 from sampan.testing.containers import Container, Output, subreaper
 from sampan.testing.leaks import Leaks
 from sampan.testing.rootfs import build_rootfs
-from sampan.testing.spec import DEFAULT_CAPABILITIES, container_spec, process_spec
+from sampan.testing.spec import container_spec, process_spec
 
 __all__ = ["RuntimeDriverSuite"]
 
 MiB = 1 << 20
 _numbers = count(1)
 
-# include/uapi/linux/capability.h, the bits of DEFAULT_CAPABILITIES
+# include/uapi/linux/capability.h: the bits of spec.DEFAULT_CAPABILITIES
 _DOCKER_CAPABILITIES = 0x00000000A80425FB
 _CAP_NET_BIND_SERVICE = 1 << 10
 
@@ -62,7 +62,9 @@ def shell(script: str, **changes: Any) -> Spec:
 class Workshop:
     """Makes containers for one test, and removes them after it."""
 
-    def __init__(self, driver_class: type[RuntimeDriver], config: Mapping[str, Any], tree: Path, directory: Path) -> None:
+    def __init__(
+        self, driver_class: type[RuntimeDriver], config: Mapping[str, Any], tree: Path, directory: Path
+    ) -> None:
         self.driver_class, self.config, self.tree, self.directory = driver_class, config, tree, directory
         self.mark = f"sampan-suite-{os.getpid()}-{next(_numbers)}"
         self.made: list[Container] = []
@@ -72,7 +74,8 @@ class Workshop:
         return container_spec(["/bin/sh", "-c", script], cgroup=f"/{self._id()}", **process)
 
     def container(self, spec: Spec, *, rootfs: tuple[Mount, ...] | None = None, netns: int = -1) -> Container:
-        """Give a container that is still to be created. Its root is a bind mount of the shared tree unless told."""
+        """Give a container that is still to be created. Its root is a bind mount of the shared tree
+        unless told."""
         name = self._id()
         made = Container(
             self.driver_class, self.config, name, self.directory / name, spec,
@@ -130,10 +133,15 @@ class RuntimeDriverSuite:
 
     @pytest.fixture
     def workshop(
-        self, request: pytest.FixtureRequest, capabilities: frozenset[str], settings: Mapping[str, Any], tree: Path,
+        self,
+        request: pytest.FixtureRequest,
+        capabilities: frozenset[str],
+        settings: Mapping[str, Any],
+        tree: Path,
         tmp_path: Path,
-    ) -> Iterator[Workshop]:  # fmt: skip
-        """Make containers in the test; afterwards they are deleted and nothing of them is left on the host."""
+    ) -> Iterator[Workshop]:
+        """Make containers in the test; afterwards they are deleted and nothing of them is left on the
+        host."""
         needed = getattr(request.function, "needs", None)
         if needed is not None and needed not in capabilities:
             pytest.skip(f"{self.driver_class.name} does not claim {needed}")
@@ -147,11 +155,15 @@ class RuntimeDriverSuite:
         leaks.check()
         for container in workshop.made:
             state = container.directory / "state"
-            assert not state.exists() or list(state.iterdir()) == [], "delete leaves files in the state directory"
+            assert not state.exists() or list(state.iterdir()) == [], (
+                "delete leaves files in the state directory"
+            )
 
     # How a program runs and ends
 
-    @pytest.mark.parametrize(("script", "code"), [("true", 0), ("false", 1), ("exit 3", 3), ("exit 255", 255)])
+    @pytest.mark.parametrize(
+        ("script", "code"), [("true", 0), ("false", 1), ("exit 3", 3), ("exit 255", 255)]
+    )
     def test_exit_code(self, workshop: Workshop, script: str, code: int) -> None:
         """The exit code is the program's."""
         assert workshop.run(script).code == code
@@ -186,7 +198,9 @@ class RuntimeDriverSuite:
             (["/etc"], Forbidden),
         ],
     )
-    def test_program_that_cannot_run(self, workshop: Workshop, args: list[str], error: type[SampanError]) -> None:
+    def test_program_that_cannot_run(
+        self, workshop: Workshop, args: list[str], error: type[SampanError]
+    ) -> None:
         """A missing program is `NotFound`, one that can't be run `Forbidden`, by `create` or by `start`."""
         spec = workshop.spec("")
         spec["process"]["args"] = args
@@ -204,7 +218,9 @@ class RuntimeDriverSuite:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             signal.signal(signal.SIGUSR2, usr2)
-        threads_own = 3 << 31  # 32 and 33, which the C library keeps from programs: its callers can't reset them
+        threads_own = (
+            3 << 31
+        )  # 32 and 33, which the C library keeps from programs: its callers can't reset them
         assert [int(line.split()[1], 16) & ~threads_own for line in output.lines] == [0, 0]
 
     def test_environment_and_directory(self, workshop: Workshop) -> None:
@@ -213,13 +229,20 @@ class RuntimeDriverSuite:
         spec["process"] |= {"args": ["/bin/env"], "env": ["A=1", "B=two words"], "cwd": "/home"}
         assert sorted(workshop.container(spec).run().lines) in (
             ["A=1", "B=two words"],
-            ["A=1", "B=two words", "HOME=/root"],  # runc sets HOME where it is missing, as Docker's users expect
+            [
+                "A=1",
+                "B=two words",
+                "HOME=/root",
+            ],  # runc sets HOME where it is missing, as Docker's users expect
         )
         assert workshop.run("pwd", cwd="/home").text == "/home"
 
     def test_user_and_groups(self, workshop: Workshop) -> None:
         """Uid, gid and additional gids are the spec's, and the caller's own groups are gone."""
-        output = workshop.run("id -u; id -g; grep Groups /proc/self/status", user={"uid": 1000, "gid": 1001, "additionalGids": [7, 8]})
+        output = workshop.run(
+            "id -u; id -g; grep Groups /proc/self/status",
+            user={"uid": 1000, "gid": 1001, "additionalGids": [7, 8]},
+        )
         uid, gid, groups = output.lines
         assert (uid, gid, sorted(groups.split()[1:])) == ("1000", "1001", ["7", "8"])
 
@@ -233,7 +256,8 @@ class RuntimeDriverSuite:
             os.umask(before)
 
     def test_only_three_descriptors(self, workshop: Workshop, tmp_path: Path) -> None:
-        """Nothing but 0, 1 and 2 is open in the container, though the caller leaks what it can (CVE-2024-21626)."""
+        """Nothing but 0, 1 and 2 is open in the container, though the caller leaks what it can
+        (CVE-2024-21626)."""
         container = workshop.container(workshop.spec("ls /proc/self/fd; sleep 1000"))
         with _tempting_descriptors(tmp_path):
             container.create().start()
@@ -275,7 +299,9 @@ class RuntimeDriverSuite:
 
     def test_first_process_is_init(self, workshop: Workshop) -> None:
         """The program itself is pid 1, sees no other process, and takes over orphans."""
-        output = workshop.run("echo $$; (sh -c 'sleep 0.05; echo $PPID' &) ; ls -d /proc/[0-9]* | wc -l; sleep 0.3")
+        output = workshop.run(
+            "echo $$; (sh -c 'sleep 0.05; echo $PPID' &) ; ls -d /proc/[0-9]* | wc -l; sleep 0.3"
+        )
         assert output.lines[0] == "1"
         assert int(output.lines[1]) <= 5
         container = workshop.idle(workshop.spec("sleep 1000 & exec sleep 1001"))
@@ -296,7 +322,14 @@ class RuntimeDriverSuite:
         """The spec's mounts are there with their options, and none of the host's."""
         lines = [line.split() for line in workshop.run("cat /proc/mounts").lines]
         mounts = {target: (kind, set(options.split(","))) for _, target, kind, options, *_ in lines}
-        kinds = {"/proc": "proc", "/dev": "tmpfs", "/dev/pts": "devpts", "/sys": "sysfs", "/dev/shm": "tmpfs", "/dev/mqueue": "mqueue"}
+        kinds = {
+            "/proc": "proc",
+            "/dev": "tmpfs",
+            "/dev/pts": "devpts",
+            "/sys": "sysfs",
+            "/dev/shm": "tmpfs",
+            "/dev/mqueue": "mqueue",
+        }
         assert {target: mounts[target][0] for target in kinds} == kinds
         assert {"ro", "nosuid", "nodev", "noexec"} <= mounts["/sys"][1]
         assert {"rw", "nosuid", "nodev", "noexec"} <= mounts["/proc"][1]
@@ -304,10 +337,12 @@ class RuntimeDriverSuite:
         assert [target for _, target, *_ in lines].count("/") == 1
 
     def test_devices(self, workshop: Workshop) -> None:
-        """The default nodes are there with their numbers; links to the process's own streams; nothing of the host's."""
+        """The default nodes are there with their numbers; links to the process's own streams; nothing of
+        the host's."""
         names = ("null", "zero", "full", "random", "urandom", "tty")
         output = workshop.run(
-            f"cd /dev; stat -c '%n %t:%T %a' {' '.join(names)}; for name in fd stdin stdout stderr ptmx; do readlink $name; done; echo x > null; ls"
+            f"cd /dev; stat -c '%n %t:%T %a' {' '.join(names)}; "
+            "for name in fd stdin stdout stderr ptmx; do readlink $name; done; echo x > null; ls"
         )
         lines = output.lines
         numbers = ("1:3", "1:5", "1:7", "1:8", "1:9", "5:0")
@@ -343,7 +378,8 @@ class RuntimeDriverSuite:
         assert b"Read-only file system" in output.stderr
 
     def test_overlay_root(self, workshop: Workshop, tmp_path: Path, tree: Path) -> None:
-        """An overlay as data: what the container writes is in the upper directory, and the lower ones stay."""
+        """An overlay as data: what the container writes is in the upper directory, and the lower ones
+        stay."""
         upper, work, extra = (tmp_path / name for name in ("upper", "work", "extra"))
         for directory in (upper, work, extra):
             directory.mkdir()
@@ -364,12 +400,23 @@ class RuntimeDriverSuite:
         shared.mkdir()
         (shared / "file").write_text("from the host")
         spec = workshop.spec(
-            "cat /rw/file /file; echo; echo inside > /rw/new; touch /ro/new; echo $?; df -k /scratch | tail -1"
+            "cat /rw/file /file; echo; echo inside > /rw/new; touch /ro/new; echo $?; "
+            "df -k /scratch | tail -1"
         )
         spec["mounts"] += [
             {"destination": "/rw", "type": "bind", "source": str(shared), "options": ["rbind", "rprivate"]},
-            {"destination": "/ro", "type": "bind", "source": str(shared), "options": ["rbind", "ro", "rprivate"]},
-            {"destination": "/file", "type": "bind", "source": str(shared / "file"), "options": ["bind", "ro"]},
+            {
+                "destination": "/ro",
+                "type": "bind",
+                "source": str(shared),
+                "options": ["rbind", "ro", "rprivate"],
+            },
+            {
+                "destination": "/file",
+                "type": "bind",
+                "source": str(shared / "file"),
+                "options": ["bind", "ro"],
+            },
             {"destination": "/scratch", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "size=1m"]},
         ]
         output = workshop.container(spec, rootfs=_copy_on_write(workshop.tree, tmp_path)).run()
@@ -379,7 +426,8 @@ class RuntimeDriverSuite:
 
     @pytest.mark.parametrize("link", ["/dev", "/proc", "/volume"])
     def test_links_in_the_root_stay_in_it(self, workshop: Workshop, tmp_path: Path, link: str) -> None:
-        """An image whose mount points are links to the host's directories changes nothing there, and mounts nothing there."""
+        """An image whose mount points are links to the host's directories changes nothing there, and
+        mounts nothing there."""
         victim = tmp_path / "victim"
         victim.mkdir()
         rootfs = _copy_on_write(workshop.tree, tmp_path)
@@ -432,7 +480,8 @@ class RuntimeDriverSuite:
     @pytest.mark.parametrize("user", [{"uid": 0, "gid": 0}, {"uid": 1000, "gid": 1000}])
     @pytest.mark.parametrize("no_new_privileges", [False, True])
     def test_seccomp(self, workshop: Workshop, user: Spec, no_new_privileges: bool) -> None:
-        """A profile blocks what it names, by name and by argument, and nothing else; with any user and flag."""
+        """A profile blocks what it names, by name and by argument, and nothing else; with any user and
+        flag."""
         script = (
             "grep Seccomp: /proc/self/status; mkdir /tmp/blocked; trap '' USR1 USR2; "
             "kill -USR1 $$ && echo usr1; kill -USR2 $$ || echo no usr2"
@@ -441,7 +490,6 @@ class RuntimeDriverSuite:
         kill_usr2 = {"index": 1, "value": int(signal.SIGUSR2), "op": "SCMP_CMP_EQ"}
         spec["linux"]["seccomp"] = {
             "defaultAction": "SCMP_ACT_ALLOW",
-            "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"],
             "syscalls": [
                 {"names": ["mkdir", "mkdirat", "no_such_call"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38},
                 {"names": ["kill"], "action": "SCMP_ACT_ERRNO", "args": [kill_usr2]},
@@ -525,8 +573,11 @@ class RuntimeDriverSuite:
         assert (limits.memory(), limits.cpu(), limits.pids()) == (96 * MiB, (20_000, 100_000), 48)
 
     def test_stats(self, workshop: Workshop) -> None:
-        """Readings are the kernel's: time grows with work, memory and processes are counted, the limit is the limit."""
-        spec = workshop.spec("sleep 1000 & while read line; do i=0; while [ $i -lt 30000 ]; do i=$((i+1)); done; echo; done")
+        """Readings are the kernel's: time grows with work, memory and processes are counted, the limit is
+        the limit."""
+        spec = workshop.spec(
+            "sleep 1000 & while read line; do i=0; while [ $i -lt 30000 ]; do i=$((i+1)); done; echo; done"
+        )
         spec["linux"]["resources"]["memory"] = {"limit": 64 * MiB}
         container = workshop.idle(spec)
         before = container.stats()
@@ -545,12 +596,15 @@ class RuntimeDriverSuite:
         """`create` runs nothing of the program's; `delete` without a start leaves nothing."""
         container = workshop.container(workshop.spec("echo ran")).create()
         assert container.main.is_silent(0.1)
-        assert os.readlink(f"/proc/{container.main.pid}/ns/pid_for_children") != os.readlink("/proc/self/ns/pid")
+        assert os.readlink(f"/proc/{container.main.pid}/ns/pid_for_children") != os.readlink(
+            "/proc/self/ns/pid"
+        )
         container.delete()
         assert container.main.read_to_end() == b""
 
     def test_delete_kills(self, workshop: Workshop) -> None:
-        """`delete` of a running container kills every process, in whatever session, and is done twice without an error."""
+        """`delete` of a running container kills every process, in whatever session, and is done twice
+        without an error."""
         container = workshop.idle(workshop.spec("setsid sleep 1000 & exec sleep 1001"))
         pids = container.processes()
         container.delete()
@@ -586,7 +640,11 @@ class RuntimeDriverSuite:
         container.main.read_until(b"ready")
         pids = container.processes()
         assert container.main.pid in pids
-        assert sorted(Path(f"/proc/{pid}/comm").read_text().strip() for pid in pids) == ["sh", "sleep", "sleep"]
+        assert sorted(Path(f"/proc/{pid}/comm").read_text().strip() for pid in pids) == [
+            "sh",
+            "sleep",
+            "sleep",
+        ]
 
     @needs(RuntimeCapability.PAUSE)
     def test_pause_and_resume(self, workshop: Workshop) -> None:
@@ -629,10 +687,9 @@ class RuntimeDriverSuite:
 
     def test_terminal(self, workshop: Workshop) -> None:
         """With a console the program has a terminal of its own as 0, 1, 2, of the size asked for."""
-        container = workshop.idle(
-            workshop.spec("tty; stty size; test -t 0 && test -t 1 && test -t 2 && echo tty; read line; stty size",
-                          terminal=True, consoleSize={"height": 31, "width": 97})
-        )  # fmt: skip
+        script = "tty; stty size; test -t 0 && test -t 1 && test -t 2 && echo tty; read line; stty size"
+        size = {"height": 31, "width": 97}
+        container = workshop.idle(workshop.spec(script, terminal=True, consoleSize=size))
         assert container.main.read_until(b"tty\r\n").split() == [b"/dev/pts/0", b"31", b"97", b"tty"]
         container.main.resize(50, 132)
         container.main.write(b"\n")
@@ -642,7 +699,11 @@ class RuntimeDriverSuite:
 
     def test_terminal_controls(self, workshop: Workshop) -> None:
         """It is the controlling terminal: ^C is a signal."""
-        container = workshop.idle(workshop.spec("trap 'echo caught; exit 9' INT; echo ready; while :; do sleep 0.01; done", terminal=True))
+        container = workshop.idle(
+            workshop.spec(
+                "trap 'echo caught; exit 9' INT; echo ready; while :; do sleep 0.01; done", terminal=True
+            )
+        )
         container.main.read_until(b"ready")
         container.main.write(b"\x03")
         assert container.main.finish().code == 9
@@ -651,12 +712,15 @@ class RuntimeDriverSuite:
 
     @needs(RuntimeCapability.EXEC)
     def test_exec(self, workshop: Workshop) -> None:
-        """A further process lives in the namespaces and the cgroup of the first, and leaves its own exit code."""
+        """A further process lives in the namespaces and the cgroup of the first, and leaves its own exit
+        code."""
         container = workshop.idle()
         kinds = ("mnt", "pid", "net", "uts", "ipc", "cgroup")
         process = container.start_exec(shell("read line; echo $line; exit 7"))
         for kind in kinds:
-            assert os.readlink(f"/proc/{process.pid}/ns/{kind}") == os.readlink(f"/proc/{container.main.pid}/ns/{kind}")
+            assert os.readlink(f"/proc/{process.pid}/ns/{kind}") == os.readlink(
+                f"/proc/{container.main.pid}/ns/{kind}"
+            )
         theirs, first = (Path(f"/proc/{pid}/cgroup").read_text() for pid in (process.pid, container.main.pid))
         assert theirs == first
         assert sorted(container.processes()) == sorted((process.pid, container.main.pid))
@@ -700,8 +764,12 @@ class RuntimeDriverSuite:
         assert b"Operation not permitted" in output.stderr
 
     @needs(RuntimeCapability.EXEC)
-    @pytest.mark.parametrize(("args", "error"), [(["no-such-program"], NotFound), (["/etc/passwd"], Forbidden)])
-    def test_exec_of_what_cannot_run(self, workshop: Workshop, args: list[str], error: type[SampanError]) -> None:
+    @pytest.mark.parametrize(
+        ("args", "error"), [(["no-such-program"], NotFound), (["/etc/passwd"], Forbidden)]
+    )
+    def test_exec_of_what_cannot_run(
+        self, workshop: Workshop, args: list[str], error: type[SampanError]
+    ) -> None:
         """Errors as of `create`, and the container goes on."""
         container = workshop.idle()
         with pytest.raises(error):
@@ -713,7 +781,9 @@ class RuntimeDriverSuite:
     def test_exec_with_a_terminal(self, workshop: Workshop) -> None:
         """A further process has a terminal of its own."""
         size = {"height": 20, "width": 70}
-        process = workshop.idle().start_exec(shell("tty; stty size; read line; stty size", terminal=True, consoleSize=size))
+        process = workshop.idle().start_exec(
+            shell("tty; stty size; read line; stty size", terminal=True, consoleSize=size)
+        )
         assert process.read_until(b"20 70\r\n").startswith(b"/dev/pts/")
         process.resize(21, 71)
         process.write(b"\n")
@@ -740,22 +810,35 @@ class RuntimeDriverSuite:
 
     # What is not claimed
 
-    def test_refusals(self, workshop: Workshop, capabilities: frozenset[str]) -> None:
+    @pytest.mark.parametrize("capability", ["exec", "pause", "update", "own-network"])
+    def test_refusal(self, workshop: Workshop, capabilities: frozenset[str], capability: str) -> None:
         """What the probe does not claim is refused as `Unsupported`, and the container goes on."""
+        if capability in capabilities:
+            pytest.skip(f"{self.driver_class.name} claims {capability}, which has tests of its own")
         container = workshop.idle()
-        operations: dict[RuntimeCapability, Callable[[], Any]] = {
-            RuntimeCapability.EXEC: lambda: container.exec(shell("true")),
-            RuntimeCapability.PAUSE: container.pause,
-            RuntimeCapability.UPDATE: lambda: container.update({"memory": {"limit": 64 * MiB}}),
+        refused: dict[str, Callable[[], Any]] = {
+            "exec": lambda: container.exec(shell("true")),
+            "pause": container.pause,
+            "update": lambda: container.update({"memory": {"limit": 64 * MiB}}),
+            "own-network": lambda: _create_in_new_network(workshop),
         }
-        for capability, operation in operations.items():
-            if capability not in capabilities:
-                with pytest.raises(Unsupported):
-                    operation()
-        assert not Path(f"/proc/{container.main.pid}/status").read_text().count("State:\tZ")
+        with pytest.raises(Unsupported):
+            refused[capability]()
+        container.signal(signal.SIGKILL)
+        assert container.main.wait() == 137
 
 
-_WHERE = "stat -L -c %d:%i / ../../../../../../../../../../..; cat secret ../secret ../../secret 2>/dev/null; pwd"
+def _create_in_new_network(workshop: Workshop) -> None:
+    netns = new_netns()
+    try:
+        workshop.container(workshop.spec("true"), netns=netns).create()
+    finally:
+        os.close(netns)
+
+
+_WHERE = (
+    "stat -L -c %d:%i / ../../../../../../../../../../..; cat secret ../secret ../../secret 2>/dev/null; pwd"
+)
 
 
 def _assert_inside(output: Output) -> None:
@@ -769,7 +852,9 @@ def _tempting_descriptors(directory: Path) -> Iterator[None]:
     """Hold descriptors of a directory of the host at all free numbers from 3 to 64, open across exec."""
     (directory / "secret").write_text("the host's\n")
     source = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    free = [number for number in range(3, 65) if number != source and not Path(f"/proc/self/fd/{number}").exists()]
+    free = [
+        number for number in range(3, 65) if number != source and not Path(f"/proc/self/fd/{number}").exists()
+    ]
     try:
         for number in free:
             os.dup2(source, number, inheritable=True)
@@ -794,7 +879,8 @@ def _status(output: Output, prefix: str) -> dict[str, int]:
 
 
 class _KernelLimits:
-    """Reads limits of a process's cgroup where the kernel keeps them: v1 files where v1 has the controller, else v2's."""
+    """Reads limits of a process's cgroup where the kernel keeps them: v1 files where v1 has the
+    controller, else v2's."""
 
     def __init__(self, pid: int) -> None:
         lines = (line.split(":", 2) for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines())

@@ -13,19 +13,22 @@ __all__ = ["DEFAULT_CAPABILITIES", "container_spec", "process_spec"]
 Spec = dict[str, Any]
 
 DEFAULT_CAPABILITIES = (
-    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID", "CAP_SETUID",
-    "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE",
+    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID",
+    "CAP_SETUID", "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL",
+    "CAP_AUDIT_WRITE",
 )  # fmt: skip
 
 _MASKED = (
-    "/proc/asound", "/proc/acpi", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list",
-    "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap",
+    "/proc/asound", "/proc/acpi", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
+    "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware",
+    "/sys/devices/virtual/powercap",
 )  # fmt: skip
 _READONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 
 
 def process_spec(args: Sequence[str], **changes: Any) -> Spec:
-    """Give a `process` object that runs `args` as root in / with Docker's capabilities; `changes` are its fields."""
+    """Give a `process` object that runs `args` as root in / with Docker's capabilities; `changes` are its
+    fields."""
     capabilities = list(DEFAULT_CAPABILITIES)
     return {
         "terminal": False,
@@ -33,7 +36,7 @@ def process_spec(args: Sequence[str], **changes: Any) -> Spec:
         "args": list(args),
         "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"],
         "cwd": "/",
-        "capabilities": {kind: capabilities for kind in ("bounding", "effective", "permitted")},
+        "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), capabilities),
         "oomScoreAdj": 0,
         **changes,
     }
@@ -42,7 +45,8 @@ def process_spec(args: Sequence[str], **changes: Any) -> Spec:
 def container_spec(args: Sequence[str], *, cgroup: str, **process: Any) -> Spec:
     """Give a whole configuration for `args` in new mount, pid, network, uts and ipc namespaces.
 
-    The root is writable and called `rootfs`; `cgroup` is the path in every hierarchy. A fresh object: change it freely.
+    The root is writable and called `rootfs`; `cgroup` is the path in every hierarchy. A fresh object:
+    change it freely.
     """
     return {
         "ociVersion": "1.0.2",
@@ -90,12 +94,16 @@ def _mounts() -> list[Spec]:
 
 
 def _device_rules() -> list[Spec]:
-    """Nothing but making nodes, and null, zero, full, random, urandom, tty, console, ptmx and the terminals."""
+    """Nothing but making nodes, and null, zero, full, random, urandom, tty, console, ptmx and the
+    terminals."""
     nodes = ((1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2))
     return [
         {"allow": False, "access": "rwm"},
         {"allow": True, "type": "c", "access": "m"},
         {"allow": True, "type": "b", "access": "m"},
-        *({"allow": True, "type": "c", "major": major, "minor": minor, "access": "rwm"} for major, minor in nodes),
+        *(
+            {"allow": True, "type": "c", "major": major, "minor": minor, "access": "rwm"}
+            for major, minor in nodes
+        ),
         {"allow": True, "type": "c", "major": 136, "access": "rwm"},
     ]

@@ -1,9 +1,10 @@
 """Containers made by an OCI runtime's program: runc, crun, or any that understands the same command line.
 
-The command line is runc's (`runc(8)`, "OCI Runtime Command Line Interface" of the OCI's runtime-tools): `create`,
-`start`, `kill`, `delete`, `exec`, `pause`, `resume`, `update`, `ps`. Each method runs in a process of its own, which is
-what lets `create` go into a mount namespace that vanishes with it: the root file system is mounted there and nowhere
-else, and the container keeps it by its own copy of the namespace.
+The command line is runc's (`runc(8)`, "OCI Runtime Command Line Interface" of the OCI's runtime-tools):
+`create`, `start`, `kill`, `delete`, `exec`, `pause`, `resume`, `update`, `ps`. Each method runs in a
+process of its own, which is what lets `create` go into a mount namespace that vanishes with it: the root
+file system is mounted there and nowhere else, and the container keeps it by its own copy of the
+namespace.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from sampan.api.driver import Probe
-from sampan.api.errors import Forbidden, InvalidArgument, NotFound, SampanError, System
+from sampan.api.errors import Conflict, Forbidden, InvalidArgument, NotFound, SampanError, System
 from sampan.api.runtime import (
     CreateRequest,
     ExecRequest,
@@ -40,9 +41,9 @@ _UNIFIED = Path("/sys/fs/cgroup/unified")
 
 
 class OciRuntime(RuntimeDriver):
-    """Base of the drivers by program: a subclass gives `name`, and the program is called the same unless configured.
+    """Base of the drivers by program: a subclass gives `name`, which is the program's too unless configured.
 
-    The handle's data: `id`, the container's name to the program, and `cgroup`, its cgroup's path in every hierarchy.
+    Data of the handle: `id`, the program's name for the container, and `cgroup`, the path in every hierarchy.
     """
 
     package: ClassVar[str] = ""
@@ -57,7 +58,7 @@ class OciRuntime(RuntimeDriver):
 
     @classmethod
     def probe(cls, root: Path) -> Probe:
-        """Look for the program on PATH and ask its version. A program set as `binary` is found out at first use."""
+        """Look for the program on PATH. Whether one that is set as `binary` works shows at its first use."""
         import shutil
 
         if shutil.which(cls.name) is None:
@@ -73,22 +74,23 @@ class OciRuntime(RuntimeDriver):
     def create(self, request: CreateRequest) -> Handle:
         """Mount the root file system privately and run `create` with the container's stdio."""
         _enter_private_mounts()
+        self._lay_out(request)
         pid_file = self.context.state / "pid"
         try:
-            self._lay_out(request)
             with _naming(request.spec["process"]), _terminal(request.stdio, self.context.state) as options:
                 self._program().run(
-                    "create", "--bundle", str(request.bundle), "--pid-file", str(pid_file), *options, request.id,
-                    stdio=_three(request.stdio),
+                    "create", "--bundle", str(request.bundle), "--pid-file", str(pid_file), *options,
+                    request.id, stdio=_three(request.stdio),
                 )  # fmt: skip
             pid = int(pid_file.read_text())
+            return Handle(pid, data={"id": request.id, "cgroup": _cgroup_of(pid)})
+        except Conflict:
+            raise  # the container of that name is another one, and stays
         except SampanError:
-            with suppress(SampanError):  # crun leaves a cgroup when it fails; the first error is the one to tell
-                self._program().run("delete", "--force", request.id)
+            self._forget_half_made(request.id)
             raise
         finally:
             pid_file.unlink(missing_ok=True)
-        return Handle(pid, data={"id": request.id, "cgroup": _cgroup_of(pid)})
 
     def start(self, handle: Handle) -> None:
         """Run `start`."""
@@ -159,8 +161,14 @@ class OciRuntime(RuntimeDriver):
         except OSError as error:
             raise System(f"read the kills in container {handle.data['id']}: {error}") from error
 
+    def _forget_half_made(self, name: str) -> None:
+        """Remove what a failed `create` has left: crun leaves a cgroup. The first error is the one to tell."""
+        with suppress(SampanError):
+            self._program().run("delete", "--force", name)
+
     def _program(self) -> Program:
-        """Give the program with its settings and a log for this process alone: calls can be under way at once."""
+        """Give the program with its settings and a log for this process alone: calls can be under way at
+        once."""
         options = (
             self.config.get("binary") or self.name,
             "--root",
@@ -170,7 +178,8 @@ class OciRuntime(RuntimeDriver):
         return Program(options, self.context.state / f"log-{os.getpid()}.json")
 
     def _lay_out(self, request: CreateRequest) -> None:
-        """Mount the root at `bundle`/rootfs, and over config.json one that says so and names the network namespace."""
+        """Mount the root at `bundle`/rootfs, and over config.json one that says so and names the network
+        namespace."""
         spec = {**request.spec, "root": {**request.spec.get("root", {}), "path": "rootfs"}}
         spec["process"] = {**spec["process"], "terminal": request.stdio.console >= 0}
         if request.netns >= 0:
@@ -203,7 +212,8 @@ class CrunRuntime(OciRuntime):
     name = "crun"
 
     def _program(self) -> Program:
-        """Hide the v2 tree of a hybrid host from the program: crun refuses to work when it finds one beside v1."""
+        """Hide the v2 tree of a hybrid host from the program: crun refuses to work when it finds one
+        beside v1."""
         if (_UNIFIED / "cgroup.procs").exists():
             _enter_private_mounts()
             mounts.mount_all([mounts.Mount("tmpfs", "tmpfs")], _UNIFIED)
@@ -211,13 +221,15 @@ class CrunRuntime(OciRuntime):
 
 
 def _enter_private_mounts() -> None:
-    """Take a copy of the mounts for this process and its children: the host's later ones arrive, ours don't leave."""
+    """Take a copy of the mounts for this process and its children: the host's later ones arrive, ours
+    don't leave."""
     namespaces.unshare(namespaces.CLONE_NEWNS)
     mounts.set_propagation("/", mounts.MS_SLAVE | mounts.MS_REC)
 
 
 def _refuse_linked_dev(root: Path) -> None:
-    """Programs as of 2025 make device nodes through a link that an image has as /dev, on the host (CVE-2026-41579)."""
+    """Programs as of 2025 make device nodes through a link that an image has as /dev, on the host
+    (CVE-2026-41579)."""
     if (root / "dev").is_symlink():
         raise InvalidArgument("create container: /dev in its root file system is a symbolic link")
 
@@ -240,10 +252,12 @@ def _naming(process: Spec) -> Iterator[None]:
 
 @contextmanager
 def _terminal(stdio: Stdio, directory: Path) -> Iterator[tuple[str, ...]]:
-    """Give the options that make the program send its terminal to us, and hand it on to `stdio.console` at the end.
+    """Give the options that make the program send its terminal to us, and hand it on to `stdio.console`
+    at the end.
 
-    The program connects by a path; we bind in `directory` by a descriptor, for its own path may be too long for one.
-    The socket's queue holds connection and message, so there is no need to listen while the program runs.
+    The program connects by a path; we bind in `directory` by a descriptor, for its own path may be too
+    long for one. The socket's queue holds connection and message, so there is no need to listen while the
+    program runs.
     """
     if stdio.console < 0:
         yield ()

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 @hookimpl
 def sampan_register_runtime_drivers() -> Sequence[type[RuntimeDriver]]:
-    """Give one class per program that we know to work; another OCI runtime is a subclass of `OciRuntime` away."""
+    """Give one class per program that we know to work; another OCI runtime is a subclass of `OciRuntime`
+    away."""
     from sampan_runtime_oci.driver import CrunRuntime, RuncRuntime
 
     return [RuncRuntime, CrunRuntime]

@@ -1,6 +1,8 @@
-"""One call of an OCI runtime's program: spawn it, wait for it, and read its JSON log for the reason of a failure.
+"""One call of an OCI runtime's program: spawn it, wait for it, and read its JSON log for the reason of a
+failure.
 
-The log's form is logrus's JSON formatter, which runc, crun and runsc share: one object a line with `level` and `msg`.
+The log's form is logrus's JSON formatter, which runc, crun and runsc share: one object a line with
+`level` and `msg`.
 """
 
 from __future__ import annotations
@@ -67,7 +69,7 @@ class Program:
     def ask(self, command: str, *arguments: str) -> bytes:
         """Run one command and give what it writes, at most a pipe's 64 KiB. Errors as `run`."""
         reader, writer = os.pipe()
-        with open(reader, "rb") as answer:
+        with os.fdopen(reader, "rb") as answer:
             try:
                 self.run(command, *arguments, stdio=(-1, writer, -1))
             finally:
@@ -94,7 +96,7 @@ class Program:
         return ""
 
 
-def _spawn(argv: Sequence[str], stdio: Sequence[int]) -> int:
+def _spawn(argv: tuple[str, ...], stdio: Sequence[int]) -> int:
     """Start the program with fresh signals: Python ignores SIGPIPE, and what runs in a container must not."""
     close_range(3, flags=CLOSE_RANGE_CLOEXEC)  # it would pass on to the container what it gets
     fresh = [number for number in signal.valid_signals() if number not in (signal.SIGKILL, signal.SIGSTOP)]
@@ -104,4 +106,6 @@ def _spawn(argv: Sequence[str], stdio: Sequence[int]) -> int:
             argv[0], argv, os.environ, file_actions=actions, setsigmask=(), setsigdef=fresh
         )
     except OSError as error:
-        raise System(f"run {argv[0]}: {error.strerror}", remedy="install it, or set its path as `binary`") from error
+        raise System(
+            f"run {argv[0]}: {error.strerror}", remedy="install it, or set its path as `binary`"
+        ) from error
