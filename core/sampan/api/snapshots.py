@@ -110,9 +110,7 @@ class SnapshotIndex:
                 connection.close()
 
     @contextmanager
-    def adding(
-        self, key: str, parent: str | None, kind: SnapshotKind, options: SnapshotOptions
-    ) -> Iterator[Snapshot]:
+    def adding(self, key: str, parent: str | None, kind: SnapshotKind, options: SnapshotOptions) -> Iterator[Snapshot]:
         """Reserve the key and hold the parent while the driver makes the files; record the snapshot if
         nothing raised.
 

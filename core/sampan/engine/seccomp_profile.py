@@ -41,9 +41,7 @@ def load_profile(path_or_json: str | Path) -> dict[str, Any]:
     except ValueError as error:
         raise InvalidArgument(f"decoding seccomp profile failed: {error}") from error
     if not isinstance(profile, dict) or not isinstance(profile.get("defaultAction"), str):
-        raise InvalidArgument(
-            "seccomp profile: no defaultAction in it", remedy="see Docker's seccomp profile format"
-        )
+        raise InvalidArgument("seccomp profile: no defaultAction in it", remedy="see Docker's seccomp profile format")
     return profile
 
 

@@ -1,0 +1,373 @@
+"""The engine's containers: made, found, listed, renamed, removed. Starting and stopping is in `lifecycle`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+import time
+from dataclasses import dataclass
+
+from sampan import plugins
+from sampan.api.errors import Conflict, InvalidArgument, NotFound, SampanError, Unsupported
+from sampan.api.logs import LogDriver
+from sampan.api.runtime import RuntimeDriver
+from sampan.api.types import ContainerConfig, ContainerCreateRequest, HostConfig
+from sampan.engine import isolation
+from sampan.engine.container import Container, Directories
+from sampan.engine.events import EventBus
+from sampan.engine.images import Images
+from sampan.engine.metadata import Metadata
+from sampan.engine.mounts import mount_points
+from sampan.engine.names import check_name, new_id, random_name
+from sampan.engine.networks import Networks
+from sampan.engine.ports import mappings, parse_port
+from sampan.engine.records import ContainerRecord, ImageRecord, MountPoint, Status
+from sampan.engine.resources import check_limits
+from sampan.engine.spec import stop_signal
+from sampan.engine.storage import StorageDrivers, snapshot_options
+from sampan.engine.volumes import Volumes
+from sampan.settings import Settings
+from sampan.store import snapshots
+from sampan.store.snapshots import SnapshotOwner
+
+log = logging.getLogger(__name__)
+
+RESTART_POLICIES = ("", "no", "always", "unless-stopped", "on-failure")
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """What `create` made."""
+
+    container: Container
+    warnings: list[str]
+
+
+class Containers:
+    """All containers of the engine, by id and by name. The records in memory are the truth; the store follows them."""
+
+    def __init__(
+        self, settings: Settings, registry: plugins.Registry, metadata: Metadata, events: EventBus,
+        images: Images, storage: StorageDrivers, networks: Networks, volumes: Volumes,
+    ) -> None:  # fmt: skip
+        self._settings = settings
+        self._registry = registry
+        self._metadata = metadata
+        self._events = events
+        self._images = images
+        self._storage = storage
+        self._networks = networks
+        self._volumes = volumes
+        self._by_id: dict[str, Container] = {}
+        self._by_name: dict[str, str] = {}
+
+    def load(self) -> None:
+        """Take all containers from the store."""
+        for record in self._metadata.database.query(self._metadata.containers.list):
+            self._enter(Container(record, self.directories(record.id)))
+
+    def directories(self, container_id: str) -> Directories:
+        """Give where a container's files lie."""
+        return Directories(
+            self._settings.root / "containers" / container_id, self._settings.state / "containers" / container_id
+        )
+
+    def _enter(self, container: Container) -> None:
+        self._by_id[container.id] = container
+        self._by_name[container.record.name] = container.id
+
+    # ------------------------------------------------------------------ looking
+
+    def all(self) -> list[Container]:
+        """Give all containers, newest first."""
+        return sorted(self._by_id.values(), key=lambda container: -container.record.created)
+
+    def get(self, ref: str) -> Container:
+        """Find a container by id, name or the beginning of an id. Errors in Docker's words."""
+        found = self._by_id.get(ref) or self._by_id.get(self._by_name.get(ref.removeprefix("/"), ""))
+        if found is not None:
+            return found
+        matching = [item for key, item in self._by_id.items() if key.startswith(ref)] if ref else []
+        if len(matching) > 1:
+            raise InvalidArgument(f"Multiple IDs found with provided prefix: {ref}")
+        if not matching:
+            raise NotFound(f"No such container: {ref}")
+        return matching[0]
+
+    def of_image(self, image_id: str) -> list[tuple[str, bool]]:
+        """Give (id, is running) of the containers made from an image."""
+        return [(c.id, c.is_running) for c in self._by_id.values() if c.record.image_id == image_id]
+
+    def of_volume(self, name: str) -> list[str]:
+        """Give the ids of the containers that mount a volume."""
+        return [
+            c.id for c in self._by_id.values() if any(p.type == "volume" and p.name == name for p in c.record.mounts)
+        ]
+
+    # ------------------------------------------------------------------ making
+
+    async def create(self, request: ContainerCreateRequest, name: str | None) -> Created:
+        """Make a container from an image: record, snapshot, volumes. On an error nothing is left."""
+        image = self._images.resolve(request.image)
+        name = (name or "").removeprefix("/")
+        if name:
+            check_name("container", name)
+            self._check_name_free(name)
+        else:
+            name = self._free_name()
+        config = merge(request, image)
+        host = request.host_config
+        warnings = self._check(config, host)
+        driver = host.storage_opt.get("driver") or self._storage.default
+        options = snapshot_options(host.storage_opt)
+        container_id = new_id()
+        if not config.hostname:
+            config.hostname = os.uname().nodename if host.network_mode == "host" else container_id[:12]
+        points = mount_points(host, list(config.volumes), lambda ref: self.get(ref).record)
+        record = ContainerRecord(
+            id=container_id, name=name, created=time.time_ns(), image_id=image.id, config=config, host=host,
+            networks=dict(request.networking_config.endpoints_config), storage_driver=driver,
+            runtime=host.runtime or self._settings.runtime, log_driver=host.log_config.type or self._settings.log_driver,
+        )  # fmt: skip
+        await self._check_network(record)
+        container = Container(record, self.directories(container_id))
+        self._by_name[name] = container_id  # claimed while we wait for drivers
+        try:
+            with container.trace.span("create", "image.unpack", driver):
+                parent = await self._storage.ensure_unpacked(image, driver)
+            await self._make(container, parent, options, points)
+        except BaseException:
+            self._by_name.pop(name, None)
+            raise
+        self._enter(container)
+        self._emit(container, "create")
+        return Created(container, warnings)
+
+    async def _make(self, container: Container, parent: str | None, options: object, points: list[MountPoint]) -> None:
+        record = container.record
+        storage = await self._storage.get(record.storage_driver)
+        with container.trace.span("create", "storage.prepare", storage.name):
+            await storage.call(storage.driver.prepare, container.id, parent, options)  # type: ignore[arg-type]
+        try:
+            record.mounts = await self._make_volumes(points)
+            for directory in (container.directories.root, container.directories.bundle, container.directories.logs):
+                directory.mkdir(mode=0o710, parents=True)
+            with container.trace.span("create", "store.insert"):
+                await self._insert(record, storage.name)
+        except BaseException:
+            shutil.rmtree(container.directories.root, ignore_errors=True)
+            await self._remove_anonymous(record)
+            await self._storage.remove(storage.name, container.id)
+            raise
+
+    async def _insert(self, record: ContainerRecord, driver: str) -> None:
+        owner = SnapshotOwner(driver, record.id, "container", record.id)
+
+        def change(tx: object) -> None:
+            self._metadata.containers.insert(tx, record)  # type: ignore[arg-type]
+            snapshots.add(tx, owner)  # type: ignore[arg-type]
+
+        await self._metadata.database.write(change)
+
+    async def _make_volumes(self, points: list[MountPoint]) -> list[MountPoint]:
+        made = []
+        for point in points:
+            if point.type == "volume":
+                volume = await self._volumes.create(point.name, point.driver if not point.name else "")
+                where = await self._volumes.mountpoint(volume)
+                point = point.model_copy(
+                    update={"name": volume.name, "driver": volume.driver, "source": str(where or "")}
+                )
+            made.append(point)
+        return made
+
+    async def _remove_anonymous(self, record: ContainerRecord) -> None:
+        for point in record.mounts:
+            if point.type == "volume" and self._volumes.get(point.name).anonymous:
+                try:
+                    await self._volumes.remove(point.name)
+                except Conflict:
+                    pass
+
+    def _check_name_free(self, name: str) -> None:
+        if holder := self._by_name.get(name):
+            raise Conflict(
+                f'Conflict. The container name "/{name}" is already in use by container "{holder}".'
+                " You have to remove (or rename) that container to be able to reuse that name."
+            )
+
+    def _free_name(self) -> str:
+        for attempt in range(64):
+            name = random_name() + (str(attempt) if attempt > 8 else "")
+            if name not in self._by_name:
+                return name
+        return f"container_{new_id()[:12]}"
+
+    def _check(self, config: ContainerConfig, host: HostConfig) -> list[str]:
+        """Refuse what contradicts itself or can't be done; everything that a later start would stumble on."""
+        warnings = check_limits(host)
+        if not (config.entrypoint or config.cmd):
+            raise InvalidArgument("no command specified")
+        if config.working_dir and not config.working_dir.startswith("/"):
+            raise InvalidArgument(
+                f"the working directory '{config.working_dir}' is invalid, it needs to be an absolute path"
+            )
+        for item in config.env:
+            if not item or item.startswith("="):
+                raise InvalidArgument(f"invalid environment variable: {item}")
+        stop_signal(config.stop_signal)
+        isolation.parse_security_options(host.security_opt)
+        warnings.extend(isolation.container_capabilities(host)[1])
+        for text in host.device_cgroup_rules:
+            isolation.device_rule(text)
+        for mapping in host.devices:
+            isolation.mapped_device(mapping)
+        for port in config.exposed_ports:
+            parse_port(port)
+        mappings(host, config.exposed_ports)
+        self._registry.driver("runtime", host.runtime or self._settings.runtime, RuntimeDriver)
+        log_driver = self._registry.driver("log", host.log_config.type or self._settings.log_driver, LogDriver)
+        log_driver.validate(host.log_config.config)
+        self._check_restart(host)
+        self._check_modes(host)
+        if config.healthcheck and config.healthcheck.test and config.healthcheck.test != ["NONE"]:
+            warnings.append("Health checks are not run yet: the container's health stays unknown")
+        if host.init:
+            raise Unsupported("run an init process (--init): not built yet", remedy="leave out --init")
+        return warnings
+
+    @staticmethod
+    def _check_restart(host: HostConfig) -> None:
+        policy = host.restart_policy
+        if policy.name not in RESTART_POLICIES:
+            raise InvalidArgument(
+                f"invalid restart policy: unknown policy '{policy.name}'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'"
+            )
+        if policy.maximum_retry_count and policy.name != "on-failure":
+            raise InvalidArgument("invalid restart policy: maximum retry count can only be used with 'on-failure'")
+        if host.auto_remove and policy.name not in ("", "no"):
+            raise InvalidArgument("can't create 'AutoRemove' container with restart policy")
+
+    @staticmethod
+    def _check_modes(host: HostConfig) -> None:
+        if host.userns_mode not in ("", "host"):
+            raise InvalidArgument(f"invalid USER mode: {host.userns_mode}")
+        if host.uts_mode not in ("", "host"):
+            raise InvalidArgument(f"invalid UTS mode: {host.uts_mode}")
+        if host.cgroupns_mode not in ("", "host", "private"):
+            raise InvalidArgument(f"invalid cgroup namespace mode: {host.cgroupns_mode}")
+        if host.pid_mode not in ("", "private", "host") and not host.pid_mode.startswith("container:"):
+            raise InvalidArgument(f"invalid PID mode: {host.pid_mode}")
+        if host.ipc_mode not in ("", "private", "host", "shareable", "none") and not host.ipc_mode.startswith(
+            "container:"
+        ):
+            raise InvalidArgument(f"invalid IPC mode: {host.ipc_mode}")
+        if host.links:
+            raise Unsupported("link containers (--link): not built yet", remedy="use addresses or --add-host")
+
+    async def _check_network(self, record: ContainerRecord) -> None:
+        """Refuse an unknown network now, not at start; `driver:` names make that driver's default network."""
+        mode = record.host.network_mode
+        if mode.startswith(DRIVER_MODE):
+            network = await self._networks.default_of(mode.removeprefix(DRIVER_MODE))
+            record.host.network_mode = network.name
+        elif mode.startswith("container:"):
+            self.get(mode.removeprefix("container:"))
+        elif mode not in ("default", ""):
+            self._networks.resolve(mode)
+        if len(set(record.networks) - {"default", mode}) > 0:
+            raise Unsupported("join several networks at once: not built yet", remedy="name one network")
+
+    # ------------------------------------------------------------------ changing
+
+    async def rename(self, container: Container, name: str) -> None:
+        """Give a container another name."""
+        name = name.removeprefix("/")
+        check_name("container", name)
+        async with container.lock:
+            old = container.record.name
+            if name == old:
+                raise InvalidArgument("Renaming a container with the same name as its current name")
+            self._check_name_free(name)
+            self._by_name[name] = container.id
+            container.record.name = name
+            try:
+                await self._metadata.database.write(lambda tx: self._metadata.containers.update(tx, container.record))
+            except BaseException:
+                container.record.name = old
+                del self._by_name[name]
+                raise
+            del self._by_name[old]
+        self._emit(container, "rename", oldName=f"/{old}")
+
+    async def save(self, container: Container) -> None:
+        """Write the record to the store (not flushed: it can be read back from the shim)."""
+        await self._metadata.database.note(lambda tx: self._metadata.containers.update(tx, container.record))
+
+    async def remove(self, container: Container, *, volumes: bool) -> None:
+        """Remove a stopped container. The caller holds its lock. The store forgets it last, so a crash removes it again."""
+        record = container.record
+        record.state.status = Status.REMOVING
+        await self.save(container)
+        with container.trace.span("remove", "storage.remove", record.storage_driver):
+            try:
+                await self._storage.remove(record.storage_driver, container.id)
+            except SampanError as error:
+                log.warning("remove container %s: its snapshot stays: %s", container.id[:12], error)
+        owner = SnapshotOwner(record.storage_driver, container.id, "container", container.id)
+
+        def forget(tx: object) -> None:
+            snapshots.remove(tx, owner)  # type: ignore[arg-type]
+            self._metadata.containers.delete(tx, container.id)  # type: ignore[arg-type]
+
+        await asyncio.to_thread(self._remove_files, container)
+        await self._metadata.database.write(forget)
+        self._by_id.pop(container.id, None)
+        if self._by_name.get(record.name) == container.id:
+            del self._by_name[record.name]
+        if volumes:
+            await self._remove_anonymous(record)
+        self._emit(container, "destroy")
+        container.tell_removed()
+
+    @staticmethod
+    def _remove_files(container: Container) -> None:
+        for directory in (container.directories.state, container.directories.root):
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def _emit(self, container: Container, action: str, **more: str) -> None:
+        self._events.emit("container", action, container.id, attributes(container.record) | more)
+
+
+DRIVER_MODE = "sampan-driver:"
+"""A network mode of ours: the default network of a driver, made on first use."""
+
+
+def attributes(record: ContainerRecord) -> dict[str, str]:
+    """Give what an event tells of a container."""
+    return {**record.config.labels, "image": record.config.image, "name": record.name}
+
+
+def merge(request: ContainerCreateRequest, image: ImageRecord) -> ContainerConfig:
+    """Put the request over the image's defaults, by Docker's rules."""
+    own = image.config
+    config = ContainerConfig.model_validate(request.model_dump(include=set(ContainerConfig.model_fields)))
+    config.user = config.user or own.user
+    config.working_dir = config.working_dir or own.working_dir
+    config.exposed_ports = {**own.exposed_ports, **config.exposed_ports}
+    config.exposed_ports.update({port: {} for port in request.host_config.port_bindings})
+    config.exposed_ports = {"/".join(map(str, parse_port(port))): {} for port in config.exposed_ports}
+    config.volumes = {**own.volumes, **config.volumes}
+    config.labels = {**own.labels, **config.labels}
+    names = {item.partition("=")[0] for item in config.env}
+    config.env = [*config.env, *(item for item in own.env if item.partition("=")[0] not in names)]
+    config.stop_signal = config.stop_signal or own.stop_signal
+    config.healthcheck = config.healthcheck or own.healthcheck
+    if config.entrypoint is None or config.entrypoint == [""]:
+        reset = config.entrypoint == [""]
+        config.entrypoint = [] if reset else own.entrypoint
+        if not config.cmd and not reset:
+            config.cmd = own.cmd
+    return config

@@ -1,0 +1,77 @@
+"""The engine's open drivers: one object per driver, each with a bounded pool of threads of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Generic, ParamSpec, TypeVar
+
+from pydantic import ValidationError
+
+from sampan.api.driver import Driver
+from sampan.api.errors import InvalidArgument, SampanError, System, Unavailable
+
+log = logging.getLogger(__name__)
+
+D = TypeVar("D", bound=Driver)
+P = ParamSpec("P")
+T = TypeVar("T")
+
+THREADS = 4
+"""Operations of one driver that may run at once; more wait."""
+
+DEADLINE = 120.0
+"""Seconds after which the engine gives up on an operation. The thread can't be stopped; its slot stays taken."""
+
+
+class DriverHandle(Generic[D]):
+    """A driver and its threads. `call` runs one of its operations there; what it raises comes out as an error of ours."""
+
+    def __init__(self, driver: D, capabilities: frozenset[str] = frozenset()) -> None:
+        self.driver = driver
+        self.capabilities = capabilities
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix=f"driver-{driver.name}")
+
+    @property
+    def name(self) -> str:
+        """The driver's name."""
+        return self.driver.name
+
+    async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `function` (a method of the driver) in one of its threads."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(DEADLINE):
+                return await loop.run_in_executor(self._pool, lambda: function(*args, **kwargs))
+        except SampanError:
+            raise
+        except TimeoutError as error:
+            raise Unavailable(
+                f"driver {self.name}: {function.__name__} did not return within {DEADLINE:.0f} s"
+            ) from error
+        except Exception as error:
+            log.exception("driver %s: %s raised an error that is not of the contract", self.name, function.__name__)
+            raise System(f"driver {self.name}: {function.__name__}: {type(error).__name__}: {error}") from error
+
+    def shutdown(self) -> None:
+        """Let go of the threads; a hung one is left behind."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def driver_config(cls: type[Driver], values: dict[str, Any], where: str) -> Any:
+    """Check a driver's settings with its model. Raises `InvalidArgument` that names table and key."""
+    try:
+        return cls.config_model().model_validate(values)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise InvalidArgument(f"settings [{where}.{cls.name}]: {faults}") from error
+
+
+def private_directory(path: Path, mode: int = 0o700) -> Path:
+    """Make a directory with exactly this mode, and give its path."""
+    path.mkdir(mode=mode, parents=True, exist_ok=True)
+    path.chmod(mode)
+    return path

@@ -1,0 +1,141 @@
+"""The engine: its parts put together, opened in order, closed in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import shutil
+from pathlib import Path
+
+from sampan import plugins
+from sampan.api.errors import Conflict
+from sampan.api.hookspecs import Event
+from sampan.content.blobs import BlobStore
+from sampan.engine.containers import Containers
+from sampan.engine.drivers import private_directory
+from sampan.engine.events import EventBus
+from sampan.engine.execs import Execs
+from sampan.engine.images import Images
+from sampan.engine.lifecycle import Lifecycle
+from sampan.engine.metadata import Metadata
+from sampan.engine.networks import Networks
+from sampan.engine.storage import StorageDrivers
+from sampan.engine.volumes import Volumes
+from sampan.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class Engine:
+    """One engine over one root and one state directory, which it holds locked."""
+
+    def __init__(self, settings: Settings, registry: plugins.Registry, metadata: Metadata, locks: list[int]) -> None:
+        """Put the parts together; use `open`."""
+        self.settings = settings
+        self.registry = registry
+        self.metadata = metadata
+        self.events = EventBus()
+        self.blobs = BlobStore(settings.root / "content")
+        self.storage = StorageDrivers(settings, registry, metadata, self.blobs)
+        self.images = Images(metadata, self.blobs, self.storage, self.events)
+        self.networks = Networks(settings, registry, metadata, self.events)
+        self.volumes = Volumes(settings, registry, metadata, self.events)
+        self.containers = Containers(
+            settings, registry, metadata, self.events, self.images, self.storage, self.networks, self.volumes
+        )
+        self.lifecycle = Lifecycle(
+            settings,
+            registry,
+            metadata.engine_id,
+            self.events,
+            self.containers,
+            self.storage,
+            self.networks,
+            self.volumes,
+        )
+        self.execs = Execs(self.containers, self.lifecycle, self.events)
+        self.images.users = self.containers.of_image
+        self.volumes.users = self.containers.of_volume
+        self._locks = locks
+
+    @classmethod
+    async def open(cls, settings: Settings, registry: plugins.Registry) -> Engine:
+        """Open an engine and bring back what ran. Raises `Conflict` if another daemon holds root or state."""
+        locks = [_lock(private_directory(settings.root)), _lock(private_directory(settings.state))]
+        try:
+            metadata = await Metadata.open(settings.root / "metadata.db")
+        except BaseException:
+            _unlock(locks)
+            raise
+        engine = cls(settings, registry, metadata, locks)
+        try:
+            await engine._bring_up()
+        except BaseException:
+            await engine.close()
+            raise
+        return engine
+
+    async def _bring_up(self) -> None:
+        private_directory(self.settings.root / "containers", 0o711)
+        private_directory(self.settings.state / "containers")
+        await asyncio.to_thread(self.blobs.open)
+        self.events.observe(self._tell_plugins)
+        await self.storage.open()
+        await self.networks.open()
+        self.containers.load()
+        await self.lifecycle.recover(rebooted=await self.metadata.rebooted())
+        await self.lifecycle.sweep_starts()
+        everyone = self.containers.all()
+        await self.networks.sweep({c.id for c in everyone if c.is_running})
+        await self.storage.sweep({(c.record.storage_driver, c.id) for c in everyone})
+        await asyncio.to_thread(self._sweep_directories, {c.id for c in everyone})
+
+    def _sweep_directories(self, known: set[str]) -> None:
+        for base in (self.settings.root / "containers", self.settings.state / "containers"):
+            for directory in base.iterdir():
+                if directory.name not in known:
+                    log.info("sweeping %s, which belongs to no container", directory)
+                    shutil.rmtree(directory, ignore_errors=True)
+
+    def _tell_plugins(self, event: Event) -> None:
+        hook = self.registry.manager.hook.sampan_event
+        if hook.get_hookimpls():
+            asyncio.get_running_loop().run_in_executor(None, self._call_event_hook, event)
+
+    def _call_event_hook(self, event: Event) -> None:
+        try:
+            self.registry.manager.hook.sampan_event(event=event)
+        except Exception:
+            log.exception("a sampan_event hook failed on %s %s", event.type, event.action)
+
+    async def close(self) -> None:
+        """Let go of everything; containers go on."""
+        self.events.close()
+        await self.execs.close()
+        await self.lifecycle.close()
+        await self.networks.close()
+        await self.volumes.close()
+        await self.storage.close()
+        self.metadata.database.close()
+        _unlock(self._locks)
+        self._locks = []
+
+
+def _lock(directory: Path) -> int:
+    fd = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise Conflict(
+            f"lock {directory}: another sampan daemon uses this directory",
+            remedy="stop it, or give this one another --root and --state",
+        ) from None
+    return fd
+
+
+def _unlock(locks: list[int]) -> None:
+    for fd in locks:
+        os.close(fd)

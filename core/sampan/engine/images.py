@@ -1,0 +1,232 @@
+"""Images: what is known, how it is named, how it comes in and goes out."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from sampan.api.errors import Conflict, InvalidArgument, NotFound
+from sampan.api.types import ContainerConfig
+from sampan.content import archive, importer, references
+from sampan.content.archive import LoadedImage
+from sampan.content.blobs import BlobStore
+from sampan.engine.events import EventBus
+from sampan.engine.metadata import Metadata
+from sampan.engine.records import ImageRecord
+from sampan.engine.storage import StorageDrivers
+from sampan.engine.times import from_rfc3339
+from sampan.store import blobs as blob_ledger
+from sampan.store import tags
+from sampan.store.database import Transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """One line of what a removal did: a tag taken away, or an image or layer deleted."""
+
+    untagged: str = ""
+    deleted: str = ""
+
+
+class Images:
+    """The engine's images. A name is resolved as Docker does: tag, digest, then id or the beginning of one."""
+
+    def __init__(self, metadata: Metadata, blobs: BlobStore, storage: StorageDrivers, events: EventBus) -> None:
+        self._metadata = metadata
+        self._blobs = blobs
+        self._storage = storage
+        self._events = events
+        self._changing = asyncio.Lock()
+        self.users: Callable[[str], list[tuple[str, bool]]] = lambda image_id: []
+        """Gives (container id, is running) of the containers made from an image; set by the engine."""
+
+    def resolve(self, name: str) -> ImageRecord:
+        """Find an image. Raises `NotFound`, or `InvalidArgument` for a beginning that fits several."""
+        return self._metadata.database.query(lambda tx: self._resolve(tx, name))
+
+    def _resolve(self, tx: Transaction, name: str) -> ImageRecord:
+        images = self._metadata.images
+        if name.startswith("sha256:") and (image := images.find(tx, name)):
+            return image
+        try:
+            full = str(references.parse(name))
+        except InvalidArgument:
+            full = ""
+        if full and (image_id := tags.get(tx, full)):
+            return images.get(tx, image_id)
+        prefix = name.removeprefix("sha256:").lower()
+        if prefix and all(char in "0123456789abcdef" for char in prefix):
+            keys = images.keys_with_prefix(tx, f"sha256:{prefix}")
+            if len(keys) > 1:
+                raise InvalidArgument(f"ambiguous image id prefix: {name}")
+            if keys:
+                return images.get(tx, keys[0])
+        if not full:
+            references.parse(name)
+        shown = name if ":" in name.rpartition("/")[2] or name.startswith("sha256:") else f"{name}:latest"
+        raise NotFound(f"No such image: {shown}")
+
+    def all(self) -> list[tuple[ImageRecord, list[str]]]:
+        """Give every image with its tags (familiar form), newest first."""
+
+        def look(tx: Transaction) -> list[tuple[ImageRecord, list[str]]]:
+            named = tags.everything(tx)
+            return [(image, named.get(image.id, [])) for image in self._metadata.images.list(tx)]
+
+        found = self._metadata.database.query(look)
+        found.sort(key=lambda pair: -pair[0].created)
+        return [(image, [references.familiar(name) for name in names]) for image, names in found]
+
+    def tags(self, image_id: str) -> list[str]:
+        """Give the tags of an image, in the form that people use."""
+        names = self._metadata.database.query(lambda tx: tags.of_image(tx, image_id))
+        return [references.familiar(name) for name in names]
+
+    def config_json(self, image: ImageRecord) -> dict[str, Any]:
+        """Give the image's OCI config as parsed JSON."""
+        with self._blobs.open_blob(image.id) as file:
+            config: dict[str, Any] = json.load(file)
+        return config
+
+    async def import_tar(
+        self, stream: BinaryIO, reference: str | None, changes: Sequence[str], message: str, platform: str | None
+    ) -> ImageRecord:
+        """Make an image of one layer from a tar, as `docker import` does."""
+        name = str(references.parse(reference)) if reference else None
+        loaded = await asyncio.to_thread(importer.import_tar, stream, self._blobs, changes, message, platform)
+        image = await self._add(loaded, [name] if name else [])
+        self._emit("import", image, name)
+        return image
+
+    async def load(self, stream: BinaryIO) -> list[tuple[ImageRecord, list[str]]]:
+        """Take in a `docker save` archive or an OCI layout as a tar. Gives each image with its names in it."""
+        loaded = await asyncio.to_thread(archive.load, stream, self._blobs)
+        result = []
+        for item in loaded:
+            names = [str(references.parse(name)) for name in item.references]
+            image = await self._add(item, names)
+            self._emit("load", image, names[0] if names else None)
+            result.append((image, [references.familiar(name) for name in names]))
+        return result
+
+    async def _add(self, loaded: LoadedImage, names: Sequence[str]) -> ImageRecord:
+        image = await asyncio.to_thread(self._record, loaded)
+
+        def change(tx: Transaction) -> None:
+            known = self._metadata.images.find(tx, image.id)
+            if known is None:
+                self._metadata.images.insert(tx, image)
+                for digest in (image.manifest_digest, image.id):
+                    blob_ledger.add(tx, image.id, digest, self._blobs.size(digest))
+                for digest, _, size in image.layers:
+                    blob_ledger.add(tx, image.id, digest, size)
+            for name in names:
+                tags.put(tx, name, image.id)
+
+        async with self._changing:
+            await self._metadata.database.write(change)
+        return image
+
+    def _record(self, loaded: LoadedImage) -> ImageRecord:
+        with self._blobs.open_blob(loaded.manifest.digest) as file:
+            manifest = json.load(file)
+        with self._blobs.open_blob(loaded.config_digest) as file:
+            config = json.load(file)
+        layers = [(item["digest"], item["mediaType"], item["size"]) for item in manifest["layers"]]
+        return ImageRecord(
+            id=loaded.config_digest,
+            manifest_digest=loaded.manifest.digest,
+            created=from_rfc3339(config.get("created") or ""),
+            size=sum(size for _, _, size in layers),
+            diff_ids=config.get("rootfs", {}).get("diff_ids", []),
+            layers=layers,
+            architecture=config.get("architecture", ""),
+            os=config.get("os", "linux"),
+            config=ContainerConfig.model_validate(config.get("config") or {}),
+            loaded=time.time_ns(),
+        )
+
+    async def tag(self, source: str, reference: str) -> None:
+        """Give an image one more name."""
+        image = self.resolve(source)
+        name = str(references.parse(reference))
+        async with self._changing:
+            await self._metadata.database.write(lambda tx: tags.put(tx, name, image.id))
+        self._emit("tag", image, name)
+
+    async def remove(self, name: str, *, force: bool, prune: bool = True) -> list[Deleted]:
+        """Take a name away, and with the last name the image. Errors as Docker's: `Conflict` while containers use it."""
+        async with self._changing:
+            image = self.resolve(name)
+            names = self._metadata.database.query(lambda tx: tags.of_image(tx, image.id))
+            by_id = not self._names_a_tag(name, names)
+            if by_id and len(names) > 1 and not force:
+                raise Conflict(
+                    f"conflict: unable to delete {image.id[7:19]} (must be forced) - image is referenced in multiple repositories"
+                )
+            going = names if by_id else [str(references.parse(name))]
+            last = set(going) >= set(names)
+            if last:
+                self._check_unused(image, force=force, by_name=not by_id)
+            return await self._remove(image, going, whole=last)
+
+    @staticmethod
+    def _names_a_tag(name: str, names: list[str]) -> bool:
+        try:
+            return str(references.parse(name)) in names
+        except InvalidArgument:
+            return False
+
+    def _check_unused(self, image: ImageRecord, *, force: bool, by_name: bool) -> None:
+        for container_id, running in self.users(image.id):
+            if running:
+                text = "cannot be forced" if not by_name else "must be forced"
+                if force and by_name:
+                    continue
+                raise Conflict(
+                    f"conflict: unable to {'remove repository reference' if by_name else 'delete'} {image.id[7:19]} ({text})"
+                    f" - image is being used by running container {container_id[:12]}"
+                )
+            if not force:
+                raise Conflict(
+                    f"conflict: unable to delete {image.id[7:19]} (must be forced)"
+                    f" - image is being used by stopped container {container_id[:12]}"
+                )
+
+    async def _remove(self, image: ImageRecord, going: Sequence[str], *, whole: bool) -> list[Deleted]:
+        in_use = bool(self.users(image.id))
+        delete = whole and not in_use
+
+        def change(tx: Transaction) -> list[str]:
+            for name in going:
+                tags.remove(tx, name)
+            if not delete:
+                return []
+            unused = blob_ledger.remove_image(tx, image.id)
+            self._metadata.images.delete(tx, image.id)
+            return unused
+
+        if delete:
+            await self._storage.forget_image(image)
+        unused = await self._metadata.database.write(change)
+        done = [Deleted(untagged=references.familiar(name)) for name in going]
+        for name in going:
+            self._emit("untag", image, name)
+        if delete:
+            await asyncio.to_thread(self._delete_blobs, unused)
+            done.append(Deleted(deleted=image.id))
+            self._emit("delete", image, None)
+        return done
+
+    def _delete_blobs(self, digests: Sequence[str]) -> None:
+        for digest in digests:
+            self._blobs.delete(digest)
+
+    def _emit(self, action: str, image: ImageRecord, name: str | None) -> None:
+        attributes = dict(image.config.labels)
+        attributes["name"] = references.familiar(name) if name else image.id
+        self._events.emit("image", action, image.id, attributes)

@@ -1,0 +1,161 @@
+"""From `-v`, `--mount`, `--tmpfs`, `--volumes-from` and the image's volumes to mount points. Docker's rules and words."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from sampan.api.errors import InvalidArgument, Unsupported
+from sampan.api.types import HostConfig, MountRequest
+from sampan.engine.records import ContainerRecord, MountPoint
+
+PROPAGATIONS = ("private", "rprivate", "shared", "rshared", "slave", "rslave")
+TMPFS_DEFAULTS = ("noexec", "nosuid", "nodev")
+
+
+def mount_points(
+    host: HostConfig, image_volumes: Sequence[str], find: Callable[[str], ContainerRecord]
+) -> list[MountPoint]:
+    """Give all mount points of a new container, one for each destination; volumes not yet made have no source.
+
+    `find` resolves the containers of `--volumes-from`. Raises `InvalidArgument`, e.g. for two mounts on one place.
+    """
+    explicit = [
+        *(parse_bind(text, host.volume_driver) for text in host.binds),
+        *(_from_request(request) for request in host.mounts),
+        *(_tmpfs(destination, options) for destination, options in host.tmpfs.items()),
+    ]
+    points: dict[str, MountPoint] = {}
+    for point in explicit:
+        if point.destination in points:
+            raise InvalidArgument(f"Duplicate mount point: {point.destination}")
+        points[point.destination] = point
+    for text in host.volumes_from:
+        for point in _volumes_from(text, find):
+            points.setdefault(point.destination, point)
+    for destination in image_volumes:
+        clean = _destination(destination)
+        points.setdefault(
+            clean, MountPoint(type="volume", destination=clean, driver=host.volume_driver or "local", copy_up=True)
+        )
+    return list(points.values())
+
+
+def parse_bind(text: str, volume_driver: str) -> MountPoint:
+    """Read one `-v`: `[SOURCE:]DESTINATION[:MODES]`."""
+    parts = text.split(":")
+    if len(parts) > 3 or not all(parts):
+        raise InvalidArgument(f"invalid volume specification: '{text}'")
+    source, destination, modes = "", parts[0], ""
+    if len(parts) > 1:
+        source, destination = parts[0], parts[1]
+    if len(parts) > 2:
+        modes = parts[2]
+    destination = _destination(destination, text)
+    rw, propagation, copy = True, "", True
+    for mode in filter(None, modes.split(",")):
+        if mode in ("rw", "ro"):
+            rw = mode == "rw"
+        elif mode in PROPAGATIONS:
+            propagation = mode
+        elif mode == "nocopy":
+            copy = False
+        elif mode not in ("z", "Z", "consistent", "cached", "delegated"):
+            raise InvalidArgument(f"invalid mode: {modes}")
+    if source.startswith("/"):
+        return MountPoint(
+            type="bind", source=posixpath.normpath(source), destination=destination, mode=modes, rw=rw,
+            propagation=propagation or "rprivate", create=True,
+        )  # fmt: skip
+    if source.startswith((".", "~")) or "/" in source:
+        raise InvalidArgument(
+            f'{source!r} includes invalid characters for a local volume name, only "[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed.'
+            " If you intended to pass a host directory, use absolute path"
+        )
+    return MountPoint(
+        type="volume", name=source, driver=volume_driver or "local", destination=destination,
+        mode=modes or "z", rw=rw, copy_up=copy,
+    )  # fmt: skip
+
+
+def _destination(path: str, text: str = "") -> str:
+    if not path.startswith("/"):
+        raise InvalidArgument(
+            f"invalid volume specification: '{text or path}': invalid mount path: '{path}' mount path must be absolute"
+        )
+    clean = posixpath.normpath(path)
+    if clean in ("/", "//"):
+        raise InvalidArgument(
+            f"invalid volume specification: '{text or path}': invalid specification: destination can't be '/'"
+        )
+    return clean
+
+
+def _from_request(request: MountRequest) -> MountPoint:
+    destination = _destination(request.target)
+    if request.type == "bind":
+        if not request.source.startswith("/"):
+            raise InvalidArgument(
+                f"invalid mount config for type \"bind\": invalid mount path: '{request.source}' mount path must be absolute"
+            )
+        if not os.path.lexists(request.source) and not request.bind_options.create_mountpoint:
+            raise InvalidArgument(
+                f'invalid mount config for type "bind": bind source path does not exist: {request.source}'
+            )
+        propagation = request.bind_options.propagation or "rprivate"
+        if propagation not in PROPAGATIONS:
+            raise InvalidArgument(f"invalid propagation mode: {propagation}")
+        return MountPoint(
+            type="bind", source=request.source, destination=destination, rw=not request.read_only,
+            propagation=propagation, create=request.bind_options.create_mountpoint,
+        )  # fmt: skip
+    if request.type == "volume":
+        if request.volume_options.subpath:
+            raise Unsupported(
+                "mount a part of a volume (volume-subpath): not built yet", remedy="mount the whole volume"
+            )
+        return MountPoint(
+            type="volume", name=request.source, destination=destination, rw=not request.read_only,
+            driver=request.volume_options.driver_config.name or "local", mode="z", copy_up=not request.volume_options.no_copy,
+        )  # fmt: skip
+    if request.type == "tmpfs":
+        options = [*TMPFS_DEFAULTS]
+        if request.tmpfs_options.size_bytes:
+            options.append(f"size={request.tmpfs_options.size_bytes}")
+        if request.tmpfs_options.mode:
+            options.append(f"mode={request.tmpfs_options.mode:o}")
+        if request.read_only:
+            options.append("ro")
+        return MountPoint(type="tmpfs", destination=destination, options=options, rw=not request.read_only)
+    raise InvalidArgument(f"mount type unknown: {request.type!r}", remedy="known ones are bind, volume and tmpfs")
+
+
+def _tmpfs(destination: str, text: str) -> MountPoint:
+    given = [option for option in text.split(",") if option]
+    opposite = {"exec": "noexec", "suid": "nosuid", "dev": "nodev"}
+    named = {opposite.get(option, option) for option in given}
+    defaults = [option for option in TMPFS_DEFAULTS if option not in named]
+    return MountPoint(
+        type="tmpfs", destination=_destination(destination), options=[*defaults, *given], rw="ro" not in given
+    )
+
+
+def _volumes_from(text: str, find: Callable[[str], ContainerRecord]) -> list[MountPoint]:
+    name, _, mode = text.partition(":")
+    if mode not in ("", "ro", "rw", "z", "Z"):
+        raise InvalidArgument(f"invalid mode for volumes-from: {mode}")
+    points = [point for point in find(name).mounts if point.type != "tmpfs"]
+    return [point.model_copy(update={"copy_up": False, **({"rw": False} if mode == "ro" else {})}) for point in points]
+
+
+def make_bind_source(point: MountPoint) -> None:
+    """Make the directory of a `-v` bind that does not exist, as Docker does. Raises `InvalidArgument`."""
+    if point.type == "bind" and point.create and not Path(point.source).exists():
+        try:
+            Path(point.source).mkdir(mode=0o755, parents=True, exist_ok=True)
+        except OSError as error:
+            raise InvalidArgument(
+                f"error while creating mount source path '{point.source}': {error.strerror}"
+            ) from error

@@ -1,0 +1,330 @@
+"""Networks and endpoints: addresses chosen, drivers called, everything recorded before it exists on the host."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from sampan import plugins
+from sampan.api.errors import InvalidArgument, SampanError, Unavailable, Unsupported
+from sampan.api.ipam import AddressRequest, IpamDriver, PoolRequest
+from sampan.api.network import (
+    Endpoint,
+    Network,
+    NetworkCapability,
+    NetworkContext,
+    NetworkDriver,
+    PortMapping,
+    SandboxKind,
+    Subnet,
+)  # fmt: skip
+from sampan.api.types import EndpointSettings, IpamConfig, IpamPool
+from sampan.engine.drivers import DriverHandle, driver_config, private_directory
+from sampan.engine.events import EventBus
+from sampan.engine.metadata import Metadata
+from sampan.engine.names import new_id
+from sampan.engine.records import EndpointRecord, NetworkRecord
+from sampan.settings import Settings
+
+log = logging.getLogger(__name__)
+
+NetworkPlank = DriverHandle[NetworkDriver]
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """An endpoint that is up, and its network."""
+
+    network: NetworkRecord
+    endpoint: EndpointRecord
+
+
+class Networks:
+    """The engine's networks: one default per driver that has one, opened with their drivers at start."""
+
+    def __init__(self, settings: Settings, registry: plugins.Registry, metadata: Metadata, events: EventBus) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._metadata = metadata
+        self._events = events
+        self._open: dict[str, NetworkPlank] = {}
+        self._opening = asyncio.Lock()
+        self._allocating = asyncio.Lock()
+        self._ipam = DriverHandle(self._make_ipam("default"))
+        self.unavailable: dict[str, str] = {}
+
+    def _make_ipam(self, name: str) -> IpamDriver:
+        cls = self._registry.driver("ipam", name, IpamDriver)
+        return cls(driver_config(cls, self._settings.ipam.get(name, {}), "ipam"))
+
+    # ------------------------------------------------------------------ drivers
+
+    async def open(self) -> None:
+        """Open every driver that has networks here, and the three default ones; what can't work is listed, not fatal."""
+        used = {record.driver for record in self.all()}
+        for name in sorted(used | {"bridge", "host", "none"}):
+            try:
+                await self._ensure_default(await self.get(name))
+            except SampanError as error:
+                self.unavailable[name] = str(error)
+                log.warning("network driver %s is not available: %s", name, error)
+
+    async def get(self, name: str) -> NetworkPlank:
+        """Give the driver `name`, opened. Raises `InvalidArgument` for an unknown name, `Unavailable` if it can't work here."""
+        async with self._opening:
+            if name not in self._open:
+                self._open[name] = await self._start(name)
+                self.unavailable.pop(name, None)
+            return self._open[name]
+
+    async def _start(self, name: str) -> NetworkPlank:
+        cls = self._registry.driver("network", name, NetworkDriver)
+        state = private_directory(self._settings.state / "network" / name)
+        found = await asyncio.to_thread(plugins.probe, cls, state)
+        if not found.supported:
+            raise Unavailable(f"network driver {name!r} does not work here: {found.reason}")
+        values = dict(self._settings.network.get(name, {}))
+        if name == "bridge":
+            values.setdefault("bridge_name", self._settings.bridge_name)
+        handle = DriverHandle(
+            cls(NetworkContext(state, self._metadata.engine_id), driver_config(cls, values, "network")),
+            found.capabilities,
+        )
+        known = [to_network(record) for record in self.all() if record.driver == name]
+        await handle.call(handle.driver.open, known)
+        return handle
+
+    def opened(self) -> list[NetworkPlank]:
+        """Give the open drivers."""
+        return list(self._open.values())
+
+    async def _ensure_default(self, plank: NetworkPlank) -> NetworkRecord | None:
+        wanted = plank.driver.default_network()
+        if wanted is None:
+            return None
+        for record in self.all():
+            if record.driver == plank.name and record.is_default:
+                return record
+        pools = []
+        if plank.name == "bridge" and self._settings.bridge_subnet:
+            interface = ipaddress.ip_interface(self._settings.bridge_subnet)
+            pools = [IpamPool(subnet=str(interface.network), gateway=str(interface.ip))]
+        return await self._create(
+            plank,
+            wanted.name,
+            pools=pools,
+            options=dict(wanted.options),
+            is_default=True,
+            needs_subnet=self._has_addresses(plank),
+        )
+
+    @staticmethod
+    def _has_addresses(plank: NetworkPlank) -> bool:
+        return NetworkCapability.MULTIPLE in plank.capabilities or NetworkCapability.PUBLISH in plank.capabilities
+
+    async def default_of(self, driver: str) -> NetworkRecord:
+        """Give the default network of a driver, made on first use. Raises as `get`; `Unsupported` if it has none."""
+        record = await self._ensure_default(await self.get(driver))
+        if record is None:
+            raise Unsupported(
+                f"join the default network of driver {driver!r}: it has none", remedy="make one and name it"
+            )
+        return record
+
+    # ------------------------------------------------------------------ networks
+
+    def all(self) -> list[NetworkRecord]:
+        """Give all networks, oldest first."""
+        return self._metadata.database.query(self._metadata.networks.list)
+
+    def resolve(self, name: str) -> NetworkRecord:
+        """Find a network by name, id or the beginning of one. Raises `NotFound`."""
+        return self._metadata.database.query(lambda tx: self._metadata.networks.resolve(tx, name))
+
+    def endpoints(self, **of: str) -> list[EndpointRecord]:
+        """Give the endpoints of a network (`network_id=`) or a container (`container_id=`)."""
+        return self._metadata.database.query(lambda tx: self._metadata.endpoints.list(tx, **of))
+
+    async def _create(
+        self,
+        plank: NetworkPlank,
+        name: str,
+        *,
+        pools: Sequence[IpamPool],
+        options: dict[str, str],
+        is_default: bool,
+        needs_subnet: bool,
+    ) -> NetworkRecord:
+        async with self._allocating:
+            subnets: list[Subnet] = []
+            if needs_subnet:
+                taken = [prefix for record in self.all() for prefix, _ in record.subnets]
+                for pool in pools or [IpamPool()]:
+                    request = PoolRequest(
+                        prefix=pool.subnet or None,
+                        gateway=pool.gateway or None,
+                        ip_range=pool.ip_range or None,
+                        in_use=taken,
+                    )
+                    subnets.append(await self._ipam.call(self._ipam.driver.choose_subnet, request))
+            record = NetworkRecord(
+                id=new_id(),
+                name=name,
+                driver=plank.name,
+                created=time.time_ns(),
+                subnets=[(subnet.prefix, subnet.gateway) for subnet in subnets],
+                options=options,
+                ipam=IpamConfig(config=[IpamPool(subnet=s.prefix, gateway=s.gateway or "") for s in subnets]),
+                is_default=is_default,
+            )
+            await self._metadata.database.write(lambda tx: self._metadata.networks.insert(tx, record))
+        try:
+            await plank.call(plank.driver.create_network, to_network(record))
+        except BaseException:
+            await self._metadata.database.write(lambda tx: self._metadata.networks.delete(tx, record.id))
+            raise
+        self._events.emit("network", "create", record.id, {"name": record.name, "type": record.driver})
+        return record
+
+    # ------------------------------------------------------------------ endpoints
+
+    async def sandbox_kind(self, network: NetworkRecord) -> SandboxKind:
+        """Say which namespace a container in this network lives in."""
+        return (await self.get(network.driver)).driver.sandbox
+
+    async def attach(
+        self,
+        network: NetworkRecord,
+        container_id: str,
+        netns: int,
+        asked: EndpointSettings,
+        ports: Sequence[PortMapping],
+        *,
+        mac: str,
+    ) -> EndpointRecord:
+        """Give a container's sandbox a place in a network: address, link, ports. All or nothing."""
+        plank = await self.get(network.driver)
+        if asked.links or asked.aliases:
+            raise Unsupported(
+                f"join network {network.name}: links and aliases need name resolution, which this version does not have",
+                remedy="use addresses or --add-host",
+            )
+        endpoint = await self._allocate(network, container_id, asked, ports, mac)
+        try:
+            attachment = await plank.call(plank.driver.attach, to_network(network), to_endpoint(endpoint), netns)
+        except BaseException:
+            await self._metadata.database.note(lambda tx: self._metadata.endpoints.delete(tx, endpoint.id))
+            raise
+        made = [(p.protocol, p.container_port, p.host_port, p.host_ip, p.count) for p in attachment.ports]
+        endpoint = endpoint.model_copy(
+            update={"host_interface": attachment.host_interface, "mac": attachment.mac or endpoint.mac, "ports": made}
+        )
+        await self._metadata.database.note(lambda tx: self._metadata.endpoints.update(tx, endpoint))
+        self._events.emit("network", "connect", network.id, self._attributes(network, container_id))
+        return endpoint
+
+    async def _allocate(
+        self, network: NetworkRecord, container_id: str, asked: EndpointSettings, ports: Sequence[PortMapping], mac: str
+    ) -> EndpointRecord:
+        preferred = asked.ipam_config.ipv4_address if asked.ipam_config else ""
+        if preferred and network.is_default:
+            raise InvalidArgument(
+                "invalid config for network bridge: user specified IP address is supported on user defined networks only"
+            )
+        async with self._allocating:
+            ipv4 = None
+            if network.subnets:
+                prefix, gateway = network.subnets[0]
+                taken = {item.ipv4.partition("/")[0] for item in self.endpoints(network_id=network.id) if item.ipv4}
+                request = AddressRequest(
+                    Subnet(prefix, gateway),
+                    preferred=preferred or None,
+                    in_use=taken | ({gateway} if gateway else set()),
+                )
+                ipv4 = await self._ipam.call(self._ipam.driver.choose_address, request)
+            endpoint = EndpointRecord(
+                id=new_id(),
+                network_id=network.id,
+                container_id=container_id,
+                mac=mac,
+                ipv4=ipv4,
+                gateway=not network.internal,
+                ports=[(p.protocol, p.container_port, p.host_port, p.host_ip, p.count) for p in ports],
+            )
+            await self._metadata.database.note(lambda tx: self._metadata.endpoints.insert(tx, endpoint))
+        return endpoint
+
+    async def detach_all(self, container_id: str) -> None:
+        """Take a container out of all its networks. Best-effort: what fails stays in the store, for the next sweep."""
+        for endpoint in self.endpoints(container_id=container_id):
+            network = self._metadata.database.query(partial(self._metadata.networks.find, key=endpoint.network_id))
+            try:
+                if network is not None:
+                    plank = await self.get(network.driver)
+                    await plank.call(plank.driver.detach, to_network(network), to_endpoint(endpoint))
+            except SampanError as error:
+                log.warning("detach endpoint %s of container %s: %s", endpoint.id[:12], container_id[:12], error)
+                continue
+            await self._metadata.database.note(partial(self._metadata.endpoints.delete, key=endpoint.id))
+            if network is not None:
+                self._events.emit("network", "disconnect", network.id, self._attributes(network, container_id))
+
+    @staticmethod
+    def _attributes(network: NetworkRecord, container_id: str) -> dict[str, str]:
+        return {"container": container_id, "name": network.name, "type": network.driver}
+
+    async def sweep(self, living: set[str]) -> None:
+        """Remove from host and store whatever belongs to containers that no longer run."""
+        for endpoint in self.endpoints():
+            if endpoint.container_id not in living:
+                await self.detach_all(endpoint.container_id)
+        networks, endpoints = self.all(), self.endpoints()
+        for plank in self.opened():
+            own = [to_network(record) for record in networks if record.driver == plank.name]
+            ids = {network.id for network in own}
+            valid = [to_endpoint(record) for record in endpoints if record.network_id in ids]
+            for removed in await plank.call(plank.driver.gc, own, valid):
+                log.info("network %s: swept %s", plank.name, removed)
+
+    async def close(self) -> None:
+        """Close every driver; networks and endpoints stay up, for the containers that go on."""
+        for plank in self._open.values():
+            try:
+                await plank.call(plank.driver.close)
+            except SampanError:
+                log.exception("close network driver %s", plank.name)
+            plank.shutdown()
+        self._open.clear()
+        self._ipam.shutdown()
+
+
+def to_network(record: NetworkRecord) -> Network:
+    """Give the record as the contract's data."""
+    return Network(
+        id=record.id,
+        name=record.name,
+        driver=record.driver,
+        subnets=tuple(Subnet(prefix, gateway) for prefix, gateway in record.subnets),
+        internal=record.internal,
+        options=record.options,
+    )
+
+
+def to_endpoint(record: EndpointRecord) -> Endpoint:
+    """Give the record as the contract's data."""
+    return Endpoint(
+        id=record.id,
+        network_id=record.network_id,
+        container_id=record.container_id,
+        interface=record.interface,
+        mac=record.mac,
+        ipv4=record.ipv4,
+        ipv6=record.ipv6,
+        gateway=record.gateway,
+        ports=tuple(PortMapping(*item) for item in record.ports),
+    )

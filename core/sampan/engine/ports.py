@@ -1,0 +1,89 @@
+"""Published ports: from the API's bindings to ranges, and back."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping, Sequence
+
+from sampan.api.errors import InvalidArgument
+from sampan.api.network import PortMapping
+from sampan.api.types import HostConfig, PortBinding
+
+PROTOCOLS = ("tcp", "udp", "sctp")
+
+
+def parse_port(text: str) -> tuple[int, str]:
+    """Read `80/tcp` (or `80`). Raises `InvalidArgument` in Docker's words."""
+    number, _, protocol = text.partition("/")
+    protocol = protocol.lower() or "tcp"
+    if protocol not in PROTOCOLS:
+        raise InvalidArgument(f"invalid port specification: {text!r}: unknown protocol {protocol!r}")
+    return _port(number, text), protocol
+
+
+def _port(number: str, text: str) -> int:
+    if not number.isascii() or not number.isdigit() or not 0 < int(number) < 65536:
+        raise InvalidArgument(f"invalid port specification: {text!r}")
+    return int(number)
+
+
+def mappings(host: HostConfig, exposed: Iterable[str]) -> list[PortMapping]:
+    """Give what is to be published, neighbouring ports joined to ranges. Host port 0 lets the driver choose."""
+    bindings: dict[str, Sequence[PortBinding]] = {
+        key: value or [PortBinding()] for key, value in host.port_bindings.items()
+    }
+    if host.publish_all_ports:
+        for port in exposed:
+            bindings.setdefault(port, [PortBinding()])
+    single = [_mapping(port, binding) for port, items in bindings.items() for binding in items]
+    return join(single)
+
+
+def _mapping(port: str, binding: PortBinding) -> PortMapping:
+    number, protocol = parse_port(port)
+    if binding.host_ip:
+        try:
+            ipaddress.ip_address(binding.host_ip)
+        except ValueError:
+            raise InvalidArgument(f"invalid IP address: {binding.host_ip}") from None
+    text = binding.host_port
+    if not text or text == "0":
+        return PortMapping(protocol, number, 0, binding.host_ip)
+    low, separator, high = text.partition("-")
+    first = _port(low, text)
+    if separator and _port(high, text) != first:
+        raise InvalidArgument(
+            f"publish port {port} on one of {text}: choosing from a range is not built yet",
+            remedy="name one port, or none",
+        )
+    return PortMapping(protocol, number, first, binding.host_ip)
+
+
+def join(single: Iterable[PortMapping]) -> list[PortMapping]:
+    """Join mappings that continue each other."""
+    joined: list[PortMapping] = []
+    for item in sorted(set(single), key=lambda m: (m.protocol, m.host_ip, m.host_port, m.container_port)):
+        last = joined[-1] if joined else None
+        if (
+            last is not None
+            and item.host_port
+            and (last.protocol, last.host_ip) == (item.protocol, item.host_ip)
+            and last.host_port + last.count == item.host_port
+            and last.container_port + last.count == item.container_port
+        ):
+            joined[-1] = PortMapping(
+                last.protocol, last.container_port, last.host_port, last.host_ip, last.count + item.count
+            )
+        else:
+            joined.append(item)
+    return joined
+
+
+def shown(ports: Iterable[tuple[str, int, int, str, int]]) -> Mapping[str, list[dict[str, str]]]:
+    """Give published ports as `NetworkSettings.Ports` shows them."""
+    result: dict[str, list[dict[str, str]]] = {}
+    for protocol, container_port, host_port, host_ip, count in ports:
+        for offset in range(count):
+            entry = {"HostIp": host_ip or "0.0.0.0", "HostPort": str(host_port + offset)}
+            result.setdefault(f"{container_port + offset}/{protocol}", []).append(entry)
+    return result

@@ -1,0 +1,152 @@
+"""What the store keeps of each object. Times in nanoseconds since the epoch, 0 for never."""
+
+from __future__ import annotations
+
+import enum
+
+from pydantic import BaseModel, ConfigDict
+
+from sampan.api.types import ContainerConfig, EndpointSettings, HostConfig, IpamConfig
+
+
+class Record(BaseModel):
+    """Base of all records."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class Status(enum.StrEnum):
+    """A container's state in Docker's words."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    PAUSED = "paused"
+    RESTARTING = "restarting"
+    EXITED = "exited"
+    REMOVING = "removing"
+    DEAD = "dead"
+
+
+class ContainerState(Record):
+    """Where a container is in its life."""
+
+    status: Status = Status.CREATED
+    pid: int = 0
+    exit_code: int = 0
+    error: str = ""
+    oom_killed: bool = False
+    started_at: int = 0
+    finished_at: int = 0
+
+    @property
+    def is_running(self) -> bool:
+        """Say whether there is a process."""
+        return self.status in (Status.RUNNING, Status.PAUSED)
+
+
+class MountPoint(Record):
+    """A mount of a container, resolved: `source` is a path on the host (for a volume: its directory, known at start)."""
+
+    type: str
+    destination: str
+    source: str = ""
+    name: str = ""
+    driver: str = ""
+    mode: str = ""
+    rw: bool = True
+    propagation: str = ""
+    options: list[str] = []
+    create: bool = False
+    copy_up: bool = False
+
+
+class PublishedPort(Record):
+    """A port as asked for, and where it was published: `bindings` are (host ip, host port)."""
+
+    container_port: int
+    protocol: str
+    bindings: list[tuple[str, int]] = []
+
+
+class ContainerRecord(Record):
+    """A container."""
+
+    id: str
+    name: str
+    created: int
+    image_id: str
+    config: ContainerConfig
+    host: HostConfig
+    networks: dict[str, EndpointSettings] = {}
+    mounts: list[MountPoint] = []
+    storage_driver: str
+    runtime: str
+    log_driver: str
+    state: ContainerState = ContainerState()
+    restart_count: int = 0
+    has_started: bool = False
+    manually_stopped: bool = False
+
+    @property
+    def command(self) -> list[str]:
+        """Give what is run: entry point and command."""
+        return [*(self.config.entrypoint or []), *(self.config.cmd or [])]
+
+
+class EndpointRecord(Record):
+    """A container's place in a network while it runs."""
+
+    id: str
+    network_id: str
+    container_id: str
+    interface: str = "eth0"
+    mac: str = ""
+    ipv4: str | None = None
+    ipv6: str | None = None
+    gateway: bool = True
+    host_interface: str = ""
+    ports: list[tuple[str, int, int, str, int]] = []
+    """(protocol, container port, host port, host ip, count) as published."""
+
+
+class NetworkRecord(Record):
+    """A network. `subnets` are (prefix, gateway)."""
+
+    id: str
+    name: str
+    driver: str
+    created: int
+    subnets: list[tuple[str, str | None]] = []
+    internal: bool = False
+    ipv6: bool = False
+    attachable: bool = False
+    options: dict[str, str] = {}
+    labels: dict[str, str] = {}
+    ipam: IpamConfig = IpamConfig()
+    is_default: bool = False
+
+
+class VolumeRecord(Record):
+    """A volume."""
+
+    name: str
+    driver: str
+    created: int
+    options: dict[str, str] = {}
+    labels: dict[str, str] = {}
+    anonymous: bool = False
+
+
+class ImageRecord(Record):
+    """An image: `id` is the digest of its config, `layers` the descriptors' (digest, media type, bytes)."""
+
+    id: str
+    manifest_digest: str
+    created: int
+    size: int
+    diff_ids: list[str]
+    layers: list[tuple[str, str, int]]
+    architecture: str
+    os: str
+    config: ContainerConfig
+    loaded: int = 0

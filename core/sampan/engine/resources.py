@@ -1,0 +1,126 @@
+"""A container's limits: checked at create, turned into the OCI `linux.resources` object at start."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from sampan.api.errors import InvalidArgument, Unsupported
+from sampan.api.types import HostConfig
+
+MIN_MEMORY = 6 << 20
+"""Docker's least memory limit in bytes."""
+
+DEFAULT_CPU_PERIOD = 100_000
+"""Microseconds."""
+
+DEFAULT_SHM_SIZE = 64 << 20
+
+
+def check_limits(host: HostConfig) -> list[str]:
+    """Refuse limits that contradict themselves or the host, in Docker's words; give warnings for what is only odd."""
+    warnings: list[str] = []
+    if host.memory and host.memory < MIN_MEMORY:
+        raise InvalidArgument("Minimum memory limit allowed is 6MB")
+    if host.memory_swap > 0 and not host.memory:
+        raise InvalidArgument("You should always set the Memory limit when using Memoryswap limit, see usage")
+    if host.memory_swap > 0 and host.memory_swap < host.memory:
+        raise InvalidArgument("Minimum memoryswap limit should be larger than memory limit, see usage")
+    if host.memory_reservation and host.memory and host.memory < host.memory_reservation:
+        raise InvalidArgument("Minimum memory limit can not be less than memory reservation limit, see usage")
+    if host.memory_swappiness is not None and not -1 <= host.memory_swappiness <= 100:
+        raise InvalidArgument(f"Invalid value: {host.memory_swappiness}, valid memory swappiness range is 0-100")
+    if host.nano_cpus and (host.cpu_period or host.cpu_quota):
+        raise InvalidArgument("Conflicting options: Nano CPUs and CPU Period/Quota cannot both be set")
+    cpus = os.cpu_count() or 1
+    if host.nano_cpus < 0 or host.nano_cpus > cpus * 10**9:
+        raise InvalidArgument(f"Range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available")
+    if host.cpu_period and not 1000 <= host.cpu_period <= 1_000_000:
+        raise InvalidArgument("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)")
+    if 0 < host.cpu_quota < 1000:
+        raise InvalidArgument("CPU cfs quota can not be less than 1ms (i.e. 1000)")
+    if host.blkio_weight and not 10 <= host.blkio_weight <= 1000:
+        raise InvalidArgument("Range of blkio weight is from 10 to 1000")
+    if host.oom_score_adj and not -1000 <= host.oom_score_adj <= 1000:
+        raise InvalidArgument(f"Invalid value {host.oom_score_adj}, range for oom score adj is [-1000, 1000]")
+    if host.shm_size < 0:
+        raise InvalidArgument("SHM size can not be less than 0")
+    if host.cpu_realtime_period or host.cpu_realtime_runtime:
+        raise Unsupported(
+            "limit real-time cpu: this engine does not set real-time scheduling", remedy="leave out --cpu-rt-*"
+        )
+    if host.device_requests:
+        raise Unsupported(
+            "give devices by request (--gpus): no driver for device requests is known", remedy="use --device"
+        )
+    if host.oom_kill_disable and not host.memory:
+        warnings.append(
+            "OOM killer is disabled for the container, but no memory limit is set, this can result in the system running out of resources."
+        )
+    return warnings
+
+
+def linux_resources(host: HostConfig) -> dict[str, Any]:
+    """Give the OCI `linux.resources` object without its device rules."""
+    memory: dict[str, Any] = {}
+    if host.memory:
+        memory["limit"] = host.memory
+        memory["swap"] = host.memory_swap or host.memory * 2
+    if host.memory_reservation:
+        memory["reservation"] = host.memory_reservation
+    if host.memory_swappiness is not None and host.memory_swappiness >= 0:
+        memory["swappiness"] = host.memory_swappiness
+    if host.oom_kill_disable:
+        memory["disableOOMKiller"] = True
+    cpu: dict[str, Any] = {}
+    if host.cpu_shares:
+        cpu["shares"] = host.cpu_shares
+    if host.nano_cpus:
+        cpu["period"] = DEFAULT_CPU_PERIOD
+        cpu["quota"] = host.nano_cpus * DEFAULT_CPU_PERIOD // 10**9
+    if host.cpu_period:
+        cpu["period"] = host.cpu_period
+    if host.cpu_quota:
+        cpu["quota"] = host.cpu_quota
+    if host.cpuset_cpus:
+        cpu["cpus"] = host.cpuset_cpus
+    if host.cpuset_mems:
+        cpu["mems"] = host.cpuset_mems
+    resources: dict[str, Any] = {}
+    if memory:
+        resources["memory"] = memory
+    if cpu:
+        resources["cpu"] = cpu
+    if host.pids_limit and host.pids_limit > 0:
+        resources["pids"] = {"limit": host.pids_limit}
+    if block_io := _block_io(host):
+        resources["blockIO"] = block_io
+    return resources
+
+
+def _block_io(host: HostConfig) -> dict[str, Any]:
+    block_io: dict[str, Any] = {}
+    if host.blkio_weight:
+        block_io["weight"] = host.blkio_weight
+    if host.blkio_weight_device:
+        block_io["weightDevice"] = [
+            {**_device_number(item.path), "weight": item.weight} for item in host.blkio_weight_device
+        ]
+    throttles = {
+        "throttleReadBpsDevice": host.blkio_device_read_bps,
+        "throttleWriteBpsDevice": host.blkio_device_write_bps,
+        "throttleReadIOPSDevice": host.blkio_device_read_i_ops,
+        "throttleWriteIOPSDevice": host.blkio_device_write_i_ops,
+    }
+    for key, devices in throttles.items():
+        if devices:
+            block_io[key] = [{**_device_number(item.path), "rate": item.rate} for item in devices]
+    return block_io
+
+
+def _device_number(path: str) -> dict[str, int]:
+    try:
+        number = os.stat(path).st_rdev
+    except OSError as error:
+        raise InvalidArgument(f"limit block device {path!r}: {error.strerror}") from error
+    return {"major": os.major(number), "minor": os.minor(number)}

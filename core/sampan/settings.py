@@ -1,0 +1,121 @@
+"""The daemon's settings: `/etc/sampan/config.toml`, then `SAMPAN_…` in the environment, then flags; the later is stronger."""
+
+from __future__ import annotations
+
+import ipaddress
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic_core import ErrorDetails
+
+from sampan.api.errors import InvalidArgument
+
+DEFAULT_FILE = Path("/etc/sampan/config.toml")
+
+Table = dict[str, dict[str, Any]]
+"""A driver kind's tables: driver name → its settings, checked by the driver's own model."""
+
+
+class Settings(BaseModel):
+    """All that can be set. In the file, keys are written with hyphens (`storage-driver`) or underscores alike."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    root: Path = Path("/var/lib/sampan")
+    state: Path = Path("/run/sampan")
+    hosts: tuple[str, ...] = ("unix:///run/sampan.sock",)
+    group: str = "sampan"
+    storage_driver: str | None = None
+    runtime: str = "native"
+    log_driver: str = "json-file"
+    bridge_name: str = "sampan0"
+    bridge_subnet: str | None = None
+    cgroup_parent: str = "/sampan"
+    pidfile: Path | None = None
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    tlsverify: bool = False
+    tlscacert: Path | None = None
+    tlscert: Path | None = None
+    tlskey: Path | None = None
+    insecure_tcp: bool = False
+    storage: Table = {}
+    network: Table = {}
+    ipam: Table = {}
+    volume: Table = {}
+    runtimes: Table = {}
+
+    @field_validator("hosts")
+    @classmethod
+    def _known_schemes(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        for host in hosts:
+            if not host.startswith(("unix://", "tcp://", "fd://")):
+                raise ValueError(f"{host!r} is none of unix://PATH, tcp://HOST:PORT, fd://")
+        return hosts
+
+    @field_validator("bridge_subnet")
+    @classmethod
+    def _interface(cls, text: str | None) -> str | None:
+        if text is not None:
+            ipaddress.ip_interface(text)
+        return text
+
+    @field_validator("root", "state")
+    @classmethod
+    def _absolute(cls, path: Path) -> Path:
+        return Path.cwd() / path
+
+
+def load(overrides: Mapping[str, Any], config_file: str | None, environ: Mapping[str, str]) -> Settings:
+    """Put the three sources together. Raises `InvalidArgument` that names the source, the key and what is wrong."""
+    layers = [
+        (_from_file(config_file), f"config file {config_file or DEFAULT_FILE}"),
+        (_from_environment(environ), "environment"),
+        (dict(overrides), "command line"),
+    ]
+    merged: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for values, source in layers:
+        merged.update(values)
+        origin.update(dict.fromkeys(values, source))
+    try:
+        return Settings.model_validate(merged)
+    except ValidationError as error:
+        raise InvalidArgument("; ".join(_explain(item, origin) for item in error.errors())) from error
+
+
+def _explain(item: ErrorDetails, origin: Mapping[str, str]) -> str:
+    key = str(item["loc"][0])
+    where = ".".join(str(part) for part in item["loc"])
+    text = "is not a setting" if item["type"] == "extra_forbidden" else item["msg"]
+    return f"{origin.get(key, 'settings')}: {where}: {text}"
+
+
+def _from_file(config_file: str | None) -> dict[str, Any]:
+    path = Path(config_file) if config_file else DEFAULT_FILE
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        if config_file:
+            raise InvalidArgument(f"read config file {path}: it does not exist") from None
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidArgument(f"read config file {path}: {error}") from error
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidArgument(
+            f"read config file {path}: {error}", remedy="see docs/reference/configuration.md"
+        ) from error
+    return {key.replace("-", "_"): value for key, value in values.items()}
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, info in Settings.model_fields.items():
+        text = environ.get(f"SAMPAN_{name.upper()}")
+        if text is not None and info.annotation is not Table:
+            values[name] = tuple(text.split(",")) if name == "hosts" else text
+    return values
