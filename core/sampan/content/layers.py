@@ -22,8 +22,8 @@ _BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv.pop(2)); from sampa
 class Limits:
     """What one layer may take. A layer beyond one of them is refused, whatever it promised in its headers.
 
-    `stream_bytes`: its tar, decompressed. `file_bytes`: one file, holes counted. `entries`: headers in the tar.
-    `memory_bytes`: address space of the child. `seconds`: from start to end.
+    `stream_bytes`: its tar, decompressed. `file_bytes`: one file, holes counted. `entries`: headers in the
+    tar. `memory_bytes`: address space of the child. `seconds`: from start to end.
     """
 
     stream_bytes: int = 1 << 40
@@ -39,13 +39,16 @@ DEFAULT_LIMITS = Limits()
 def unpack(
     blob: Path, media_type: str, target: LayerTarget, expected_diff_id: str, limits: Limits = DEFAULT_LIMITS
 ) -> None:
-    """Write the layer in `blob` into the directory `target`, and check that its plain tar has the digest it should.
+    """Write the layer in `blob` into the directory `target`, and check that its plain tar has the digest it
+    should.
 
-    Compression is told by the bytes, as Docker does. Blocks; call it in a thread. After an error, or a crash, the target
-    is half-filled and must be thrown away. Not flushed to disk: that is the storage driver's commit.
+    Compression is told by the bytes, as Docker does. Blocks; call it in a thread. After an error, or a crash,
+    the target is half-filled and must be thrown away. Not flushed to disk: that is the storage driver's
+    commit.
 
-    Raises `InvalidArgument` for a layer that is damaged, hostile, over a limit or not the expected one, `Unsupported` for a
-    media type that is no layer, `NotFound` without blob or target, `System` when the host fails.
+    Raises `InvalidArgument` for a layer that is damaged, hostile, over a limit or not the expected one,
+    `Unsupported` for a media type that is no layer, `NotFound` without blob or target, `System` when the host
+    fails.
     """
     if media_type not in LAYER_TYPES:
         raise Unsupported(f"unpack {blob.name}: {media_type} is not a layer that can be unpacked")

@@ -1,8 +1,10 @@
-"""Reading a tar as a stream: ustar, GNU and PAX headers, sparse files, extended attributes. Reads only; touches no file.
+"""Reading a tar as a stream: ustar, GNU and PAX headers, sparse files, extended attributes. Reads only;
+touches no file.
 
-Made for hostile input: every number and length is checked, headers are bounded, nothing is trusted but the order of the bytes.
-`tarfile` isn't used because it takes five times as long for small files and keeps every member in memory.
-Sources: POSIX pax(1), tar(5) of libarchive, "Basic Tar Format" and "Sparse Formats" of the GNU tar manual.
+Made for hostile input: every number and length is checked, headers are bounded, nothing is trusted but the
+order of the bytes. `tarfile` isn't used because it takes five times as long for small files and keeps every
+member in memory. Sources: POSIX pax(1), tar(5) of libarchive, "Basic Tar Format" and "Sparse Formats" of the
+GNU tar manual.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ _ZEROS = bytes(BLOCK)
 class Member:
     """One entry. `kind` is one of the module's types, `size` the length of the file, `mtime` in nanoseconds.
 
-    `extents`: (offset, length) of the data of a sparse file, in order, as they follow in the stream; None for a plain one.
+    `extents`: (offset, length) of the data of a sparse file, in order, as they follow in the stream; None for
+    a plain one.
     """
 
     __slots__ = ("extents", "gid", "kind", "link", "major", "minor", "mode", "mtime", "name", "size", "uid", "xattrs")
@@ -83,7 +86,8 @@ class Blocks:
 
 
 class TarReader:
-    """The members of a tar, one after the other; what is not read of one is skipped when the next is asked for.
+    """The members of a tar, one after the other; what is not read of one is skipped when the next is asked
+    for.
 
     `most` bounds the headers, of every type. Raises `InvalidArgument` for whatever is not a proper tar.
     """
@@ -140,7 +144,8 @@ class TarReader:
         return data
 
     def read_all(self, limit: int) -> bytes:
-        """Give the whole data of the current member. Raises `InvalidArgument` when it is more than `limit` bytes."""
+        """Give the whole data of the current member. Raises `InvalidArgument` when it is more than `limit`
+        bytes."""
         if self._left > limit:
             raise InvalidArgument(f"a member of the tar is larger than {limit} bytes")
         return b"".join(self.data())

@@ -1,9 +1,11 @@
-"""The child that turns a layer's tar into files, confined so that a hostile tar can harm only its own directory.
+"""The child that turns a layer's tar into files, confined so that a hostile tar can harm only its own
+directory.
 
-It starts with two descriptors, the blob and the target directory. Before it reads a byte of the blob it makes the target its
-whole file system (pivot_root in a mount namespace of its own), leaves the network, and gives up all capabilities but those
-that making files takes. Beyond that, every path is looked up with `openat2(RESOLVE_IN_ROOT)` from a directory descriptor and
-every last component is used without following it, so `..`, absolute names and symbolic links stay inside by two walls.
+It starts with two descriptors, the blob and the target directory. Before it reads a byte of the blob it makes
+the target its whole file system (pivot_root in a mount namespace of its own), leaves the network, and gives
+up all capabilities but those that making files takes. Beyond that, every path is looked up with
+`openat2(RESOLVE_IN_ROOT)` from a directory descriptor and every last component is used without following it,
+so `..`, absolute names and symbolic links stay inside by two walls.
 
 Imports are few and come before the confinement: afterwards there is nothing to import from.
 Sources: image-spec layer.md (whiteouts), Documentation/filesystems/overlayfs.rst, openat2(2), pivot_root(2).
@@ -26,7 +28,14 @@ from sampan.api.errors import InvalidArgument, SampanError, System, to_wire
 from sampan.content import compression, tarstream
 from sampan.content.tarstream import Member, TarReader
 from sampan.linux.files import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
-from sampan.linux.syscalls import AT_EMPTY_PATH, AT_FDCWD, PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG, prctl, syscall
+from sampan.linux.syscalls import (
+    AT_EMPTY_PATH,
+    AT_FDCWD,
+    PR_SET_NO_NEW_PRIVS,
+    PR_SET_PDEATHSIG,
+    prctl,
+    syscall,
+)
 
 _PIECE = 1 << 18
 _PIECES_AHEAD = 16
@@ -94,7 +103,8 @@ class Pieces:
 
 
 class DeleteBelow:
-    """Deletions where the target holds the whole tree: what an earlier layer left is deleted, what this one wrote is kept."""
+    """Deletions where the target holds the whole tree: what an earlier layer left is deleted, what this one
+    wrote is kept."""
 
     def __init__(self) -> None:
         self._written: set[bytes] = set()
@@ -215,7 +225,8 @@ class Unpacker:
         return True
 
     def _directory(self, path: bytes) -> int:
-        """Give a descriptor of a directory, made with mode 0755 where it is missing, as are those above it."""
+        """Give a descriptor of a directory, made with mode 0755 where it is missing, as are those above
+        it."""
         if not path:
             return self._root
         fd = self._open.get(path)
@@ -409,7 +420,8 @@ class Unpacker:
             make(self._directory(path.rpartition(b"/")[0]))
 
     def _finish(self, path: bytes, name: bytes, member: Member) -> None:
-        """Set owner, attributes and times of what can't be opened. A new node's owner is set before its mode."""
+        """Set owner, attributes and times of what can't be opened. A new node's owner is set before its
+        mode."""
         parent = self._directory(path.rpartition(b"/")[0])
         os.chown(name, member.uid, member.gid, dir_fd=parent, follow_symlinks=False)
         if member.kind != tarstream.SYMLINK:
@@ -437,7 +449,8 @@ _WRITERS = {
 
 
 def _normal(name: bytes) -> bytes:
-    """Give a member's path from the root, without `.` and doubled slashes. An absolute one counts from the root as well."""
+    """Give a member's path from the root, without `.` and doubled slashes. An absolute one counts from the
+    root as well."""
     if b".." in name and b".." in name.split(b"/"):
         raise InvalidArgument(f"the layer has a name that leads out of it: {os.fsdecode(name)!r}")
     if name[:1] not in b"./" and b"//" not in name and b"/." not in name and name[-1:] != b"/":
@@ -448,7 +461,8 @@ def _normal(name: bytes) -> bytes:
 def _set_xattrs(target: int | bytes, member: Member) -> None:
     """Set what a layer may carry: `user.*`, file capabilities and ACLs.
 
-    Labels of security modules belong to the host and are left out; `trusted.*` would command overlayfs and is refused.
+    Labels of security modules belong to the host and are left out; `trusted.*` would command overlayfs and is
+    refused.
     """
     for name, value in member.xattrs.items():
         if name.startswith("trusted."):
@@ -489,7 +503,8 @@ def _translated(path: bytes, member: Member, error: OSError) -> SampanError:
 def confine(root: int, *, overlay: bool, file_size: int, memory: int) -> int:
     """Make the directory `root` this process's whole file system and give up what making files does not need.
 
-    Gives a descriptor of the new root. `overlay` keeps CAP_SYS_ADMIN, which setting overlay's attributes takes.
+    Gives a descriptor of the new root. `overlay` keeps CAP_SYS_ADMIN, which setting overlay's attributes
+    takes.
     """
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     os.umask(0)
@@ -497,7 +512,8 @@ def confine(root: int, *, overlay: bool, file_size: int, memory: int) -> int:
         hard = resource.getrlimit(limit)[1]
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(limit, (value, value))
-    # A clone of the target's mount, taken before unshare, for afterwards the kernel counts `root` as another namespace's.
+    # A clone of the target's mount, taken before unshare, for afterwards the kernel counts `root` as another
+    # namespace's.
     tree = syscall("open_tree", root, "", OPEN_TREE_CLONE | AT_EMPTY_PATH | os.O_CLOEXEC)
     syscall("unshare", CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWNET)
     syscall("mount", None, "/", None, MS_REC | MS_PRIVATE, None)
