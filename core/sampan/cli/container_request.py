@@ -7,8 +7,7 @@ import os
 import re
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sampan.cli import environment, mounts, ports
 from sampan.cli.failure import CANNOT_RUN, CliError
@@ -18,8 +17,7 @@ Options = Mapping[str, Any]
 """The parsed flags by name, as click gives them; the names are those of `container_options`."""
 
 
-@dataclass(frozen=True, slots=True)
-class CreateRequest:
+class CreateRequest(NamedTuple):
     """What to send: `body` is the API's ContainerCreateRequest."""
 
     image: str

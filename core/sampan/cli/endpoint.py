@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from sampan.cli.failure import CliError
 
 DEFAULT_HOST = "unix:///run/sampan.sock"
 
 
-@dataclass(frozen=True, slots=True)
-class TlsFiles:
+class TlsFiles(NamedTuple):
     """Paths of PEM files; `verify` says whether the server's certificate is checked against `ca`."""
 
     verify: bool
@@ -21,8 +20,7 @@ class TlsFiles:
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(NamedTuple):
     """A parsed address: a unix socket's `path`, or else `host` and `port`, with `tls` if it is spoken."""
 
     address: str
@@ -32,8 +30,7 @@ class Endpoint:
     tls: TlsFiles | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class TlsFlags:
+class TlsFlags(NamedTuple):
     """The TLS options as given on the command line; None means not given."""
 
     tls: bool | None = None

@@ -10,8 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sampan.cli.failure import CliError
 
@@ -140,8 +139,7 @@ _CONTROL = ("if", "range", "with", "else", "end")
 _REFUSED = ("define", "template", "block", "break", "continue")
 
 
-@dataclass(frozen=True, slots=True)
-class _Token:
+class _Token(NamedTuple):
     kind: str
     text: str
     spaced: bool  # white space stands before it: `a .B` is two operands, `a.B` is one

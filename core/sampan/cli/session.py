@@ -9,8 +9,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sampan.cli import terminal
 from sampan.cli.client import Client
@@ -28,8 +27,7 @@ _NOT_FORWARDED = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
+class Session(NamedTuple):
     """What is joined to what. `target` is the API path of a container or exec, which has `/resize` and maybe `/kill`."""
 
     client: Client

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sampan.cli.gotemplate import Template
 
 MIN_WIDTH = 10
 PADDING = 3
@@ -48,6 +47,8 @@ def show(
         sys.stdout.write(columns(lines))
         return
     assert template is not None
+    from sampan.cli.gotemplate import Template
+
     if template == "json":
         template = "{{json .}}"
     template = template.replace(r"\t", "\t").replace(r"\n", "\n")
@@ -78,6 +79,8 @@ def show_objects(objects: Sequence[Any], template: str | None) -> None:
     if not template:
         sys.stdout.write(json.dumps(objects, indent=4, ensure_ascii=False) + "\n")
         return
+    from sampan.cli.gotemplate import Template
+
     parsed = Template(template.replace(r"\t", "\t").replace(r"\n", "\n"))
     for item in objects:
         sys.stdout.write(parsed.render(item) + "\n")
