@@ -62,7 +62,7 @@ def test_both_ways_at_once() -> None:
             return size
 
         with left, right:
-            assert await asyncio.gather(talk(left), talk(right)) == [len(data)] * 2
+            assert list(await asyncio.gather(talk(left), talk(right))) == [len(data)] * 2
 
     asyncio.run(main())
 

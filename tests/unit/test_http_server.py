@@ -591,6 +591,31 @@ def test_upload_to_a_slow_handler_is_held_back(tmp_path: Path) -> None:
     serve(tmp_path, body)
 
 
+def test_a_flood_of_tiny_chunks_does_not_starve_others(tmp_path: Path) -> None:
+    async def body(client: Client, app: App, server: Server) -> None:
+        second = await Client(client.path).open()
+        second.send(PING)
+        await second.answer()
+
+        async def count(request: Request) -> Response:
+            app.started.set()
+            app.seen.append(len(await request.body.read()))
+            return empty()
+
+        app.router.add("POST", "/count", count)
+        client.send(request("POST", "/count", None, b"Transfer-Encoding: chunked\r\n"), b"1\r\nx\r\n" * 30_000)
+        client.send(b"0\r\n\r\n")
+        await app.started.wait()
+        second.send(PING)
+        await second.answer()
+        assert app.seen == []
+        assert (await client.answer())[0] == 204
+        assert app.seen == [30_000]
+        await second.close()
+
+    serve(tmp_path, body)
+
+
 def test_writes_wait_for_a_slow_client(tmp_path: Path) -> None:
     async def body(client: Client, app: App, server: Server) -> None:
         written = 0
