@@ -403,6 +403,24 @@ def test_hijack_keeps_glued_bytes_and_writes_after_half_close(
     serve(tmp_path, body)
 
 
+def test_eof_that_came_with_the_request_does_not_cancel_the_hijack_later(tmp_path: Path) -> None:
+    async def body(client: Client, app: App, server: Server) -> None:
+        async def run(stream: Stream) -> None:
+            assert await stream.read() == b""
+            await asyncio.sleep(FAST.eof_grace * 3)
+            await stream.write(b"late output")
+
+        async def handler(request: Request) -> Upgrade:
+            return Upgrade(run)
+
+        app.router.add("POST", "/late", handler)
+        client.send(request("POST", "/late"))
+        client.end()
+        assert (await client.rest()).endswith(b"late output")
+
+    serve(tmp_path, body)
+
+
 @pytest.mark.parametrize("chunked", [True, False])
 @pytest.mark.parametrize("upgrade", [b"", b"Connection: Upgrade\r\nUpgrade: tcp\r\n"])
 def test_body_before_a_hijack_is_the_handlers_and_the_rest_the_streams(
