@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from sampan.api.storage import Mount, SnapshotOptions, StorageContext
 from sampan.testing.storage import StorageDriverSuite
+from sampan.testing.trees import in_mounts
+from sampan_storage_btrfs.config import BtrfsConfig
 from sampan_storage_btrfs.driver import BtrfsDriver
 
 
@@ -39,8 +44,79 @@ class TestBtrfs(StorageDriverSuite):
     driver_class = BtrfsDriver
 
     @pytest.fixture
-    def driver_root(self, btrfs: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    def driver_root(self, btrfs: Path) -> Iterator[Path]:
         root = btrfs / "root"
         root.mkdir(mode=0o700)
         yield root
         run("rm", "-rf", str(root))
+
+
+class TestHost:
+    """What is btrfs' own."""
+
+    @pytest.fixture
+    def driver(self, btrfs: Path) -> Iterator[BtrfsDriver]:
+        root = btrfs / "own"
+        root.mkdir()
+        driver = BtrfsDriver(StorageContext(root, "own"), BtrfsConfig())
+        driver.open()
+        yield driver
+        for info in reversed(list(driver.walk())):
+            driver.remove(info.key)
+        driver.close()
+        run("rm", "-rf", str(root))
+
+    def test_committed_subvolumes_are_read_only(self, driver: BtrfsDriver) -> None:
+        import btrfsutil
+
+        driver.prepare("key", None, SnapshotOptions())
+        path = driver.layer_target("key").path
+        assert not btrfsutil.get_subvolume_read_only(path)
+        driver.commit("name", "key")
+        assert btrfsutil.get_subvolume_read_only(path)
+
+    def test_a_commit_cut_off_halfway_is_undone(self, driver: BtrfsDriver) -> None:
+        import btrfsutil
+
+        driver.prepare("key", None, SnapshotOptions())
+        btrfsutil.set_subvolume_read_only(driver.layer_target("key").path, True)
+        driver.close()
+        driver.open()
+        in_mounts(driver.mounts("key"), lambda root: (root / "file").touch())
+        assert os.listdir(driver.layer_target("key").path) == ["file"]
+
+    def test_nested_subvolumes_go_too(self, driver: BtrfsDriver) -> None:
+        import btrfsutil
+
+        driver.prepare("key", None, SnapshotOptions())
+        path = driver.layer_target("key").path
+        btrfsutil.create_subvolume(path / "nested")
+        btrfsutil.create_subvolume(path / "nested/deeper")
+        btrfsutil.set_subvolume_read_only(path / "nested/deeper", True)
+        driver.remove("key")
+        assert not path.exists()
+
+    def test_usage_goes_by_what_changed(self, driver: BtrfsDriver) -> None:
+        driver.prepare("key", None, SnapshotOptions())
+        for number in range(2000):
+            (driver.layer_target("key").path / f"file{number}").write_bytes(b"x" * 5000)
+        driver.commit("parent", "key")
+        assert driver.usage("parent").inodes == 2001
+        driver.prepare("child", "parent", SnapshotOptions())
+        untouched = driver.usage("child")
+        assert (untouched.bytes, untouched.inodes) == (0, 0)
+        (driver.layer_target("child").path / "file7").chmod(0o600)
+        (driver.layer_target("child").path / "file9").write_bytes(b"y" * 50_000)
+        changed = driver.usage("child")
+        assert (changed.bytes, changed.inodes) == (8192 + 53_248, 2)
+
+    def test_probe_says_what_is_missing(
+        self, btrfs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert "is not on btrfs" in BtrfsDriver.probe(tmp_path).reason
+        read_only = in_mounts([Mount("bind", str(btrfs), ("bind", "ro"))], BtrfsDriver.probe)
+        assert "Read-only file system" in read_only.reason
+        monkeypatch.setitem(sys.modules, "btrfsutil", None)
+        reason = BtrfsDriver.probe(btrfs).reason
+        assert "apt-get install libbtrfsutil-dev" in reason
+        assert 'pip install "sampan[btrfs]"' in reason
