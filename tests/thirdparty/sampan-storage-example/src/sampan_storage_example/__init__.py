@@ -1,0 +1,1 @@
+"""A storage driver for Sampan that lets cp(1) do the work."""
