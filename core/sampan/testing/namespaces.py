@@ -1,0 +1,118 @@
+"""Network namespaces for suites: each with a thread that lives in it, and sockets that talk for it.
+
+A driver is called in the thread of the namespace that stands for the host, as the daemon calls it in a worker thread; the
+machine's own links, routes and rules are never touched.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import Any, TypeVar
+
+from sampan.linux.namespaces import CLONE_NEWNET, unshare
+from sampan.linux.netlink import Netlink, add_address, add_veth, link_index, set_link
+
+__all__ = ["Namespace", "cable", "listen", "reaches", "reaches_udp"]
+
+T = TypeVar("T")
+
+SILENCE = 0.4
+"""Seconds without an answer that count as unreachable; an answer over a veth takes well under one millisecond."""
+
+
+class Namespace:
+    """A network namespace with its loopback down, until `close`."""
+
+    def __init__(self) -> None:
+        """Make it, and the thread in it."""
+        self._thread = ThreadPoolExecutor(1, initializer=unshare, initargs=(CLONE_NEWNET,))
+        self.fd: int = self.run(os.open, "/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+    def run(self, fn: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Run `fn` in the namespace; give its result or raise its error."""
+        return self._thread.submit(fn, *args, **kwargs).result()
+
+    def links(self) -> set[str]:
+        """Give the names of its links."""
+        with self.run(Netlink) as kernel:
+            return {link.name for link in kernel.links()}
+
+    def close(self) -> None:
+        """Let go; the kernel takes the namespace and its links apart when nothing holds it any more."""
+        self._thread.shutdown()
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def cable(host: Namespace, outside: Namespace) -> None:
+    """Join two namespaces: `uplink` with 192.0.2.1 and 2001:db8::1 on the host, `wire` with .9 and ::9 outside."""
+
+    def near() -> None:
+        with Netlink() as kernel:
+            kernel.run(set_link("lo", up=True), add_veth("uplink", peer="wire", netns=outside.fd))
+            index = link_index("uplink")
+            kernel.run(add_address(index, "192.0.2.1/24"), add_address(index, "2001:db8::1/64"))
+
+    def far() -> None:
+        with Netlink() as kernel:
+            index = link_index("wire")
+            kernel.run(set_link("lo", up=True), set_link(index, up=True))
+            kernel.run(add_address(index, "192.0.2.9/24"), add_address(index, "2001:db8::9/64"))
+
+    host.run(near)
+    outside.run(far)
+
+
+def listen(where: Namespace, port: int, *, protocol: str = "tcp", family: int = 4) -> socket.socket:
+    """Give a socket that listens on every address in `where`."""
+    kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
+
+    def make() -> socket.socket:
+        server = socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6, kind)
+        server.settimeout(SILENCE)
+        server.bind(("" if family == 4 else "::", port))
+        if protocol == "tcp":
+            server.listen()
+        return server
+
+    return where.run(make)
+
+
+def reaches(client: Namespace, address: str, port: int, server: socket.socket) -> str:
+    """Send a line both ways over TCP; give the client's address as the server sees it, "" if it can't be reached."""
+    try:
+        out = client.run(socket.create_connection, (address, port), SILENCE)
+    except OSError:
+        return ""
+    with out:
+        try:
+            into, peer = server.accept()
+        except TimeoutError:
+            return ""  # somebody else answered
+        with closing(into):
+            out.sendall(b"ping")
+            assert into.recv(4) == b"ping"
+            into.sendall(b"pong")
+            assert out.recv(4) == b"pong"
+            return str(peer[0])
+
+
+def reaches_udp(client: Namespace, address: str, port: int, server: socket.socket) -> str:
+    """Send a datagram both ways; give the client's address as the server sees it, "" if it can't be reached."""
+    with client.run(socket.socket, server.family, socket.SOCK_DGRAM) as out:
+        out.settimeout(SILENCE)
+        try:
+            out.connect((address, port))
+            out.send(b"ping")
+            data, peer = server.recvfrom(16)
+            assert data == b"ping"
+            server.sendto(b"pong", peer)
+            assert out.recv(16) == b"pong"
+        except OSError:
+            return ""
+        return str(peer[0])
