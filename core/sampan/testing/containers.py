@@ -176,10 +176,10 @@ class Process:
         """Change the terminal's size, in characters."""
         fcntl.ioctl(self.stdin, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
 
-    def read_until(self, wanted: bytes, timeout: float = TIMEOUT) -> bytes:
+    def read_until(self, wanted: bytes) -> bytes:
         """Read stdout up to `wanted`; `AssertionError` with what came if it doesn't come."""
         seen = b""
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + TIMEOUT
         while wanted not in seen:
             ready, _, _ = select.select([self.stdout], [], [], max(0, deadline - time.monotonic()))
             data = _read(self.stdout) if ready else b""
@@ -199,11 +199,11 @@ class Process:
         """Say whether nothing can be read from stdout for so long."""
         return not select.select([self.stdout], [], [], seconds)[0]
 
-    def finish(self, stdin: bytes = b"", timeout: float = TIMEOUT) -> Output:
+    def finish(self, stdin: bytes = b"") -> Output:
         """Write `stdin`, close it, read both outputs to their end and wait for the exit."""
         streams = {self.stdout: b"", **({self.stderr: b""} if self.stderr >= 0 else {})}
         open_streams = set(streams)
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + TIMEOUT
         if self._console is None:
             os.set_blocking(self.stdin, False)
             if not stdin:
@@ -215,7 +215,7 @@ class Process:
             )
             if not readable and not writable:
                 raise AssertionError(
-                    f"process {self.pid} is not done after {timeout:.0f} s: {list(streams.values())}"
+                    f"process {self.pid} is not done after {TIMEOUT:.0f} s: {list(streams.values())}"
                 )
             for fd in readable:
                 data = _read(fd)
@@ -229,14 +229,14 @@ class Process:
                     stdin = b""
                 if not stdin and self._console is None:
                     self._close_stdin()
-        code = self.wait(max(0.1, deadline - time.monotonic()))
+        code = self.wait()
         return Output(code, streams[self.stdout], streams.get(self.stderr, b""))
 
-    def wait(self, timeout: float = TIMEOUT) -> int:
+    def wait(self) -> int:
         """Wait for the exit by pidfd, collect it, and give the code."""
         if self._code is None:
-            if not select.select([self._pidfd], [], [], timeout)[0]:
-                raise AssertionError(f"process {self.pid} still runs after {timeout:.1f} s")
+            if not select.select([self._pidfd], [], [], TIMEOUT)[0]:
+                raise AssertionError(f"process {self.pid} still runs after {TIMEOUT:.0f} s")
             del _awaited[self.pid]
             _, status = os.waitpid(self.pid, 0)
             code = os.waitstatus_to_exitcode(status)

@@ -162,7 +162,7 @@ class OciRuntime(RuntimeDriver):
             raise System(f"read the kills in container {handle.data['id']}: {error}") from error
 
     def _forget_half_made(self, name: str) -> None:
-        """Remove what a failed `create` has left: crun leaves a cgroup. The first error is the one to tell."""
+        """Remove what a failed `create` has left, as crun does; its own error is the one to tell."""
         with suppress(SampanError):
             self._program().run("delete", "--force", name)
 
