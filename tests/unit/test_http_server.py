@@ -411,6 +411,8 @@ def test_eof_that_came_with_the_request_does_not_cancel_the_hijack_later(tmp_pat
             await stream.write(b"late output")
 
         async def handler(request: Request) -> Upgrade:
+            for _ in range(5):  # turns of the loop, in which the EOF arrives
+                await asyncio.sleep(0)
             return Upgrade(run)
 
         app.router.add("POST", "/late", handler)
