@@ -494,7 +494,8 @@ def _remove(parent: int, name: bytes) -> None:
 
 def _translated(path: bytes, member: Member, error: OSError) -> SampanError:
     where = os.fsdecode(path or b"/")
-    if error.errno in _HOST_ERRORS:
+    linked = member.kind == tarstream.HARD_LINK and error.errno == errno.EPERM  # A directory can't be linked.
+    if error.errno in _HOST_ERRORS and not linked:
         return System(f"write {where!r} of the layer: {os.strerror(error.errno or 0)}", remedy="look at the host's disk and mounts")
     link = f" -> {os.fsdecode(member.link)!r}" if member.link else ""
     return InvalidArgument(f"the layer has an entry that can't be made: {where!r}{link}: {os.strerror(error.errno or 0)}")
