@@ -211,9 +211,7 @@ def _load(registry: Registry, entry_point: importlib.metadata.EntryPoint) -> Non
     try:
         plugin = entry_point.load()
         registry.manager.register(plugin, name=entry_point.name)
-    except BaseException as error:  # an import may raise anything, SystemExit too
-        if isinstance(error, KeyboardInterrupt):
-            raise
+    except (Exception, SystemExit) as error:  # an import may raise anything
         log.warning("plugin %s failed to load", entry_point.name, exc_info=True)
         _report(registry, entry_point, f"{type(error).__name__}: {error}")
         return
@@ -227,7 +225,7 @@ def _load(registry: Registry, entry_point: importlib.metadata.EntryPoint) -> Non
             continue
         try:
             drivers: Sequence[type[Driver]] = tuple(function())
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             log.warning("plugin %s failed to register its %s drivers", entry_point.name, kind, exc_info=True)
             _report(registry, entry_point, f"{hook_name}: {type(error).__name__}: {error}")
             continue

@@ -1,0 +1,57 @@
+# Everything starts here. On a fresh Debian or Ubuntu with root: `make demo`, `make test`.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+# What an engine needs on its host, and what the tests need besides.
+HOST_PACKAGES := python3 python3-venv busybox-static libnftables1 iproute2 procps
+TEST_PACKAGES := $(HOST_PACKAGES) python3-dev gcc btrfs-progs libbtrfsutil-dev nftables runc libseccomp2 openssl \
+	mmdebstrap skopeo curl socat util-linux
+
+.PHONY: help demo test setup setup-host lint unit conformance engine compat faults abuse thirdparty bench-start clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+demo: setup-host $(VENV)/.installed ## set up, start an engine in a directory of its own, run a container, stop
+	@$(BIN)/python tools/demo.py
+
+test: setup lint ## set up and run all tests
+	$(BIN)/pytest -q -n 2 --dist loadfile tests
+
+setup: ## install all that developing and testing needs
+	@tools/install-packages $(TEST_PACKAGES)
+	@command -v docker >/dev/null || tools/install-packages docker.io
+	@$(MAKE) --no-print-directory $(VENV)/.developed
+
+setup-host:
+	@tools/install-packages $(HOST_PACKAGES)
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sampan needs Python 3.11 or newer: set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --editable '.[fast]'
+	@touch $@
+
+$(VENV)/.developed: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --editable '.[fast,btrfs]' --group dev
+	@touch $@ $(VENV)/.installed
+
+lint: $(VENV)/.developed ## ruff, mypy --strict, and the walls
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit conformance engine compat faults abuse thirdparty: $(VENV)/.developed ## one kind of tests (set up first)
+	$(BIN)/pytest -q tests/$@
+
+bench-start: $(VENV)/.developed ## `docker run` beside dockerd, in one run
+	$(BIN)/python tools/bench_start.py
+
+clean: ## remove what the tools made here
+	rm -rf $(VENV) .cache .demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

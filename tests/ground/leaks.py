@@ -1,0 +1,85 @@
+"""What an engine must not leave behind once its containers are gone: mounts, links, rules, cgroups, processes, files."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ground.daemon import Daemon
+
+PATIENCE = 3.0
+"""Seconds that the kernel gets to take apart what was let go: veths, cgroups and zombies go asynchronously."""
+
+
+def check_nothing_left(daemon: Daemon) -> None:
+    """Fail with a list of what is left. Needs a running daemon without containers."""
+    deadline = time.monotonic() + PATIENCE
+    while found := leftovers(daemon):
+        if time.monotonic() > deadline:
+            raise AssertionError("left behind:\n  " + "\n  ".join(found))
+        time.sleep(0.02)
+
+
+def leftovers(daemon: Daemon) -> list[str]:
+    """Name everything that belongs to no container, network or image."""
+    engine_id = daemon.engine_id
+    looks: list[Callable[[], list[str]]] = [
+        lambda: _mounts(daemon),
+        lambda: _cgroups(engine_id),
+        lambda: _links(daemon),
+        lambda: _published(daemon, engine_id),
+        lambda: _shims(daemon),
+        lambda: _directories(daemon),
+        lambda: _snapshots(daemon),
+    ]
+    return [line for look in looks for line in look()]
+
+
+def _mounts(daemon: Daemon) -> list[str]:
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return [f"mount {line.split()[4]}" for line in lines if str(daemon.base) in line]
+
+
+def _cgroups(engine_id: str) -> list[str]:
+    found = []
+    for base, names, _ in os.walk("/sys/fs/cgroup"):
+        found += [f"cgroup {base}/{name}" for name in names if engine_id in base]
+        if base.count("/") > 6:
+            names.clear()
+    return found
+
+
+def _links(daemon: Daemon) -> list[str]:
+    done = daemon.run("ip", "-j", "link", "show", "type", "veth")
+    return [f"link {link['ifname']}" for link in json.loads(done.stdout or b"[]")]
+
+
+def _published(daemon: Daemon, engine_id: str) -> list[str]:
+    done = daemon.run("nft", "-j", "list", "ruleset")
+    found = []
+    for item in json.loads(done.stdout)["nftables"]:
+        for kind in ("map", "set"):
+            elements = item.get(kind, {}).get("elem", [])
+            name = item.get(kind, {}).get("name", "")
+            if elements and "subnet" not in name and "bridge" not in name and "network" not in name:
+                found.append(f"nft {kind} {name}: {elements}")
+    return found
+
+
+def _shims(daemon: Daemon) -> list[str]:
+    done = subprocess.run(["pgrep", "-f", str(daemon.state / "containers")], capture_output=True, text=True, check=False)
+    return [f"process {pid}" for pid in done.stdout.split()]
+
+
+def _directories(daemon: Daemon) -> list[str]:
+    bases = (daemon.root / "containers", daemon.state / "containers")
+    return [f"directory {path}" for base in bases for path in base.iterdir()]
+
+
+def _snapshots(daemon: Daemon) -> list[str]:
+    volumes = daemon.root / "volumes" / "local"
+    return [f"volume {path.name}" for path in (volumes.iterdir() if volumes.is_dir() else ())]
