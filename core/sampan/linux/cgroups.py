@@ -23,6 +23,7 @@ from typing import Any, Final
 
 from sampan.linux.cgroup_devices import DeviceRules, attach_v2, write_v1
 from sampan.linux.cgroup_limits import Writes, limits_v1, limits_v2
+from sampan.linux.mounts import Mount, open_mount
 
 _UNIFIED_CONTROLLERS: Final = ("cpu", "cpuset", "memory", "pids", "io", "hugetlb")
 _REMOVE_SECONDS: Final = 10.0
@@ -83,6 +84,19 @@ _V1_CONTROLLERS = frozenset(
     {"cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "net_cls", "net_prio",
      "perf_event", "hugetlb", "rdma", "misc"}
 )  # fmt: skip
+
+
+def favor_moves() -> int:
+    """Have the kernel move processes between cgroups without an RCU grace period (5 to 12 ms), as long as the
+    descriptor that this gives is open; -1 where moves are not needed (pure v2: processes are born in place).
+
+    The kernel has that as the option `favordynmods` of any one hierarchy, and makes forks a little dearer for
+    it. So this is an empty hierarchy of our own, mounted nowhere; the host's stay as they are, and it ends
+    with its last descriptor.
+    """
+    if detect().version == "v2":
+        return -1
+    return open_mount(Mount("cgroup", "sampan", ("none", "name=sampan", "favordynmods")))
 
 
 class Cgroup:

@@ -10,7 +10,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from sampan.linux.syscalls import AT_FDCWD, syscall
+from sampan.linux.syscalls import AT_FDCWD, libc, syscall
 
 RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
@@ -90,3 +90,17 @@ def open_directory(path: str | Path, dirfd: int = AT_FDCWD) -> int:
     """Give an `O_PATH` descriptor of a directory, for use as `dirfd`; a symlink at the end is refused."""
     flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     return os.open(path, flags, dir_fd=None if dirfd == AT_FDCWD else dirfd)
+
+
+PROC_SUPER_MAGIC = 0x9FA0
+DEVPTS_SUPER_MAGIC = 0x1CD1
+
+
+def filesystem_type(fd: int) -> int:
+    """Give the magic number of the file system that `fd` is on (`*_SUPER_MAGIC`); also for an `O_PATH`
+    descriptor."""
+    buffer = (ctypes.c_long * 32)()
+    if libc.fstatfs(fd, ctypes.byref(buffer)):
+        error = ctypes.get_errno()
+        raise OSError(error, f"fstatfs: {os.strerror(error)}")
+    return buffer[0]

@@ -1,1 +1,2 @@
-"""Runtime native: containers made by Sampan itself."""
+"""Runs containers by itself: namespaces, cgroups, mounts and seccomp by system calls, without a helper
+program."""

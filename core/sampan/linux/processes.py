@@ -1,0 +1,64 @@
+"""Processes: birth by clone3, and shedding what a program must not inherit.
+
+Sources: `clone3(2)`, `close_range(2)`, `signal(7)`, `include/uapi/linux/sched.h`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+from collections.abc import Collection
+
+from sampan.linux.namespaces import CLONE_INTO_CGROUP
+from sampan.linux.syscalls import NR, close_range, libc
+
+_python = ctypes.PyDLL(None, use_errno=True)
+_python.syscall.restype = ctypes.c_long
+
+
+class _CloneArgs(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_uint64)
+        for name in (
+            "flags", "pidfd", "child_tid", "parent_tid", "exit_signal", "stack", "stack_size", "tls", "set_tid",
+            "set_tid_size", "cgroup",
+        )
+    ]  # fmt: skip
+
+
+def clone(flags: int, cgroup: int = -1) -> int:
+    """Fork with `CLONE_*` flags, into the v2 cgroup of the descriptor `cgroup` if there is one; 0 in the
+    child.
+
+    Only for a process with one thread: no handler of `os.register_at_fork` runs. Raises `OSError`.
+    """
+    args = _CloneArgs(flags=flags)
+    if cgroup >= 0:
+        args.flags |= CLONE_INTO_CGROUP
+        args.cgroup = cgroup
+    # Through PyDLL, which keeps the interpreter's lock: the child has it, as after os.fork.
+    size = ctypes.sizeof(args)
+    pid: int = _python.syscall(ctypes.c_long(NR["clone3"]), ctypes.byref(args), ctypes.c_size_t(size))
+    if pid < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, f"clone3: {os.strerror(error)}")
+    return pid
+
+
+def keep_only(fds: Collection[int]) -> None:
+    """Close every descriptor that is not in `fds`."""
+    following = 0
+    for fd in sorted(fds):
+        if fd > following:
+            close_range(following, fd - 1)
+        following = max(following, fd + 1)
+    close_range(following)
+
+
+def reset_signals() -> None:
+    """Give every signal its default again and block none: what is ignored or blocked would survive an
+    exec."""
+    for number in range(1, signal.NSIG):
+        libc.signal(number, None)  # fails for SIGKILL, SIGSTOP and libc's own, which can't be changed anyway
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())

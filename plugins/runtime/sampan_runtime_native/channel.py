@@ -1,0 +1,62 @@
+"""What a process being made and the driver tell each other: single messages over a socket that closes on
+exec.
+
+Text, not JSON: this is on the path of every start. A message is a letter, then fields parted by NUL.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Final
+
+from sampan.api.errors import Forbidden, InvalidArgument, NotFound, SampanError, System, Unsupported
+
+READY: Final = b"R"
+GO: Final = b"G"
+_ERROR: Final = b"E"
+_SIZE: Final = 32768
+_KINDS = {kind.__name__: kind for kind in (Forbidden, InvalidArgument, NotFound, System, Unsupported)}
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Give both ends of a channel."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+def send(channel: socket.socket, letter: bytes, *fields: str) -> None:
+    """Send one message; one that is too long is cut."""
+    channel.send((letter + "\0".join(fields).encode("utf-8", "surrogateescape"))[:_SIZE])
+
+
+def send_error(channel: socket.socket, error: BaseException) -> None:
+    """Tell why it went no further. This is the one place where a new process's `OSError` becomes ours."""
+    if not isinstance(error, SampanError):
+        error = as_sampan_error(error)
+    send(channel, _ERROR, type(error).__name__, error.message, error.remedy)
+
+
+def receive(channel: socket.socket) -> tuple[bytes, list[str]]:
+    """Wait for a message: letter and fields; b"" when the other side is gone. Raises the error that it tells
+    of."""
+    message = channel.recv(_SIZE + 1)
+    letter, text = message[:1], message[1:].decode("utf-8", "surrogateescape")
+    fields = text.split("\0") if text else []
+    if letter == _ERROR:
+        kind, cause, remedy = fields
+        raise _KINDS.get(kind, System)(cause, remedy=remedy)
+    return letter, fields
+
+
+def as_sampan_error(error: BaseException) -> SampanError:
+    """Translate what the kernel or a parser says."""
+    if isinstance(error, SampanError):
+        return error
+    if isinstance(error, OSError):
+        text = error.strerror or os.strerror(error.errno or 0)
+        if error.filename and os.fsdecode(error.filename) not in text:
+            text = f"{text}: {os.fsdecode(error.filename)}"
+        return System(f"unable to start container process: {text}")
+    if isinstance(error, (ValueError, KeyError, TypeError)):
+        return InvalidArgument(f"invalid container spec: {type(error).__name__}: {error}")
+    return System(f"unable to start container process: {type(error).__name__}: {error}")

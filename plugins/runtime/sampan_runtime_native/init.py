@@ -1,0 +1,190 @@
+"""What the two kinds of new processes do between their birth and their program.
+
+`first` runs as the container's first process: it builds the container around itself, says that it is ready,
+and waits at a unix socket for `start`. `another` joins a container that is there. Both keep only the
+descriptors they need, can't be looked into (`PR_SET_DUMPABLE`), and report an error instead of returning.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn
+
+from sampan.api.errors import System
+from sampan.linux.mounts import MountOptions, open_filesystem
+from sampan.linux.namespaces import (
+    CLONE_NEWCGROUP,
+    CLONE_NEWIPC,
+    CLONE_NEWNET,
+    CLONE_NEWNS,
+    CLONE_NEWUTS,
+    setns,
+    unshare,
+)
+from sampan.linux.processes import keep_only, reset_signals
+from sampan.linux.syscalls import PR_SET_DUMPABLE, libc, prctl
+from sampan_runtime_native import channel
+from sampan_runtime_native.program import Program
+from sampan_runtime_native.rootfs import RootBuilder, Sources, write_sysctls
+from sampan_runtime_native.terminal import open_terminal, send_master, use_terminal
+
+if TYPE_CHECKING:
+    from sampan.api.runtime import Mount, Stdio
+    from sampan_runtime_native.plan import Plan
+
+_JOINED_BY_EXEC = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNET | CLONE_NEWCGROUP
+
+
+@dataclass(frozen=True, slots=True)
+class FirstProcess:
+    """What the first process needs, all opened by the driver. `joins` are (CLONE_NEW* flag, descriptor)."""
+
+    plan: Plan
+    program: Program
+    rootfs: tuple[Mount, ...]
+    sources: Sources
+    joins: tuple[tuple[int, int], ...]
+    stdio: Stdio
+    base: str
+    gate: socket.socket
+    driver: socket.socket
+
+
+def first(container: FirstProcess) -> NoReturn:
+    """Build the container, wait for `start`, become its program. Never returns."""
+    teller = container.driver
+
+    def steps() -> None:
+        nonlocal teller
+        joins = [fd for _, fd in container.joins]
+        kept = (*container.sources.fds, *joins, container.gate.fileno(), container.driver.fileno())
+        _settle(container.stdio, kept)
+        _build(container)
+        _expect(container.driver)
+        if container.plan.new & CLONE_NEWCGROUP:
+            unshare(CLONE_NEWCGROUP)  # after the driver has moved us: the namespace's root is where we are
+        channel.send(container.driver, channel.READY, *container.program.warnings)
+        starter, _ = container.gate.accept()
+        teller = starter
+        container.gate.close()
+        container.driver.close()
+        container.program.run()
+
+    _report_errors(lambda: teller, steps)
+
+
+def another(program: Program, plan_terminal: tuple[bool, tuple[int, int] | None], stdio: Stdio, pidfd: int,
+            driver: socket.socket) -> NoReturn:  # fmt: skip
+    """Join the container of `pidfd` and become a program in it. Never returns."""
+
+    def steps() -> None:
+        _settle(stdio, (pidfd, driver.fileno()))
+        setns(pidfd, _JOINED_BY_EXEC)
+        os.close(pidfd)
+        terminal, size = plan_terminal
+        if terminal:
+            root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            master, slave = open_terminal(root, size)
+            os.close(root)
+            send_master(stdio.console, master)
+            os.close(master)
+            os.close(stdio.console)
+            use_terminal(slave)
+        _prepare(program)
+        _expect(driver)
+        program.run()
+
+    _report_errors(lambda: driver, steps)
+
+
+def _report_errors(teller: Callable[[], socket.socket], steps: Callable[[], None]) -> NoReturn:
+    try:
+        steps()
+    except BaseException as error:  # told to the driver: nothing here may unwind into the caller's code
+        try:
+            channel.send_error(teller(), error)
+        except OSError:
+            pass  # nobody is there to hear it
+    os._exit(1)
+
+
+def _settle(stdio: Stdio, kept: tuple[int, ...]) -> None:
+    """Take the streams, let go of every other descriptor, of the session and of the signal dispositions."""
+    prctl(PR_SET_DUMPABLE, 0)
+    reset_signals()
+    os.setsid()
+    streams = (stdio.stdin, stdio.stdout, stdio.stderr)
+    if stdio.console >= 0:
+        keep_only((*kept, stdio.console))
+        return
+    # Duplicated above first, so that no stream is overwritten before it was moved.
+    moved = [_above(fd) for fd in streams]
+    kept_now = (*kept, *moved)
+    for number, fd in enumerate(moved):
+        os.dup2(fd, number)
+    keep_only((0, 1, 2, *(fd for fd in kept_now if fd not in moved)))
+
+
+def _above(fd: int) -> int:
+    import fcntl
+
+    if fd < 0:
+        fd = os.open("/dev/null", os.O_RDWR)
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64)
+
+
+def _build(container: FirstProcess) -> None:
+    plan = container.plan
+    for flag, fd in container.joins:
+        setns(fd, flag)
+        os.close(fd)
+    builder = RootBuilder(plan, container.sources, container.base)
+    builder.mount_root(container.rootfs)
+    builder.mount_all()
+    builder.make_devices()
+    slave = -1
+    if plan.process.terminal:
+        master, slave = open_terminal(builder.fd, plan.process.console_size)
+        builder.mount_console(slave)
+        send_master(container.stdio.console, master)
+        os.close(master)
+        os.close(container.stdio.console)
+    builder.protect()
+    builder.enter()
+    os.close(builder.fd)
+    if slave >= 0:
+        use_terminal(slave)
+    _name_host(plan)
+    proc = open_filesystem("proc", "proc", MountOptions())
+    try:
+        write_sysctls(proc, plan.sysctls)
+        container.program.prepare(proc)
+    finally:
+        os.close(proc)
+
+
+def _prepare(program: Program) -> None:
+    proc = open_filesystem("proc", "proc", MountOptions())
+    try:
+        program.prepare(proc)
+    finally:
+        os.close(proc)
+
+
+def _name_host(plan: Plan) -> None:
+    if plan.hostname:
+        socket.sethostname(plan.hostname)
+    if plan.domainname:
+        name = plan.domainname.encode()
+        if libc.setdomainname(name, len(name)):
+            raise System(f"set domain name {plan.domainname!r}: refused by the kernel")
+
+
+def _expect(driver: socket.socket) -> None:
+    """Wait until the driver has moved this process into its cgroups; end if it gave up."""
+    letter, _ = channel.receive(driver)
+    if letter != channel.GO:
+        os._exit(1)

@@ -1,0 +1,266 @@
+"""From the OCI spec to what the driver will do: checked and frozen before anything on the host is touched.
+
+What the spec asks for and this driver cannot do is refused here, never left out. Source: OCI runtime spec
+1.2, `config.md` and `config-linux.md`.
+"""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sampan.api.errors import InvalidArgument, Unsupported
+from sampan.linux.capabilities import CapabilitySets
+from sampan.linux.mounts import MS_REC, parse_options
+from sampan.linux.namespaces import (
+    CLONE_NEWCGROUP,
+    CLONE_NEWIPC,
+    CLONE_NEWNET,
+    CLONE_NEWNS,
+    CLONE_NEWPID,
+    CLONE_NEWUTS,
+)
+
+_NAMESPACES: Final = {
+    "pid": CLONE_NEWPID, "mount": CLONE_NEWNS, "uts": CLONE_NEWUTS, "ipc": CLONE_NEWIPC, "network": CLONE_NEWNET,
+    "cgroup": CLONE_NEWCGROUP,
+}  # fmt: skip
+_IPC_SYSCTLS: Final = frozenset(
+    {"kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax",
+     "kernel.shmmni", "kernel.shm_rmid_forced"}
+)  # fmt: skip
+_DEFAULT_DEVICES: Final = (
+    ("null", 1, 3),
+    ("zero", 1, 5),
+    ("full", 1, 7),
+    ("random", 1, 8),
+    ("urandom", 1, 9),
+    ("tty", 5, 0),
+)
+_UNSUPPORTED: Final = (
+    ("uidMappings", "user namespaces"), ("gidMappings", "user namespaces"), ("timeOffsets", "time namespaces"),
+    ("intelRdt", "Intel RDT"), ("mountLabel", "SELinux mount labels"), ("personality", "a personality"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """An OCI `process`, checked. `rlimits`: (resource, soft, hard), -1 is unlimited."""
+
+    args: tuple[str, ...]
+    env: Mapping[str, str]
+    cwd: str
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    umask: int
+    capabilities: CapabilitySets
+    no_new_privileges: bool
+    rlimits: tuple[tuple[int, int, int], ...]
+    oom_score_adj: int | None
+    terminal: bool
+    console_size: tuple[int, int] | None
+    apparmor: str
+    selinux: str
+
+    @classmethod
+    def of_spec(cls, process: Mapping[str, Any]) -> Process:
+        """Check an OCI `process` object. Raises `InvalidArgument`, `Unsupported`."""
+        for key in ("scheduler", "ioPriority", "execCPUAffinity"):
+            if process.get(key):
+                raise Unsupported(f"process.{key} is not supported by the native runtime", remedy="use runtime 'runc'")
+        args = tuple(process.get("args") or ())
+        if not args or not args[0]:
+            raise InvalidArgument("process.args is empty: there is no command to run")
+        cwd = process.get("cwd") or "/"
+        if not cwd.startswith("/"):
+            raise InvalidArgument(f"process.cwd {cwd!r} is not an absolute path")
+        env: dict[str, str] = {}
+        for entry in process.get("env") or ():
+            name, _, value = entry.partition("=")
+            env[name] = value
+        if "\0" in "".join((cwd, *args, *env, *env.values())) or "" in env:
+            raise InvalidArgument("process: an argument, a variable or the cwd has a NUL in it, or a variable no name")
+        user = process.get("user") or {}
+        ids = (user.get("uid", 0), user.get("gid", 0), *(user.get("additionalGids") or ()))
+        if not all(0 <= number < 0xFFFFFFFF for number in ids):
+            raise InvalidArgument(f"process.user: an id in {ids} is not within 0 to 4294967294")
+        size = process.get("consoleSize")
+        return cls(
+            args, env, cwd, ids[0], ids[1], tuple(ids[2:]), user.get("umask", 0o022),
+            CapabilitySets.of_spec(process.get("capabilities") or {}),
+            bool(process.get("noNewPrivileges")), _rlimits(process.get("rlimits") or ()), process.get("oomScoreAdj"),
+            bool(process.get("terminal")), (size["height"], size["width"]) if size else None,
+            process.get("apparmorProfile") or "", process.get("selinuxLabel") or "",
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A node to make, at an absolute path in the container. `mode` has the type's bits."""
+
+    path: str
+    mode: int
+    major: int
+    minor: int
+    uid: int = 0
+    gid: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedMount:
+    """An OCI mount, checked."""
+
+    type: str
+    source: str
+    target: str
+    options: tuple[str, ...]
+
+    @property
+    def is_bind(self) -> bool:
+        """Whether it shows a place of the host."""
+        return self.type == "bind" or "bind" in self.options or "rbind" in self.options
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A container, checked. `new` are the CLONE_NEW* flags, `join` the namespaces at a path as (flag,
+    path)."""
+
+    process: Process
+    new: int
+    join: tuple[tuple[int, str], ...]
+    root: str
+    root_readonly: bool
+    root_propagation: int
+    mounts: tuple[PlannedMount, ...]
+    devices: tuple[Device, ...]
+    masked: tuple[str, ...]
+    readonly: tuple[str, ...]
+    sysctls: tuple[tuple[str, str], ...]
+    hostname: str
+    domainname: str
+    cgroup: str
+    resources: Mapping[str, Any]
+    seccomp: Mapping[str, Any] | None
+
+    @classmethod
+    def of_spec(cls, container_id: str, spec: Mapping[str, Any]) -> Plan:
+        """Check an OCI configuration. Raises `InvalidArgument`, `Unsupported`."""
+        linux = spec.get("linux") or {}
+        for key, what in _UNSUPPORTED:
+            if linux.get(key):
+                raise Unsupported(f"linux.{key}: the native runtime cannot do {what}", remedy="use runtime 'runc'")
+        if any((spec.get("hooks") or {}).values()):
+            raise Unsupported("hooks: the native runtime runs no OCI hooks", remedy="use runtime 'runc'")
+        if not spec.get("process"):
+            raise InvalidArgument("the spec has no process")
+        new, join = _namespaces(linux.get("namespaces") or ())
+        root = spec.get("root") or {}
+        propagation = linux.get("rootfsPropagation") or ""
+        flags = parse_options((propagation,)).propagation if propagation else ()
+        if propagation and not flags:
+            raise InvalidArgument(f"linux.rootfsPropagation {propagation!r} is not known")
+        has_uts = bool(new & CLONE_NEWUTS) or any(flag == CLONE_NEWUTS for flag, _ in join)
+        if (spec.get("hostname") or spec.get("domainname")) and not has_uts:
+            raise InvalidArgument(
+                "a hostname needs a UTS namespace", remedy="leave it out with the host's UTS namespace"
+            )
+        return cls(
+            Process.of_spec(spec["process"]), new, join, root.get("path") or "", bool(root.get("readonly")),
+            flags[0] | MS_REC if flags else 0, tuple(_mount(each) for each in spec.get("mounts") or ()),
+            _devices(linux.get("devices") or ()), tuple(linux.get("maskedPaths") or ()),
+            tuple(linux.get("readonlyPaths") or ()), _sysctls(linux.get("sysctl") or {}, new, join),
+            spec.get("hostname") or "", spec.get("domainname") or "",
+            linux.get("cgroupsPath") or f"/sampan/{container_id}", linux.get("resources") or {}, linux.get("seccomp"),
+        )  # fmt: skip
+
+
+def _rlimits(entries: Sequence[Mapping[str, Any]]) -> tuple[tuple[int, int, int], ...]:
+    limits: list[tuple[int, int, int]] = []
+    for entry in entries:
+        number = getattr(resource, entry["type"], None) if entry["type"].startswith("RLIMIT_") else None
+        if not isinstance(number, int):
+            raise InvalidArgument(f"process.rlimits: {entry['type']!r} is not known")
+        soft, hard = (_limit(entry[key]) for key in ("soft", "hard"))
+        limits.append((number, soft, hard))
+    return tuple(limits)
+
+
+def _limit(value: int) -> int:
+    return resource.RLIM_INFINITY if value < 0 or value >= 2**63 - 1 else value
+
+
+def _namespaces(entries: Sequence[Mapping[str, Any]]) -> tuple[int, tuple[tuple[int, str], ...]]:
+    new = 0
+    join: list[tuple[int, str]] = []
+    for entry in entries:
+        flag = _NAMESPACES.get(entry["type"])
+        if flag is None:
+            raise Unsupported(f"the native runtime has no {entry['type']} namespaces", remedy="use runtime 'runc'")
+        if entry.get("path"):
+            join.append((flag, entry["path"]))
+        else:
+            new |= flag
+    if not new & CLONE_NEWNS:
+        raise Unsupported("a container of the native runtime always has a new mount namespace", remedy="ask for one")
+    return new, tuple(join)
+
+
+def _mount(entry: Mapping[str, Any]) -> PlannedMount:
+    target = entry.get("destination") or ""
+    if not target.startswith("/"):
+        raise InvalidArgument(f"mount destination {target!r} is not an absolute path")
+    if entry.get("uidMappings") or entry.get("gidMappings"):
+        raise Unsupported(f"mount {target}: the native runtime has no idmapped mounts", remedy="use runtime 'runc'")
+    options = tuple(entry.get("options") or ())
+    for option in ("idmap", "ridmap", "tmpcopyup"):
+        if option in options:
+            raise Unsupported(f"mount {target}: option {option} is not supported", remedy="use runtime 'runc'")
+    mount = PlannedMount(entry.get("type") or "", entry.get("source") or "", target, options)
+    if not mount.type and not mount.is_bind:
+        raise InvalidArgument(f"mount {target}: neither a type nor a bind")
+    if mount.is_bind and not mount.source.startswith("/"):
+        raise InvalidArgument(f"mount {target}: source {mount.source!r} is not an absolute path")
+    return mount
+
+
+def _devices(entries: Sequence[Mapping[str, Any]]) -> tuple[Device, ...]:
+    kinds = {"c": 0o020000, "u": 0o020000, "b": 0o060000, "p": 0o010000}
+    devices = {
+        f"/dev/{name}": Device(f"/dev/{name}", 0o020666, major, minor) for name, major, minor in _DEFAULT_DEVICES
+    }
+    for entry in entries:
+        if entry["type"] not in kinds or not entry["path"].startswith("/"):
+            raise InvalidArgument(f"linux.devices: {entry!r} has no known type or no absolute path")
+        mode = entry.get("fileMode")
+        permissions = 0o666 if mode is None else mode & 0o7777
+        devices[entry["path"]] = Device(
+            entry["path"], kinds[entry["type"]] | permissions, entry.get("major", 0), entry.get("minor", 0),
+            entry.get("uid") or 0, entry.get("gid") or 0,
+        )  # fmt: skip
+    return tuple(devices.values())
+
+
+def _sysctls(entries: Mapping[str, str], new: int, join: Sequence[tuple[int, str]]) -> tuple[tuple[str, str], ...]:
+    """Only what a namespace of the container's own holds may be set: the rest would change the host."""
+    own = new
+    for flag, _ in join:
+        own |= flag
+    for name in entries:
+        dotted = name.replace("/", ".")
+        if ".." in dotted or "\0" in name:
+            raise InvalidArgument(f"sysctl {name!r} is not a name")
+        if dotted.startswith("net."):
+            need, which = CLONE_NEWNET, "network"
+        elif dotted in _IPC_SYSCTLS or dotted.startswith("fs.mqueue."):
+            need, which = CLONE_NEWIPC, "IPC"
+        elif dotted in ("kernel.domainname", "kernel.hostname"):
+            need, which = CLONE_NEWUTS, "UTS"
+        else:
+            raise InvalidArgument(f"sysctl {name!r} is not in a separate kernel namespace")
+        if not own & need:
+            raise InvalidArgument(f"sysctl {name!r} is not allowed in the host's {which} namespace")
+    return tuple((name, str(value)) for name, value in entries.items())

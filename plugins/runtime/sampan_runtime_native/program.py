@@ -1,0 +1,239 @@
+"""The last steps of a new process, in a container already: limits, identity, rights, filter, program.
+
+They are in the order in which each still has the rights it needs. Errors say what Docker says, since clients
+and scripts look for the words: `NotFound` becomes exit code 127, `Forbidden` 126.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import stat
+from typing import TYPE_CHECKING, Final
+
+from sampan.api.errors import Forbidden, NotFound, SampanError, System
+from sampan.linux import capabilities, seccomp
+from sampan.linux.files import RESOLVE_NO_MAGICLINKS, openat2
+from sampan.linux.syscalls import (
+    AT_FDCWD,
+    CLOSE_RANGE_CLOEXEC,
+    PR_SET_KEEPCAPS,
+    PR_SET_NO_NEW_PRIVS,
+    close_range,
+    prctl,
+)
+from sampan_runtime_native.rootfs import make_place, write_proc
+
+if TYPE_CHECKING:
+    from sampan_runtime_native.plan import Process
+
+_PASSWD_LIMIT: Final = 1 << 20
+_DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class Program:
+    """One process on its way to its program. `prepare` does what can be done ahead, `run` the rest."""
+
+    def __init__(self, process: Process, filter_: bytes, filter_flags: int) -> None:
+        """Touches nothing. `filter_` is the seccomp program, empty for none."""
+        self._process = process
+        self.filter = filter_
+        self._flags = filter_flags
+        self._path = ""
+        self._env: dict[str, str] = {}
+        self._final = capabilities.CapabilitySets()
+        self.warnings: list[str] = []
+        """What had to be given less of than asked for."""
+
+    def prepare(self, proc: int) -> None:
+        """Set limits, directory and user, and find the program. `proc` is a procfs of this pid namespace."""
+        process = self._process
+        self._set_labels(proc)
+        self._set_oom_score(proc)
+        self._set_limits()
+        self._give_stdio()
+        self._change_directory()
+        self._env = dict(process.env)
+        self._env.setdefault("HOME", home_of(process.uid))
+        have = capabilities.current()
+        capabilities.drop_bounding(process.capabilities.bounding, have.bounding)
+        prctl(PR_SET_KEEPCAPS, 1)
+        os.setgroups(process.groups)
+        os.setresgid(process.gid, process.gid, process.gid)
+        os.setresuid(process.uid, process.uid, process.uid)
+        os.umask(process.umask)
+        self._path = find_program(process.args[0], process.env.get("PATH", _DEFAULT_PATH))
+        # Keep what is there: installing a filter without no_new_privs needs CAP_SYS_ADMIN.
+        capabilities.apply(
+            capabilities.CapabilitySets(
+                effective=have.permitted, permitted=have.permitted,
+                inheritable=process.capabilities.inheritable & have.permitted,
+            )
+        )  # fmt: skip
+        self._final = process.capabilities.reachable(have)
+        if lost := process.capabilities.bounding & ~have.bounding:
+            names = ", ".join(capabilities.names(lost))
+            self.warnings.append(f"capabilities that the engine lacks itself are left out: {names}")
+
+    def run(self) -> None:
+        """Become the program; returns only by an error."""
+        process = self._process
+        close_range(3, flags=CLOSE_RANGE_CLOEXEC)
+        if process.no_new_privileges:
+            prctl(PR_SET_NO_NEW_PRIVS, 1)
+            capabilities.apply(self._final)
+            self._install_filter()
+        else:
+            self._install_filter()
+            capabilities.apply(self._final)
+        try:
+            os.execve(self._path, process.args, self._env)
+        except OSError as error:
+            raise exec_error(process.args[0], error) from error
+
+    def _install_filter(self) -> None:
+        if self.filter:
+            seccomp.install(self.filter, self._flags)
+
+    def _set_labels(self, proc: int) -> None:
+        process = self._process
+        for label, value, kind in (
+            ("apparmor/exec", process.apparmor and f"exec {process.apparmor}", "AppArmor profile"),
+            ("exec", process.selinux, "SELinux label"),
+        ):
+            if value:
+                try:
+                    write_proc(proc, f"{os.getpid()}/attr/{label}", value)
+                except OSError as error:
+                    cause = os.strerror(error.errno or 0)
+                    raise System(f"set {kind} {value!r}: {cause}", remedy="is it enabled and loaded?") from error
+
+    def _set_oom_score(self, proc: int) -> None:
+        wanted = self._process.oom_score_adj
+        if wanted is None:
+            return
+        try:
+            write_proc(proc, f"{os.getpid()}/oom_score_adj", str(wanted))
+        except PermissionError:
+            self.warnings.append(f"oom_score_adj {wanted} is below the engine's own and needs CAP_SYS_RESOURCE")
+
+    def _set_limits(self) -> None:
+        for number, soft, hard in self._process.rlimits:
+            try:
+                resource.setrlimit(number, (soft, hard))
+            except (ValueError, PermissionError):
+                ceiling = resource.getrlimit(number)[1]
+                soft, hard = _lower(soft, ceiling), _lower(hard, ceiling)
+                resource.setrlimit(number, (min(soft, hard) if hard >= 0 else soft, hard))
+                self.warnings.append(f"rlimit {number} is cut to {hard}: raising it needs CAP_SYS_RESOURCE")
+
+    def _give_stdio(self) -> None:
+        """Let the program's user open /dev/stdout and its like, where that is a pipe or a terminal of the
+        container's."""
+        if not self._process.uid:
+            return
+        for fd in range(3):
+            found = os.fstat(fd)
+            if stat.S_ISFIFO(found.st_mode) or os.isatty(fd):
+                try:
+                    os.fchown(fd, self._process.uid, -1)
+                except OSError as error:
+                    if error.errno not in (errno.EINVAL, errno.EPERM, errno.EROFS):
+                        raise
+
+    def _change_directory(self) -> None:
+        """Go to cwd, made if missing; never by a magic link of /proc, which could lead out
+        (CVE-2024-21626)."""
+        cwd = self._process.cwd
+        what = f"chdir to cwd ({cwd!r}) set in config.json failed"
+        try:
+            try:
+                fd = openat2(AT_FDCWD, cwd, os.O_PATH | os.O_DIRECTORY, resolve=RESOLVE_NO_MAGICLINKS)
+            except FileNotFoundError:
+                root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    fd = make_place(root, cwd, directory=True)
+                finally:
+                    os.close(root)
+            try:
+                os.fchdir(fd)
+            finally:
+                os.close(fd)
+            if not os.getcwd().startswith("/"):
+                raise Forbidden(f"{what}: it is outside of the container")
+        except OSError as error:
+            kind = {errno.EACCES: Forbidden, errno.ENOTDIR: Forbidden, errno.ELOOP: Forbidden}
+            cause = os.strerror(error.errno or 0).lower()
+            raise kind.get(error.errno or 0, System)(f"{what}: {cause}") from error
+
+
+def find_program(name: str, path: str) -> str:
+    """Find `name` as execvp would, seen by the user this process has become. Raises `NotFound`,
+    `Forbidden`."""
+    quoted = f'exec: "{name}"'
+    if "/" in name:
+        try:
+            mode = os.stat(name).st_mode
+        except OSError as error:
+            raise _refusal(error, f"{quoted}: stat {name}") from error
+        if stat.S_ISDIR(mode):
+            raise Forbidden(f"{quoted}: is a directory")
+        if not os.access(name, os.X_OK, effective_ids=True):
+            raise Forbidden(f"{quoted}: permission denied")
+        return name
+    for directory in path.split(":"):
+        candidate = f"{directory or '.'}/{name}"
+        if os.path.isfile(candidate) and os.access(candidate, os.X_OK, effective_ids=True):  # noqa: PTH113
+            return candidate
+    raise NotFound(f"{quoted}: executable file not found in $PATH")
+
+
+def exec_error(name: str, error: OSError) -> SampanError:
+    """Say why execve failed: the interpreter of a script may be missing, or the file is no program for this
+    machine."""
+    return _refusal(error, f"exec {name}")
+
+
+def _refusal(error: OSError, what: str) -> SampanError:
+    cause = os.strerror(error.errno or 0).lower()
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return NotFound(f"{what}: {cause}")
+    if error.errno in (
+        errno.EACCES,
+        errno.EPERM,
+        errno.ENOEXEC,
+        errno.EISDIR,
+        errno.ELOOP,
+        errno.ETXTBSY,
+        errno.EINVAL,
+    ):
+        return Forbidden(f"{what}: {cause}")
+    return System(f"{what}: {cause}")
+
+
+def home_of(uid: int) -> str:
+    """Give the home directory of a user by the container's /etc/passwd; `/` if it doesn't say."""
+    try:
+        fd = os.open("/etc/passwd", os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return "/"
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return "/"
+        text = os.read(fd, _PASSWD_LIMIT)
+    finally:
+        os.close(fd)
+    wanted = str(uid).encode()
+    for line in text.splitlines():
+        fields = line.split(b":")
+        if len(fields) >= 6 and fields[2] == wanted:
+            return os.fsdecode(fields[5]) or "/"
+    return "/"
+
+
+def _lower(value: int, ceiling: int) -> int:
+    """The lower of two limits; -1 is none."""
+    if ceiling < 0:
+        return value
+    return ceiling if value < 0 else min(value, ceiling)

@@ -1,0 +1,443 @@
+"""The container's root file system, built by its first process inside a mount namespace that nobody else
+sees.
+
+The image is hostile, and so may be who writes into a shared volume meanwhile. So every place is resolved by
+the kernel within the root (`openat2`, `RESOLVE_IN_ROOT`), and then used by descriptor: a mount is attached to
+what was resolved, a path that is masked is the one that was looked at. What comes from the host is opened
+before, by the driver (`open_sources`).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from sampan.api.errors import Forbidden, InvalidArgument, System
+from sampan.linux.files import (
+    PROC_SUPER_MAGIC,
+    RESOLVE_BENEATH,
+    RESOLVE_IN_ROOT,
+    RESOLVE_NO_MAGICLINKS,
+    RESOLVE_NO_SYMLINKS,
+    RESOLVE_NO_XDEV,
+    filesystem_type,
+    openat2,
+)
+from sampan.linux.mounts import (
+    MNT_DETACH,
+    MOUNT_ATTR_NODEV,
+    MOUNT_ATTR_NOEXEC,
+    MOUNT_ATTR_NOSUID,
+    MOUNT_ATTR_RDONLY,
+    MS_PRIVATE,
+    MS_REC,
+    MS_SHARED,
+    MS_SLAVE,
+    Mount,
+    MountOptions,
+    attach,
+    mount_setattr,
+    open_bind,
+    open_filesystem,
+    open_mount,
+    parse_mountinfo,
+    parse_options,
+    pivot_root,
+    set_propagation,
+    umount,
+)
+from sampan.linux.syscalls import AT_FDCWD
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sampan.linux.cgroups import Cgroup
+    from sampan_runtime_native.plan import Device, Plan, PlannedMount
+
+_IN_ROOT: Final = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
+_LINKS: Final = (
+    ("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"), ("ptmx", "pts/ptmx"),
+)  # fmt: skip
+_PROC_BINDS: Final = frozenset(
+    f"/proc/{name}" for name in (
+        "cpuinfo", "diskstats", "meminfo", "stat", "swaps", "uptime", "loadavg", "slabinfo", "net/dev", "sys/kernel/ns_last_pid",
+        "sys/crypto/fips_enabled",
+    )
+)  # fmt: skip
+_MAX_LINKS: Final = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Detached mounts of the host's places, opened in the host's mount namespace. `cgroups`: name in the
+    container → fd."""
+
+    binds: Mapping[int, int]
+    cgroups: Mapping[str, int]
+    root: int = -1
+
+    @property
+    def fds(self) -> tuple[int, ...]:
+        """All descriptors."""
+        return (*self.binds.values(), *self.cgroups.values(), *((self.root,) if self.root >= 0 else ()))
+
+
+def open_sources(plan: Plan, cgroup: Cgroup, with_root: bool) -> Sources:  # noqa: FBT001
+    """Open what is bound from the host: the places named in the spec's mounts, the container's own cgroups,
+    and the root where `with_root`. Raises `InvalidArgument` for a source that isn't there.
+    """
+    binds: dict[int, int] = {}
+    cgroups: dict[str, int] = {}
+    root = -1
+    try:
+        for index, each in enumerate(plan.mounts):
+            if each.is_bind:
+                binds[index] = _open_source(each.source, parse_options(each.options))
+            elif each.type in ("cgroup", "cgroup2"):
+                cgroups = cgroups or _open_cgroups(cgroup)
+        if with_root:
+            root = _open_source(plan.root, MountOptions(recursive=True))
+    except BaseException:
+        for fd in Sources(binds, cgroups, root).fds:
+            os.close(fd)
+        raise
+    return Sources(binds, cgroups, root)
+
+
+def _open_source(source: str, options: MountOptions) -> int:
+    try:
+        return open_bind(AT_FDCWD, source, options)
+    except FileNotFoundError as error:
+        raise InvalidArgument(
+            f'invalid mount config for type "bind": bind source path does not exist: {source}'
+        ) from error
+
+
+def _open_cgroups(cgroup: Cgroup) -> dict[str, int]:
+    opened: dict[str, int] = {}
+    if cgroup.layout.version == "v2":
+        return {"": open_bind(AT_FDCWD, cgroup.directory(), MountOptions())}
+    for root in dict.fromkeys(cgroup.layout.v1.values()):
+        opened[os.path.basename(root)] = open_bind(AT_FDCWD, root + cgroup.path, MountOptions())  # noqa: PTH119
+    return opened
+
+
+class RootBuilder:
+    """Builds the root at `base`, an empty directory of the driver's; `enter` makes it this process's root."""
+
+    def __init__(self, plan: Plan, sources: Sources, base: str) -> None:
+        """Touches nothing."""
+        self._plan = plan
+        self._sources = sources
+        self._base = base
+        self.fd = -1
+        """The root's descriptor, once `mount_root` has run."""
+
+    def mount_root(self, mounts: Sequence[Mount]) -> None:
+        """Leave the host's propagation and mount the root file system."""
+        propagation = self._plan.root_propagation
+        set_propagation("/", propagation or MS_SLAVE | MS_REC)
+        if propagation & MS_SHARED:
+            # pivot_root and this very mount must not reach the host: only what is mounted later, inside, may.
+            set_propagation(_mount_point_of(self._base), MS_PRIVATE)
+        if not mounts:
+            mount_setattr(self._sources.root, propagation=MS_PRIVATE, recursive=True)
+            attach(self._sources.root, self._base)
+        for each in mounts:
+            fd = open_mount(each)
+            try:
+                if each.target:
+                    place = openat2(self.fd, each.target, os.O_PATH, resolve=_IN_ROOT)
+                    try:
+                        attach(fd, place)
+                    finally:
+                        os.close(place)
+                else:
+                    attach(fd, self._base)
+                mount_setattr(fd, propagation=MS_PRIVATE, recursive=True)
+            finally:
+                os.close(fd)
+            if not each.target:
+                self._open_root()
+        self._open_root()
+
+    def _open_root(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+        self.fd = os.open(self._base, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def mount_all(self) -> None:
+        """Make the spec's mounts in order."""
+        for index, each in enumerate(self._plan.mounts):
+            try:
+                if each.type in ("cgroup", "cgroup2") and not each.is_bind:
+                    self._mount_cgroups(each)
+                elif each.is_bind:
+                    self._mount_bind(each, self._sources.binds[index])
+                else:
+                    self._mount_filesystem(each)
+            except OSError as error:
+                cause = error.strerror or os.strerror(error.errno or 0)
+                raise System(f"mount {each.source or each.type} at {each.target}: {cause}") from error
+
+    def _mount_bind(self, each: PlannedMount, fd: int) -> None:
+        directory = stat.S_ISDIR(os.fstat(fd).st_mode)
+        with self._place(each.target, directory=directory) as place:
+            if filesystem_type(place) == PROC_SUPER_MAGIC and os.path.normpath(each.target) not in _PROC_BINDS:
+                raise Forbidden(f"mount {each.target}: a bind over a part of /proc is not allowed")
+            attach(fd, place)
+        for flags in parse_options(each.options).propagation or (MS_PRIVATE | MS_REC,):
+            mount_setattr(fd, propagation=flags & ~MS_REC, recursive=bool(flags & MS_REC))
+
+    def _mount_filesystem(self, each: PlannedMount) -> None:
+        options = parse_options(each.options)
+        plain = RESOLVE_NO_SYMLINKS if each.type in ("proc", "sysfs") else 0
+        fd = open_filesystem(each.type, each.source or each.type, options)
+        try:
+            with self._place(each.target, directory=True, resolve=plain) as place:
+                attach(fd, place)
+            for flags in options.propagation:
+                mount_setattr(fd, propagation=flags & ~MS_REC, recursive=bool(flags & MS_REC))
+        finally:
+            os.close(fd)
+
+    def _mount_cgroups(self, each: PlannedMount) -> None:
+        """Show the container its own cgroups: v2 as the tree itself, v1 as a tmpfs with a mount per
+        hierarchy."""
+        options = parse_options(each.options)
+        attributes = options.attr_set | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC
+        hierarchies = self._sources.cgroups
+        for fd in hierarchies.values():
+            mount_setattr(fd, attributes)
+            mount_setattr(fd, propagation=MS_PRIVATE)
+        with self._place(each.target, directory=True) as place:
+            if "" in hierarchies:
+                attach(hierarchies[""], place)
+                return
+            tmpfs = open_filesystem(
+                "tmpfs", "cgroup", MountOptions(attr_set=attributes & ~MOUNT_ATTR_RDONLY, data=("mode=755",))
+            )
+            try:
+                attach(tmpfs, place)
+                for name, fd in hierarchies.items():
+                    os.mkdir(name, 0o755, dir_fd=tmpfs)
+                    inner = openat2(tmpfs, name, os.O_PATH, resolve=RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
+                    try:
+                        attach(fd, inner)
+                    finally:
+                        os.close(inner)
+                mount_setattr(tmpfs, attributes)
+            finally:
+                os.close(tmpfs)
+
+    def make_devices(self) -> None:
+        """Lay /dev as Docker does; nothing if the spec binds the host's."""
+        if any(each.is_bind and os.path.normpath(each.target) == "/dev" for each in self._plan.mounts):
+            return
+        old = os.umask(0)
+        try:
+            for device in self._plan.devices:
+                self._make_device(device)
+            with self._place("/dev", directory=True) as dev:
+                for name, target in _LINKS:
+                    try:
+                        os.symlink(target, name, dir_fd=dev)
+                    except FileExistsError:
+                        continue
+        finally:
+            os.umask(old)
+
+    def _make_device(self, device: Device) -> None:
+        parent, _, name = device.path.rpartition("/")
+        with self._place(parent or "/", directory=True) as directory:
+            number = os.makedev(device.major, device.minor)
+            try:
+                os.mknod(name, device.mode, number, dir_fd=directory)
+            except FileExistsError:
+                found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+                if stat.S_IFMT(found.st_mode) != stat.S_IFMT(device.mode) or found.st_rdev != number:
+                    raise Forbidden(f"device {device.path}: the image has something else there") from None
+            except OSError as error:
+                raise System(f"make device {device.path}: {os.strerror(error.errno or 0)}") from error
+            if device.uid or device.gid:
+                os.chown(name, device.uid, device.gid, dir_fd=directory, follow_symlinks=False)
+
+    def mount_console(self, slave: int) -> None:
+        """Show the terminal at /dev/console, on a file that is made new: what the image has there is not
+        used."""
+        with self._place("/dev", directory=True) as dev:
+            try:
+                os.unlink("console", dir_fd=dev)
+            except FileNotFoundError:
+                pass
+            flags = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            os.close(os.open("console", flags, 0o666, dir_fd=dev))
+            place = os.open("console", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dev)
+            try:
+                mount = open_bind(slave, "", MountOptions())
+                try:
+                    attach(mount, place)
+                finally:
+                    os.close(mount)
+            finally:
+                os.close(place)
+
+    def protect(self) -> None:
+        """Make the spec's paths read-only or hide them, then the root read-only if asked for."""
+        for path in self._plan.readonly:
+            self._over(path, lambda fd: open_bind(fd, "", MountOptions(recursive=True)), MOUNT_ATTR_RDONLY)
+        null = self._null_device() if self._plan.masked else -1
+        empty = -1
+        try:
+            for path in self._plan.masked:
+                empty = self._mask(path, null, empty)
+        finally:
+            for fd in (null, empty):
+                if fd >= 0:
+                    os.close(fd)
+        if self._plan.root_readonly:
+            mount_setattr(self.fd, MOUNT_ATTR_RDONLY)
+
+    def _mask(self, path: str, null: int, empty: int) -> int:
+        """Hide one path: a file by /dev/null, a directory by an empty read-only one, made once and cloned."""
+
+        def cover(fd: int) -> int:
+            nonlocal empty
+            if not stat.S_ISDIR(os.fstat(fd).st_mode):
+                return open_bind(null, "", MountOptions())
+            if empty >= 0:
+                return open_bind(empty, "", MountOptions())
+            options = MountOptions(attr_set=MOUNT_ATTR_RDONLY, data=("nr_blocks=1", "nr_inodes=1"))
+            empty = open_filesystem("tmpfs", "tmpfs", options)
+            return os.dup(empty)
+
+        self._over(path, cover, 0)
+        return empty
+
+    def _over(self, path: str, cover: Callable[[int], int], attributes: int) -> None:
+        try:
+            place = openat2(self.fd, path, os.O_PATH, resolve=_IN_ROOT)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        try:
+            fd = cover(place)
+            try:
+                if attributes:
+                    mount_setattr(fd, attributes)
+                attach(fd, place)
+            finally:
+                os.close(fd)
+        finally:
+            os.close(place)
+
+    def _null_device(self) -> int:
+        """Open the container's /dev/null and make sure that it is the null device, whatever the image
+        holds."""
+        fd = openat2(self.fd, "dev/null", os.O_PATH | os.O_NOFOLLOW, resolve=_IN_ROOT)
+        found = os.fstat(fd)
+        if not stat.S_ISCHR(found.st_mode) or found.st_rdev != os.makedev(1, 3):
+            os.close(fd)
+            raise Forbidden("masked paths: /dev/null of the container is not the null device")
+        return fd
+
+    def enter(self) -> None:
+        """Make the root this process's and let go of the host's."""
+        os.fchdir(self.fd)
+        pivot_root(".", ".")
+        set_propagation(".", MS_SLAVE | MS_REC)
+        umount(".", MNT_DETACH)
+        os.chdir("/")
+        if self._plan.root_propagation & MS_SHARED:
+            set_propagation("/", self._plan.root_propagation)
+
+    @contextmanager
+    def _place(self, path: str, *, directory: bool, resolve: int = 0) -> Iterator[int]:
+        """Open the place `path` in the root, made if it is missing."""
+        try:
+            fd = openat2(self.fd, path, os.O_PATH, resolve=_IN_ROOT | resolve)
+        except FileNotFoundError:
+            fd = make_place(self.fd, path, directory=directory, resolve=resolve)
+        except OSError as error:
+            if error.errno == errno.ELOOP and resolve & RESOLVE_NO_SYMLINKS:
+                raise Forbidden(f"{path} of the image is or passes a symlink: it must be a plain directory") from error
+            raise
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+
+def make_place(root: int, path: str, *, directory: bool, resolve: int = 0) -> int:
+    """Make the directory or empty file `path` within `root`, with the directories on the way, and open it
+    `O_PATH`.
+
+    A symlink on the way that leads nowhere is followed within the root, and what it names is made. Raises
+    `OSError`.
+    """
+    pending = [part for part in path.split("/") if part and part != "."]
+    done = "."
+    links = 0
+    while pending:
+        part = pending.pop(0)
+        current = f"{done}/{part}"
+        try:
+            os.close(openat2(root, current, os.O_PATH, resolve=_IN_ROOT | resolve))
+            done = current
+            continue
+        except FileNotFoundError:
+            pass
+        parent = openat2(root, done, os.O_PATH | os.O_DIRECTORY, resolve=_IN_ROOT | resolve)
+        try:
+            if pending or directory:
+                os.mkdir(part, 0o755, dir_fd=parent)
+            else:
+                flags = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+                os.close(os.open(part, flags, 0o644, dir_fd=parent))
+            done = current
+        except FileExistsError:
+            links += 1
+            if links > _MAX_LINKS:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path) from None
+            target = os.readlink(part, dir_fd=parent)  # EINVAL: it appeared meanwhile and is no link; then we fail
+            pending = [each for each in target.split("/") if each and each != "."] + pending
+            done = "." if target.startswith("/") else done
+        finally:
+            os.close(parent)
+    return openat2(root, done, os.O_PATH, resolve=_IN_ROOT | resolve)
+
+
+def write_proc(proc: int, name: str, value: str) -> None:
+    """Write a file of the detached procfs `proc`: nothing in any mount namespace can stand in its way."""
+    strict = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV
+    fd = openat2(proc, name, os.O_WRONLY, resolve=strict)
+    try:
+        os.write(fd, value.encode())
+    finally:
+        os.close(fd)
+
+
+def write_sysctls(proc: int, sysctls: Sequence[tuple[str, str]]) -> None:
+    """Set kernel parameters of the namespaces this process is in. Raises `InvalidArgument`, `System`."""
+    for name, value in sysctls:
+        first = min((name.find(each) for each in "./" if each in name), default=-1)
+        path = name if first >= 0 and name[first] == "/" else name.translate({46: 47, 47: 46})
+        try:
+            write_proc(proc, f"sys/{path}", value)
+        except FileNotFoundError as error:
+            raise InvalidArgument(f"sysctl {name!r} does not exist in this kernel") from error
+        except OSError as error:
+            raise System(f"set sysctl {name} to {value!r}: {os.strerror(error.errno or 0)}") from error
+
+
+def _mount_point_of(path: str) -> str:
+    found = "/"
+    for each in parse_mountinfo():
+        if (path + "/").startswith(each.target.rstrip("/") + "/") and len(each.target) >= len(found):
+            found = each.target
+    return found
