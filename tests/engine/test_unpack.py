@@ -1,4 +1,5 @@
-"""Layers into directories, honest and hostile (abuse cases A11 and A12). Needs root: files get owners, devices and marks."""
+"""Layers into directories, honest and hostile (abuse cases A11 and A12). Needs root: files get owners,
+devices and marks."""
 
 from __future__ import annotations
 
@@ -82,7 +83,9 @@ def multi_member_gzip(data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "pack", [lambda d: d, gzip.compress, multi_member_gzip, zstandard.compress], ids=["plain", "gzip", "members", "zstd"]
+    "pack",
+    [lambda d: d, gzip.compress, multi_member_gzip, zstandard.compress],
+    ids=["plain", "gzip", "members", "zstd"],
 )
 def test_everything_a_layer_may_hold(place, pack):
     capability = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)  # cap_net_bind_service=ep, revision 2
@@ -196,8 +199,8 @@ def lower(place: Path) -> Path:
     return root
 
 
-DELETIONS = (
-    lambda: Layer()
+DELETIONS = lambda: (
+    Layer()
     .add(".wh.gone")
     .directory("dir")
     .add("dir/.wh.sub")
@@ -398,7 +401,9 @@ def test_the_child_is_confined(place):
 
     def run() -> None:
         try:
-            unpack(place / "root" / "hold", OCI_LAYER, LayerTarget(place / "root", Whiteouts.DELETE), "sha256:" + "0" * 64)
+            unpack(
+                place / "root" / "hold", OCI_LAYER, LayerTarget(place / "root", Whiteouts.DELETE), "sha256:" + "0" * 64
+            )
         except BaseException as error:
             failure.append(error)
 
@@ -429,7 +434,10 @@ def wait_for_child() -> Path:
         for children in Path("/proc/self/task").glob("*/children"):
             for pid in children.read_text().split():
                 process = Path("/proc", pid)
-                if os.listdir(process / "root") == ["hold"] and "CapEff:\t000001" not in (process / "status").read_text():
+                if (
+                    os.listdir(process / "root") == ["hold"]
+                    and "CapEff:\t000001" not in (process / "status").read_text()
+                ):
                     return process
         time.sleep(0.01)
     raise AssertionError("no confined child appeared")

@@ -60,7 +60,13 @@ def docker_archive(**changes) -> dict[str, bytes | str | tuple[bytes, str]]:
         "config.json": CONFIG,
         "junk": b"dropped",
         "manifest.json": json.dumps(
-            [{"Config": "config.json", "RepoTags": ["app:1", "example.com/app:2"], "Layers": ["a/layer.tar", "b/layer.tar"]}]
+            [
+                {
+                    "Config": "config.json",
+                    "RepoTags": ["app:1", "example.com/app:2"],
+                    "Layers": ["a/layer.tar", "b/layer.tar"],
+                }
+            ]
         ).encode(),
     }
     return {**files, **changes}
@@ -73,11 +79,19 @@ def oci_archive(*, layer2=LAYER2, suffix="", platform=None, nest=False, name="do
         blobs[f"blobs/sha256/{digest(data)[7:]}"] = data
         return {"mediaType": media_type, "digest": digest(data), "size": len(data)}
 
-    layers = [put(LAYER1, "application/vnd.oci.image.layer.v1.tar"), put(layer2, "application/vnd.oci.image.layer.v1.tar" + suffix)]
+    layers = [
+        put(LAYER1, "application/vnd.oci.image.layer.v1.tar"),
+        put(layer2, "application/vnd.oci.image.layer.v1.tar" + suffix),
+    ]
     config = put(CONFIG, "application/vnd.oci.image.config.v1+json")
     manifest = put(json.dumps({"schemaVersion": 2, "config": config, "layers": layers}).encode(), OCI_MANIFEST)
     if nest:
-        unknown = {"mediaType": OCI_MANIFEST, "digest": digest(b"x"), "size": 1, "platform": {"architecture": "unknown", "os": "unknown"}}
+        unknown = {
+            "mediaType": OCI_MANIFEST,
+            "digest": digest(b"x"),
+            "size": 1,
+            "platform": {"architecture": "unknown", "os": "unknown"},
+        }
         manifest["platform"] = platform or {"architecture": host_platform().architecture, "os": "linux"}
         manifest = put(json.dumps({"schemaVersion": 2, "manifests": [unknown, manifest]}).encode(), OCI_INDEX)
     manifest["annotations"] = {"io.containerd.image.name": name} if name else {}
@@ -119,12 +133,21 @@ def test_a_docker_archive(blobs, pack):
     manifest = read_manifest(blobs, image.manifest.digest)
     assert [layer.digest for layer in manifest.layers] == [digest(LAYER1), digest(LAYER2)]
     assert read_config(blobs, image.config_digest).config.cmd == ["sh"]
-    assert {found for found, _ in blobs.walk()} == {digest(CONFIG), digest(LAYER1), digest(LAYER2), image.manifest.digest}
+    assert {found for found, _ in blobs.walk()} == {
+        digest(CONFIG),
+        digest(LAYER1),
+        digest(LAYER2),
+        image.manifest.digest,
+    }
 
 
 def test_links_between_members_as_old_docker_writes_them(blobs):
-    listing = json.dumps([{"Config": "c/../config.json", "RepoTags": None, "Layers": ["a/layer.tar", "l/layer.tar"]}]).encode()
-    files = docker_archive(**{"manifest.json": listing, "l/layer.tar": "../hard", "hard": (tarfile.LNKTYPE, "b/layer.tar")})
+    listing = json.dumps(
+        [{"Config": "c/../config.json", "RepoTags": None, "Layers": ["a/layer.tar", "l/layer.tar"]}]
+    ).encode()
+    files = docker_archive(
+        **{"manifest.json": listing, "l/layer.tar": "../hard", "hard": (tarfile.LNKTYPE, "b/layer.tar")}
+    )
     (image,) = load(blobs, files)
     assert read_manifest(blobs, image.manifest.digest).layers[1].digest == digest(LAYER2)
     assert image.references == ()
@@ -209,9 +232,19 @@ def test_save_and_load_are_inverse_and_reproducible(blobs, tmp_path):
 def test_skopeo_reads_what_we_save_and_we_read_what_it_writes(blobs, tmp_path, form):
     images = load(blobs, docker_archive())
     with (tmp_path / "saved.tar").open("wb") as out:
-        archive.save([type(images[0])(images[0].manifest, images[0].config_digest, images[0].references[:1])], out, blobs)
+        archive.save(
+            [type(images[0])(images[0].manifest, images[0].config_digest, images[0].references[:1])], out, blobs
+        )
     target = f"{form}:{tmp_path}/copied.tar:docker.io/library/app:1"
-    command = ["skopeo", "--insecure-policy", "--tmpdir", str(tmp_path), "copy", f"docker-archive:{tmp_path}/saved.tar", target]
+    command = [
+        "skopeo",
+        "--insecure-policy",
+        "--tmpdir",
+        str(tmp_path),
+        "copy",
+        f"docker-archive:{tmp_path}/saved.tar",
+        target,
+    ]
     subprocess.run(command, check=True, capture_output=True)
     other = BlobStore(tmp_path / "other")
     other.open()

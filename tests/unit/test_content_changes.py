@@ -21,7 +21,10 @@ def changed(*changes: str) -> dict:
         ("ENV A=1 B=\"two words\" C='x' D=a\\ b", {"Env": ["A=1", "B=two words", "C=x", "D=a b"]}),
         ("ENV A one two", {"Env": ["A=one two"]}),
         ("LABEL a=1 b=", {"Labels": {"a": "1", "b": ""}}),
-        ("EXPOSE 80 53/udp 8000-8001", {"ExposedPorts": dict.fromkeys(("80/tcp", "53/udp", "8000/tcp", "8001/tcp"), {})}),
+        (
+            "EXPOSE 80 53/udp 8000-8001",
+            {"ExposedPorts": dict.fromkeys(("80/tcp", "53/udp", "8000/tcp", "8001/tcp"), {})},
+        ),
         ("USER 1000:1000", {"User": "1000:1000"}),
         ('VOLUME ["/a b", "/c"]', {"Volumes": {"/a b": {}, "/c": {}}}),
         ("VOLUME /a /b", {"Volumes": {"/a": {}, "/b": {}}}),

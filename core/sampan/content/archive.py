@@ -27,7 +27,6 @@ from sampan.content.images import LoadedImage, layer_media_type, put_manifest, r
 from sampan.content.manifests import (
     INDEX_TYPES,
     LAYER_TYPES,
-    LAYERS_MAX,
     MANIFEST_MAX,
     MANIFEST_TYPES,
     OCI_CONFIG,
@@ -83,7 +82,9 @@ def load(stream: BinaryIO, blobs: BlobStore) -> list[LoadedImage]:
         if (listing := members.small("index.json")) is not None:
             return _load_oci(members, blobs, parse(Index, listing, "index.json"))
         if members.has("repositories"):
-            raise Unsupported("load: the archive is of the form before Docker 1.10", remedy="save it again with a newer Docker")
+            raise Unsupported(
+                "load: the archive is of the form before Docker 1.10", remedy="save it again with a newer Docker"
+            )
         raise InvalidArgument("load: this is no image archive: it has neither manifest.json nor index.json",
                               remedy="use import for the tar of a root file system")  # fmt: skip
 
@@ -148,7 +149,8 @@ class _Members:
         name = _blob_name(described.digest)
         writer = self.file(name)
         if writer.digest != described.digest or writer.size != described.size:
-            raise InvalidArgument(f"load: {name!r} is {writer.digest} of {writer.size} bytes, not as its descriptor says")
+            found = f"{writer.digest} of {writer.size} bytes"
+            raise InvalidArgument(f"load: {name!r} is {found}, not as its descriptor says")
         return writer
 
     def keep(self, writer: BlobWriter, media_type: str) -> Descriptor:
@@ -176,14 +178,18 @@ def _normal(name: str) -> str:
 def _load_docker(members: _Members, blobs: BlobStore, entry: _Entry) -> LoadedImage:
     config = parse(ImageConfig, members.content(entry.config), f"image configuration {entry.config!r}")
     names, diff_ids = entry.layers or [], config.rootfs.diff_ids
-    if len(names) != len(diff_ids) or len(names) > LAYERS_MAX:
-        raise InvalidArgument(f"invalid manifest, layers length mismatch: expected {len(diff_ids)}, got {len(names)}")
+    _check_count(len(diff_ids), len(names))
     references = tuple(str(_tagged(name)) for name in entry.repo_tags or ())
     files = [members.file(name) for name in names]
     media_types = [_verify(members, *pair) for pair in zip(names, files, diff_ids, strict=True)]
     layers = [members.keep(file, media_type) for file, media_type in zip(files, media_types, strict=True)]
     described = members.keep(members.file(entry.config), OCI_CONFIG)
     return LoadedImage(put_manifest(blobs, described, layers), described.digest, references)
+
+
+def _check_count(expected: int, found: int) -> None:
+    if expected != found:
+        raise InvalidArgument(f"invalid manifest, layers length mismatch: expected {expected}, got {found}")
 
 
 def _tagged(name: str) -> Reference:
@@ -247,7 +253,8 @@ def _choose(members: _Members, described: Descriptor, depth: int) -> Descriptor:
         if members.has(_blob_name(entry.digest)):
             return _choose(members, entry, depth - 1)
     offered = ", ".join(f"{e.platform.os}/{e.platform.architecture}" for e in nested.manifests if e.platform)
-    raise InvalidArgument(f"load: no image for {host.os}/{host.architecture} in the archive, which has {offered or 'none'}")
+    wanted = f"{host.os}/{host.architecture}"
+    raise InvalidArgument(f"load: no image for {wanted} in the archive, which has {offered or 'none'}")
 
 
 def _fits(platform: Platform, host: Platform) -> bool:
@@ -264,14 +271,11 @@ def _load_oci_image(members: _Members, described: Descriptor) -> LoadedImage:
     config_name = _blob_name(manifest.config.digest)
     config = parse(ImageConfig, members.content(config_name), f"image configuration {manifest.config.digest}")
     diff_ids = config.rootfs.diff_ids
-    if len(manifest.layers) != len(diff_ids):
-        raise InvalidArgument(
-            f"invalid manifest, layers length mismatch: expected {len(diff_ids)}, got {len(manifest.layers)}"
-        )
+    _check_count(len(diff_ids), len(manifest.layers))
     files = []
     for layer, diff_id in zip(manifest.layers, diff_ids, strict=True):
         if layer.media_type not in LAYER_TYPES:
-            raise Unsupported(f"load: layer {layer.digest} is of type {layer.media_type}, which can't be unpacked")
+            raise Unsupported(f"load: layer {layer.digest} can't be unpacked: its type is {layer.media_type}")
         files.append(members.blob(layer))
         _verify(members, layer.digest, files[-1], diff_id)
     for layer, layer_file in zip(manifest.layers, files, strict=True):
@@ -299,7 +303,8 @@ def save(images: Sequence[LoadedImage], out: BinaryIO, blobs: BlobStore) -> None
                 "Layers": [_blob_name(layer.digest) for layer in manifest.layers],
             }
         )
-        bare = {"mediaType": image.manifest.media_type, "digest": image.manifest.digest, "size": image.manifest.size}
+        top = image.manifest
+        bare = {"mediaType": top.media_type, "digest": top.digest, "size": top.size}
         named = [{**bare, "annotations": {IMAGE_NAME: str(r), REF_NAME: r.tag}} for r in references]
         descriptors += named or [bare]
     _write_directories(out, ("blobs/", "blobs/sha256/"))

@@ -134,7 +134,7 @@ class BlobWriter:
             while done < len(view):
                 done += os.write(self._fd, view[done:])
         except OSError as error:
-            raise System(f"write a blob to {self.path}: {error.strerror}", remedy="free some space") from error
+            raise System(f"write blob {self.path}: {error.strerror}", remedy="free some space") from error
         return len(view)
 
     def seal(self) -> None:

@@ -36,7 +36,7 @@ def _apply(config: ContainerConfig, text: str) -> None:
     word, _, rest = text.partition(" ")
     name, rest = word.upper(), rest.strip()
     if name not in _CHANGES:
-        raise InvalidArgument(f"{word} is not a valid change command", remedy=f"valid are {', '.join(_CHANGES)}")
+        raise InvalidArgument(f"{word} is not a valid change command", remedy=f"use {', '.join(_CHANGES)}")
     if not rest:
         raise InvalidArgument(f"{name} requires at least one argument")
     _CHANGES[name](config, rest)

@@ -8,10 +8,11 @@ a child that is about to lose its file system. Sources: RFC 1952, RFC 8878, the 
 from __future__ import annotations
 
 import enum
+import functools
 import io
 import zlib
 from collections.abc import Callable
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, cast
 
 from sampan.api.errors import InvalidArgument
 
@@ -121,22 +122,25 @@ def _open_gzip(raw: _Prefixed) -> Opened:
     return opener(raw), errors
 
 
-def _gzip_class() -> tuple[Callable[[BinaryIO | _Prefixed], Reader], tuple[type[Exception], ...]]:
+def _gzip_class() -> tuple[Callable[[_Prefixed], Reader], tuple[type[Exception], ...]]:
     errors: tuple[type[Exception], ...] = (OSError, EOFError, zlib.error)
     try:
         from isal import igzip, isal_zlib
     except ImportError:
         import gzip
 
-        return lambda raw: gzip.GzipFile(fileobj=raw, mode="rb"), errors  # type: ignore[arg-type]
-    return lambda raw: igzip.IGzipFile(fileobj=raw, mode="rb"), (*errors, isal_zlib.error)
+        return lambda raw: gzip.GzipFile(fileobj=raw, mode="rb"), errors
+    opener: Any = igzip.IGzipFile
+    damaged: Any = isal_zlib.error
+    return lambda raw: cast(Reader, opener(fileobj=raw, mode="rb")), (*errors, damaged)
 
 
 def _open_zstd(raw: _Prefixed) -> Opened:
     import zstandard
 
     decoder = zstandard.ZstdDecompressor(max_window_size=WINDOW_MAX)
-    return decoder.stream_reader(raw, read_size=1 << 18, read_across_frames=True), (zstandard.ZstdError,)
+    source = cast(BinaryIO, raw)
+    return decoder.stream_reader(source, read_size=1 << 18, read_across_frames=True), (zstandard.ZstdError,)
 
 
 def _open_xz(raw: _Prefixed) -> Opened:
@@ -152,7 +156,7 @@ class _Xz:
     def __init__(self, raw: Reader) -> None:
         import lzma
 
-        self._new: Callable[[], lzma.LZMADecompressor] = lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=WINDOW_MAX)
+        self._new = functools.partial(lzma.LZMADecompressor, lzma.FORMAT_XZ, memlimit=WINDOW_MAX)
         self._decoder = self._new()
         self._raw = raw
         self._begun = False
@@ -179,7 +183,7 @@ class _Xz:
 def _open_bzip2(raw: _Prefixed) -> Opened:
     import bz2
 
-    return bz2.BZ2File(raw, "rb"), (OSError, EOFError, ValueError)  # type: ignore[arg-type]
+    return bz2.BZ2File(raw, "rb"), (OSError, EOFError, ValueError)
 
 
 _OPENERS: dict[Compression, Callable[[_Prefixed], Opened]] = {

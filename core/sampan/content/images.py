@@ -45,9 +45,7 @@ def layer_media_type(compression: Compression) -> str:
 
 def put_manifest(blobs: BlobStore, config: Descriptor, layers: Sequence[Descriptor]) -> Descriptor:
     """Store the OCI manifest over a configuration and layers. The same content gives the same digest."""
-    bare = [
-        {"mediaType": part.media_type, "digest": part.digest, "size": part.size} for part in (config, *layers)
-    ]
+    bare = [{"mediaType": part.media_type, "digest": part.digest, "size": part.size} for part in (config, *layers)]
     document = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": bare[0], "layers": bare[1:]}
     return blobs.put(json.dumps(document, separators=(",", ":")).encode(), OCI_MANIFEST)
 

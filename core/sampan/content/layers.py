@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,12 @@ from sampan.content.manifests import LAYER_TYPES
 from sampan.content.references import check_digest
 
 # -I and -S: neither the environment nor site directories have a say; the paths are ours.
-_BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv.pop(2)); from sampan.content.unpacker import main; main()"
+_BOOT = """
+import json, sys
+sys.path[:] = json.loads(sys.argv.pop(2))
+from sampan.content.unpacker import main
+main()
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +85,7 @@ def unpack(
         raise type(error)(f"unpack {blob.name}: {error.message}", remedy=error.remedy)
 
 
-def _run(request: dict[str, object], fds: list[int], seconds: float) -> SampanError | None:
+def _run(request: Mapping[str, object], fds: list[int], seconds: float) -> SampanError | None:
     command = [sys.executable, "-I", "-S", "-c", _BOOT, json.dumps(request), json.dumps(sys.path)]
     child = subprocess.Popen(
         command,
@@ -93,7 +99,7 @@ def _run(request: dict[str, object], fds: list[int], seconds: float) -> SampanEr
     try:
         out, err = child.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
-        return Unavailable(f"it took longer than {seconds:.0f} seconds", remedy="raise the limit if the layer is sound")
+        return Unavailable(f"it took longer than {seconds:.0f} seconds", remedy="raise the limit")
     finally:
         if child.poll() is None:
             child.kill()
@@ -103,5 +109,3 @@ def _run(request: dict[str, object], fds: list[int], seconds: float) -> SampanEr
         return System(f"the unpacker ended with status {child.returncode}: {last or 'no message'}")
     answer = json.loads(out)
     return from_wire(answer) if answer else None
-
-

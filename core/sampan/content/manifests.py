@@ -31,11 +31,12 @@ DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
 
 INDEX_TYPES = frozenset({OCI_INDEX, DOCKER_INDEX})
 MANIFEST_TYPES = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
+_NONDISTRIBUTABLE = "application/vnd.oci.image.layer.nondistributable.v1.tar"
 LAYER_TYPES = frozenset(
     {
         *(f"{OCI_LAYER}{suffix}" for suffix in ("", "+gzip", "+zstd")),
         *(f"{DOCKER_LAYER}{suffix}" for suffix in ("", ".gzip", ".zstd")),
-        *(f"application/vnd.oci.image.layer.nondistributable.v1.tar{suffix}" for suffix in ("", "+gzip", "+zstd")),
+        *(f"{_NONDISTRIBUTABLE}{suffix}" for suffix in ("", "+gzip", "+zstd")),
         "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
     }
 )

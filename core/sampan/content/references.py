@@ -60,6 +60,7 @@ class Reference:
         return (f":{self.tag}" if self.tag else "") + (f"@{self.digest}" if self.digest else "")
 
     def __str__(self) -> str:
+        """Give the long form."""
         return self.name + self._suffix
 
 
@@ -109,7 +110,8 @@ def check_digest(text: str) -> str:
 
 def _split_domain(text: str) -> tuple[str, str]:
     first, slash, rest = text.partition("/")
-    if not slash or (first.lower() == first and "." not in first and ":" not in first and first != "localhost"):
+    looks_like_host = first.lower() != first or "." in first or ":" in first or first == "localhost"
+    if not slash or not looks_like_host:
         domain, rest = DEFAULT_DOMAIN, text
     else:
         domain = DEFAULT_DOMAIN if first == _LEGACY_DOMAIN else first

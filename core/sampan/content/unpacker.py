@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
 import queue
@@ -22,25 +23,20 @@ import resource
 import stat
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from sampan.api.errors import InvalidArgument, SampanError, System, to_wire
 from sampan.content import compression, tarstream
 from sampan.content.tarstream import Member, TarReader
+from sampan.linux import capabilities, mounts, namespaces
 from sampan.linux.files import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
-from sampan.linux.syscalls import (
-    AT_EMPTY_PATH,
-    AT_FDCWD,
-    PR_SET_NO_NEW_PRIVS,
-    PR_SET_PDEATHSIG,
-    prctl,
-    syscall,
-)
+from sampan.linux.syscalls import PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG, prctl
 
 _PIECE = 1 << 18
 _PIECES_AHEAD = 16
 _OPEN_DIRECTORIES = 256
-_LINE_OF_DEPTH = 20_000
+_DEPTH = 20_000
 _WHITEOUT = b".wh."
 _OPAQUE = b".wh..wh..opq"
 _AUFS = b".wh..wh."
@@ -51,20 +47,19 @@ _SPACE_RESERVE = 256 << 20
 
 # What the host, not the layer, is at fault for.
 _HOST_ERRORS = frozenset(
-    {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.EPERM, errno.EACCES}
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EIO", "ENOMEM", "EROFS", "EMFILE", "ENFILE", "EPERM", "EACCES")
 )
 
-CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWNET = 0x00020000, 0x08000000, 0x40000000
-MS_REC, MS_PRIVATE, MNT_DETACH = 0x4000, 0x40000, 2
-OPEN_TREE_CLONE, MOVE_MOUNT_F_EMPTY_PATH = 1, 0x04
-_LINUX_CAPABILITY_VERSION_3 = 0x20080522
-CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_FSETID, CAP_SYS_ADMIN, CAP_MKNOD, CAP_SETFCAP = 0, 1, 3, 4, 21, 27, 31
+_CAPABILITIES = ("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_MKNOD", "CAP_SETFCAP")
+_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Pieces:
     """The plain bytes of the layer, decompressed and hashed by a thread while the main one writes files."""
 
-    def __init__(self, blob: Any, most: int) -> None:
+    def __init__(self, blob: io.FileIO, most: int) -> None:
+        """Start reading `blob`, of at most `most` plain bytes."""
         self._source = compression.Decompressed(blob)
         self._most = most
         self._queue: queue.Queue[bytes | BaseException] = queue.Queue(_PIECES_AHEAD)
@@ -107,6 +102,7 @@ class DeleteBelow:
     wrote is kept."""
 
     def __init__(self) -> None:
+        """Begin with nothing written."""
         self._written: set[bytes] = set()
 
     def wrote(self, path: bytes) -> None:
@@ -129,7 +125,7 @@ class DeleteBelow:
             self.hide(directory, encoded, path + b"/" + encoded if path else encoded)
 
     def _hide_below(self, parent: int, name: bytes, path: bytes) -> None:
-        directory = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        directory = os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
         try:
             self.hide_all(directory, path)
         finally:
@@ -151,7 +147,7 @@ class OverlayMarks:
             os.mknod(name, stat.S_IFCHR, os.makedev(0, 0), dir_fd=parent)
         except FileExistsError:
             if stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
-                directory = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+                directory = os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
                 try:
                     self.hide_all(directory, path)
                 finally:
@@ -170,6 +166,7 @@ class Unpacker:
     """Writes members below the directory `root`."""
 
     def __init__(self, tar: TarReader, root: int, deletions: DeleteBelow | OverlayMarks) -> None:
+        """Touch nothing yet."""
         self._tar = tar
         self._root = root
         self._deletions = deletions
@@ -258,7 +255,7 @@ class Unpacker:
                 parent = fd if fd >= 0 else self._root
                 os.mkdir(name, 0o755, dir_fd=parent)  # EEXIST: a symbolic link that leads nowhere
                 self._deletions.wrote(path[:end])
-                found = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+                found = os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
             if fd >= 0:
                 os.close(fd)
             fd = found
@@ -345,7 +342,7 @@ class Unpacker:
                 self._clear(parent, name, path)
                 parent = self._directory(path.rpartition(b"/")[0])
                 os.mkdir(name, 0o700, dir_fd=parent)
-        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        fd = os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
         try:
             if over_whiteout:
                 self._deletions.made_over_whiteout(fd)
@@ -405,14 +402,15 @@ class Unpacker:
 
     def _write_node(self, parent: int, name: bytes, path: bytes, member: Member) -> None:
         if member.kind == tarstream.CHARACTER and member.major == member.minor == 0:
-            raise InvalidArgument(f"the layer has a 0/0 character device, overlay's own mark: {os.fsdecode(path)!r}")
+            where = os.fsdecode(path)
+            raise InvalidArgument(f"the layer has a 0/0 character device, overlay's own mark: {where!r}")
         mode = _NODES[member.kind] | 0o600
         device = os.makedev(member.major, member.minor)
         self._in_free_place(lambda at: os.mknod(name, mode, device, dir_fd=at), parent, name, path)
         os.chmod(name, member.mode, dir_fd=self._directory(path.rpartition(b"/")[0]))
         self._finish(path, name, member)
 
-    def _in_free_place(self, make: Any, parent: int, name: bytes, path: bytes) -> None:
+    def _in_free_place(self, make: Callable[[int], None], parent: int, name: bytes, path: bytes) -> None:
         try:
             make(parent)
         except FileExistsError:
@@ -466,7 +464,8 @@ def _set_xattrs(target: int | bytes, member: Member) -> None:
     """
     for name, value in member.xattrs.items():
         if name.startswith("trusted."):
-            raise InvalidArgument(f"the layer has the attribute {name} on {os.fsdecode(member.name)!r}, which only the host sets")
+            where = os.fsdecode(member.name)
+            raise InvalidArgument(f"the layer has the attribute {name} on {where!r}, which only the host sets")
         if name.startswith(("user.", "system.posix_acl_")) or name == "security.capability":
             if isinstance(target, int):
                 os.setxattr(target, name, value)
@@ -483,7 +482,7 @@ def _remove(parent: int, name: bytes) -> None:
         return
     except IsADirectoryError:
         pass
-    directory = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    directory = os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
     try:
         for child in os.listdir(directory):
             _remove(directory, os.fsencode(child))
@@ -493,12 +492,12 @@ def _remove(parent: int, name: bytes) -> None:
 
 
 def _translated(path: bytes, member: Member, error: OSError) -> SampanError:
-    where = os.fsdecode(path or b"/")
+    where, cause = os.fsdecode(path or b"/"), os.strerror(error.errno or 0)
     linked = member.kind == tarstream.HARD_LINK and error.errno == errno.EPERM  # A directory can't be linked.
     if error.errno in _HOST_ERRORS and not linked:
-        return System(f"write {where!r} of the layer: {os.strerror(error.errno or 0)}", remedy="look at the host's disk and mounts")
+        return System(f"write {where!r} of the layer: {cause}", remedy="look at the host's disk and mounts")
     link = f" -> {os.fsdecode(member.link)!r}" if member.link else ""
-    return InvalidArgument(f"the layer has an entry that can't be made: {where!r}{link}: {os.strerror(error.errno or 0)}")
+    return InvalidArgument(f"the layer has an entry that can't be made: {where!r}{link}: {cause}")
 
 
 def confine(root: int, *, overlay: bool, file_size: int, memory: int) -> int:
@@ -508,49 +507,35 @@ def confine(root: int, *, overlay: bool, file_size: int, memory: int) -> int:
     takes.
     """
     prctl(PR_SET_NO_NEW_PRIVS, 1)
+    had = capabilities.current()  # /proc will be out of sight.
     os.umask(0)
-    for limit, value in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, file_size), (resource.RLIMIT_AS, memory)):
+    limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: file_size, resource.RLIMIT_AS: memory}
+    for limit, value in limits.items():
         hard = resource.getrlimit(limit)[1]
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(limit, (value, value))
-    # A clone of the target's mount, taken before unshare, for afterwards the kernel counts `root` as another
-    # namespace's.
-    tree = syscall("open_tree", root, "", OPEN_TREE_CLONE | AT_EMPTY_PATH | os.O_CLOEXEC)
-    syscall("unshare", CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWNET)
-    syscall("mount", None, "/", None, MS_REC | MS_PRIVATE, None)
-    syscall("move_mount", tree, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH)
+    # Cloned before unshare: afterwards the kernel counts `root` as another namespace's.
+    tree = mounts.open_bind(root, "", mounts.MountOptions())
+    namespaces.unshare(namespaces.CLONE_NEWNS | namespaces.CLONE_NEWIPC | namespaces.CLONE_NEWNET)
+    mounts.set_propagation("/", mounts.MS_REC | mounts.MS_PRIVATE)
+    mounts.attach(tree, "/")
     os.fchdir(tree)
-    syscall("pivot_root", ".", ".")
-    syscall("umount2", ".", MNT_DETACH)
+    mounts.pivot_root(".", ".")
+    mounts.umount(".", mounts.MNT_DETACH)
     os.close(tree)
     os.close(root)
-    _keep_capabilities(
-        CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_FSETID, CAP_MKNOD, CAP_SETFCAP, *([CAP_SYS_ADMIN] if overlay else [])
-    )
+    kept = capabilities.mask([*_CAPABILITIES, *(["CAP_SYS_ADMIN"] if overlay else [])]) & had.permitted
+    capabilities.apply(capabilities.CapabilitySets(effective=kept, permitted=kept))
     return os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-
-
-def _keep_capabilities(*kept: int) -> None:
-    import ctypes
-
-    header = (ctypes.c_uint32 * 2)(_LINUX_CAPABILITY_VERSION_3, 0)
-    now = (ctypes.c_uint32 * 6)()
-    syscall("capget", ctypes.byref(header), ctypes.byref(now))
-    for word in (0, 1):
-        mask = sum(1 << (cap - 32 * word) for cap in kept if cap // 32 == word) & now[3 * word + 1]
-        now[3 * word], now[3 * word + 1], now[3 * word + 2] = mask, mask, 0
-    syscall("capset", ctypes.byref(header), ctypes.byref(now))
 
 
 def run(request: dict[str, Any]) -> None:
     """Do what the parent asked: see `layers.unpack`."""
     compression.preload()
     overlay = request["whiteouts"] == "overlay"
-    root = confine(
-        request["target"], overlay=overlay, file_size=request["file_bytes"], memory=request["memory_bytes"]
-    )
-    sys.setrecursionlimit(_LINE_OF_DEPTH)
-    with os.fdopen(request["blob"], "rb", buffering=0) as blob:
+    root = confine(request["target"], overlay=overlay, file_size=request["file_bytes"], memory=request["memory_bytes"])
+    sys.setrecursionlimit(_DEPTH)
+    with io.FileIO(request["blob"]) as blob:
         pieces = Pieces(blob, request["stream_bytes"])
         tar = TarReader(tarstream.Blocks(pieces.next), request["entries"])
         Unpacker(tar, root, OverlayMarks() if overlay else DeleteBelow()).run()
