@@ -54,13 +54,7 @@ class PlainWire:
 def connect(endpoint: Endpoint) -> PlainWire | TlsWire:
     """Connect; `Unreachable` says where, why, and how to start the daemon."""
     try:
-        if endpoint.path:
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            sock.connect(endpoint.path)
-        else:
-            sock = socket.create_connection((endpoint.host, endpoint.port), timeout=30)
-            sock.settimeout(None)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock = _connect_unix(endpoint.path) if endpoint.path else _connect_tcp(endpoint.host, endpoint.port)
     except OSError as error:
         raise Unreachable(
             f"cannot connect to the Sampan daemon at {endpoint.address}: {error.strerror or error}",
@@ -71,6 +65,23 @@ def connect(endpoint: Endpoint) -> PlainWire | TlsWire:
     from sampan.cli.tls import handshake
 
     return handshake(sock, endpoint)
+
+
+def _connect_unix(path: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.connect(path)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _connect_tcp(host: str, port: int) -> socket.socket:
+    sock = socket.create_connection((host, port), timeout=30)
+    sock.settimeout(None)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
 
 
 def _remedy(endpoint: Endpoint, error: OSError) -> str:
