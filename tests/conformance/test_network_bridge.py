@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import pytest
-from sampan_network_bridge.driver import BridgeDriver
-
 from sampan.testing.network import NetworkDriverSuite
+from sampan_network_bridge.driver import BridgeDriver
 
 
 class TestBridge(NetworkDriverSuite):

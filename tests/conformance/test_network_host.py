@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import pytest
-from sampan_network_host.driver import HostDriver
 
 from sampan.api.errors import Forbidden, Unsupported
 from sampan.api.network import Endpoint, Network, PortMapping
 from sampan.testing.network import Lab, NetworkDriverSuite
+from sampan_network_host.driver import HostDriver
 
 
 class TestHost(NetworkDriverSuite):

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import pytest
-from sampan_network_none.driver import NoneDriver
 
 from sampan.api.errors import Forbidden, Unsupported
 from sampan.api.network import Endpoint, Network, PortMapping
 from sampan.testing.network import Lab, NetworkDriverSuite
+from sampan_network_none.driver import NoneDriver
 
 
 class TestNone(NetworkDriverSuite):

@@ -23,7 +23,7 @@ from types import TracebackType
 
 __all__ = [
     "Address", "Link", "Netlink", "Request", "Route", "add_address", "add_bridge", "add_route", "add_veth", "delete_link",
-    "link_index", "mac_of", "set_link",
+    "link_index", "mac_of", "set_link", "settle_link",
 ]  # fmt: skip
 
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE, NLM_F_DUMP = (
@@ -145,6 +145,15 @@ def set_link(
         info = _attr(IFLA_INFO_SLAVE_KIND, b"bridge") + _nest(IFLA_INFO_SLAVE_DATA, port)
         body += _nest(IFLA_LINKINFO, info)
     return Request(RTM_NEWLINK, 0, body, f"set link {link}")
+
+
+def settle_link(link: str | int) -> Request:
+    """Ask for a link, so that the kernel acts on a change of its carrier now (Linux 6.7: `linkwatch_sync_dev`).
+
+    Else a worker does, up to a second later, and until then a bridge's port is disabled and a new link drops packets.
+    """
+    index, name = (link, b"") if isinstance(link, int) else (0, _name(link))
+    return Request(RTM_GETLINK, 0, _IFINFO.pack(0, 0, index, 0, 0) + name, f"get link {link}")
 
 
 def delete_link(link: str | int) -> Request:

@@ -10,18 +10,17 @@ import os
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from typing import Any, TypeVar
 
 from sampan.linux.namespaces import CLONE_NEWNET, unshare
 from sampan.linux.netlink import Netlink, add_address, add_veth, link_index, set_link
 
-__all__ = ["Namespace", "cable", "listen", "reaches", "reaches_udp"]
+__all__ = ["Namespace", "cable", "listen", "reaches", "unreachable"]
 
 T = TypeVar("T")
 
-SILENCE = 0.4
-"""Seconds without an answer that count as unreachable; an answer over a veth takes well under one millisecond."""
+PATIENCE, SILENCE = 5.0, 0.4
+"""Seconds to wait for an answer that must come, and without one that must not: over a veth it takes a millisecond."""
 
 
 class Namespace:
@@ -74,7 +73,7 @@ def listen(where: Namespace, port: int, *, protocol: str = "tcp", family: int = 
 
     def make() -> socket.socket:
         server = socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6, kind)
-        server.settimeout(SILENCE)
+        server.settimeout(PATIENCE)
         server.bind(("" if family == 4 else "::", port))
         if protocol == "tcp":
             server.listen()
@@ -83,36 +82,43 @@ def listen(where: Namespace, port: int, *, protocol: str = "tcp", family: int = 
     return where.run(make)
 
 
-def reaches(client: Namespace, address: str, port: int, server: socket.socket) -> str:
-    """Send a line both ways over TCP; give the client's address as the server sees it, "" if it can't be reached."""
+def reaches(client: Namespace, address: str, port: int, server: socket.socket, *, patience: float = PATIENCE) -> str:
+    """Send a line both ways over TCP or UDP, as `server` is; give the client's address as the server sees it.
+
+    Gives "" if nothing arrives. Where that is what must be, `unreachable` waits less.
+    """
+    server.settimeout(patience)
+    talk = _talk if server.type == socket.SOCK_STREAM else _exchange
     try:
-        out = client.run(socket.create_connection, (address, port), SILENCE)
+        return talk(client, (address, port), server, patience)
     except OSError:
         return ""
-    with out:
-        try:
-            into, peer = server.accept()
-        except TimeoutError:
-            return ""  # somebody else answered
-        with closing(into):
+
+
+def unreachable(client: Namespace, address: str, port: int, server: socket.socket) -> bool:
+    """Say whether nothing arrives."""
+    return reaches(client, address, port, server, patience=SILENCE) == ""
+
+
+def _talk(client: Namespace, to: tuple[str, int], server: socket.socket, patience: float) -> str:
+    with client.run(socket.create_connection, to, patience) as out:
+        into, peer = server.accept()
+        with into:
+            into.settimeout(patience)
             out.sendall(b"ping")
             assert into.recv(4) == b"ping"
             into.sendall(b"pong")
             assert out.recv(4) == b"pong"
-            return str(peer[0])
+        return str(peer[0])
 
 
-def reaches_udp(client: Namespace, address: str, port: int, server: socket.socket) -> str:
-    """Send a datagram both ways; give the client's address as the server sees it, "" if it can't be reached."""
+def _exchange(client: Namespace, to: tuple[str, int], server: socket.socket, patience: float) -> str:
     with client.run(socket.socket, server.family, socket.SOCK_DGRAM) as out:
-        out.settimeout(SILENCE)
-        try:
-            out.connect((address, port))
-            out.send(b"ping")
-            data, peer = server.recvfrom(16)
-            assert data == b"ping"
-            server.sendto(b"pong", peer)
-            assert out.recv(16) == b"pong"
-        except OSError:
-            return ""
+        out.settimeout(patience)
+        out.connect(to)
+        out.send(b"ping")
+        data, peer = server.recvfrom(16)
+        assert data == b"ping"
+        server.sendto(b"pong", peer)
+        assert out.recv(16) == b"pong"
         return str(peer[0])

@@ -183,15 +183,11 @@ class BridgeDriver(NetworkDriver):
             with Netlink() as kernel:
                 links.delete(kernel, links.veth_name(self.context.engine_id, endpoint.id))
 
-    def publish(
-        self, network: Network, endpoint: Endpoint, ports: Sequence[PortMapping]
-    ) -> tuple[PortMapping, ...]:
+    def publish(self, network: Network, endpoint: Endpoint, ports: Sequence[PortMapping]) -> tuple[PortMapping, ...]:
         """Reserve the ports, then add them to the maps."""
         opened = self._need_open()
         with _translated(f"publish ports of endpoint {endpoint.id[:12]}"):
-            resolved, elements = self._reserve(
-                opened, network, endpoint, ports, options.parse(network.options)
-            )
+            resolved, elements = self._reserve(opened, network, endpoint, ports, options.parse(network.options))
             try:
                 opened.firewall.publish(elements)
             except BaseException:
@@ -316,13 +312,7 @@ def _check_sandbox(network: Network, endpoint: Endpoint) -> list[str]:
                if address and address not in addresses]  # fmt: skip
     for subnet in network.subnets:
         wanted = endpoint.ipv6 if ":" in subnet.prefix else endpoint.ipv4
-        if (
-            wanted
-            and subnet.gateway
-            and endpoint.gateway
-            and not network.internal
-            and subnet.gateway not in defaults
-        ):
+        if wanted and subnet.gateway and endpoint.gateway and not network.internal and subnet.gateway not in defaults:
             damage.append(f"default route by {subnet.gateway} is missing in the sandbox")
     return damage
 
@@ -332,10 +322,7 @@ def _addresses(endpoint: Endpoint) -> list[str]:
 
 
 def _merged(networks: Mapping[str, rules.Elements]) -> rules.Elements:
-    return {
-        name: frozenset[str]().union(*(elements[name] for elements in networks.values()))
-        for name in rules.SETS
-    }
+    return {name: frozenset[str]().union(*(elements[name] for elements in networks.values())) for name in rules.SETS}
 
 
 def _try_everything() -> None:

@@ -33,9 +33,7 @@ class Firewall:
         found = {name: frozenset[str]() for name in rules.SETS}
         for item in self._list():
             if "set" in item:
-                found[item["set"]["name"]] = frozenset(
-                    _element(entry) for entry in item["set"].get("elem", ())
-                )
+                found[item["set"]["name"]] = frozenset(_element(entry) for entry in item["set"].get("elem", ()))
         return found
 
     def bindings(self) -> list[Binding]:

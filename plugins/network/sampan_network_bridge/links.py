@@ -56,9 +56,7 @@ def enable_forwarding(*, ipv6: bool) -> None:
     """Let the host forward packets. Without it no container reaches out; we only ever turn it on."""
     for name in ("ipv4/ip_forward", *(["ipv6/conf/all/forwarding"] if ipv6 else [])):
         if set_sysctl(name, "1"):
-            log.warning(
-                "turned on %s: this host now forwards between all its links, not only the containers'", name
-            )
+            log.warning("turned on %s: this host now forwards between all its links, not only the containers'", name)
 
 
 # ---------------------------------------------------------------- bridges
@@ -146,12 +144,12 @@ def make_veth(
                 mac=mac,
                 mtu=mtu,
             ),
-            netlink.set_link(
-                name, alias=alias(engine_id, f"endpoint {endpoint.id}"), hairpin=True, isolated=not icc
-            ),
+            netlink.set_link(name, alias=alias(engine_id, f"endpoint {endpoint.id}"), hairpin=True, isolated=not icc),
         )
     try:
         call_in_netns(netns, lambda: _configure(network, endpoint))
+        with Netlink() as kernel:
+            kernel.run(netlink.settle_link(name), netlink.settle_link(bridge))
     except BaseException:
         with Netlink() as kernel:
             delete(kernel, name)
@@ -170,6 +168,7 @@ def _configure(network: Network, endpoint: Endpoint) -> None:
             *(netlink.add_address(index, address) for address in addresses),
             netlink.set_link(index, up=True),
             *default_routes(network, endpoint),
+            netlink.settle_link(index),
         )
 
 

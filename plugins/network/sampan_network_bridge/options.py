@@ -46,9 +46,7 @@ def parse(options: Mapping[str, str]) -> Options:
 def _boolean(options: Mapping[str, str], key: str) -> bool:
     value = options.get(key, "true")
     if value not in _TRUE | _FALSE:
-        raise InvalidArgument(
-            f"network option {key}={value!r} is not a truth value", remedy="say true or false"
-        )
+        raise InvalidArgument(f"network option {key}={value!r} is not a truth value", remedy="say true or false")
     return value in _TRUE
 
 
@@ -73,7 +71,5 @@ def _address(options: Mapping[str, str]) -> str:
 def _mtu(options: Mapping[str, str]) -> int:
     value = options.get(MTU, "0")
     if not value.isdecimal() or not (int(value) == 0 or 68 <= int(value) <= 65535):
-        raise InvalidArgument(
-            f"network option {MTU}={value!r} is no MTU", remedy="a number of bytes from 68 to 65535"
-        )
+        raise InvalidArgument(f"network option {MTU}={value!r} is no MTU", remedy="a number of bytes from 68 to 65535")
     return int(value)

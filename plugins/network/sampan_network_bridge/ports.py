@@ -36,7 +36,7 @@ class Ports:
         """Start with these elements of the maps."""
         self._lock = threading.Lock()
         self._owners: dict[Port, dict[str, str]] = {}
-        self._elements: dict[str, list[Binding]] = {}
+        self._elements: dict[str, dict[Binding, None]] = {}  # in the order of coming
         self._next = 0
         for item in elements:
             self._add(item)
@@ -85,9 +85,7 @@ class Ports:
             for item in list(elements):
                 self._remove(item)
 
-    def _choose(
-        self, endpoint: Endpoint, mapping: PortMapping, default: str
-    ) -> tuple[PortMapping, list[Binding]]:
+    def _choose(self, endpoint: Endpoint, mapping: PortMapping, default: str) -> tuple[PortMapping, list[Binding]]:
         low, high = (int(word) for word in _RANGE.read_text().split())
         span = high - low + 2 - mapping.count
         for step in range(span):
@@ -117,13 +115,13 @@ class Ports:
     def _add(self, item: Binding) -> None:
         for number in range(item.host_port, item.host_port + item.count):
             self._owners.setdefault((item.family, item.protocol, number), {})[item.host_ip] = item.target
-        self._elements.setdefault(item.target, []).append(item)
+        self._elements.setdefault(item.target, {})[item] = None
 
     def _remove(self, item: Binding) -> None:
-        elements = self._elements.get(item.target, [])
+        elements = self._elements.get(item.target, {})
         if item not in elements:
             return
-        elements.remove(item)
+        del elements[item]
         if not elements:
             del self._elements[item.target]
         for number in range(item.host_port, item.host_port + item.count):
@@ -173,9 +171,7 @@ def _try_bind(family: int, protocol: str, address: str, port: int) -> None:
     """Bind and let go, in the calling thread's network namespace. As a server would: TIME_WAIT is no hindrance."""
     kind, number = _SOCKETS[protocol]
     try:
-        probe = socket.socket(
-            socket.AF_INET if family == 4 else socket.AF_INET6, kind | socket.SOCK_CLOEXEC, number
-        )
+        probe = socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6, kind | socket.SOCK_CLOEXEC, number)
     except OSError as error:
         if error.errno in (errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT, errno.ESOCKTNOSUPPORT):
             return  # no process of this host can have the port either

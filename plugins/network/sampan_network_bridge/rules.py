@@ -16,9 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 FAMILIES = (4, 6)
-MAPS = tuple(
-    f"{host}{kind}{family}" for family in FAMILIES for host in ("", "host_") for kind in ("ports", "ranges")
-)
+MAPS = tuple(f"{host}{kind}{family}" for family in FAMILIES for host in ("", "host_") for kind in ("ports", "ranges"))
 
 Elements = Mapping[str, frozenset[str]]
 """Elements of sets, by the set's name, as nft writes them."""
@@ -169,8 +167,7 @@ def split(bindings: Iterable[Binding]) -> list[Binding]:
             elements.append(item)
         else:
             elements += [
-                replace(item, host_port=item.host_port + n, port=item.port + n, count=1)
-                for n in range(item.count)
+                replace(item, host_port=item.host_port + n, port=item.port + n, count=1) for n in range(item.count)
             ]
     return elements
 

@@ -46,13 +46,9 @@ class HostDriver(NetworkDriver):
     def detach(self, network: Network, endpoint: Endpoint) -> None:
         """Do nothing."""
 
-    def publish(
-        self, network: Network, endpoint: Endpoint, ports: Sequence[PortMapping]
-    ) -> tuple[PortMapping, ...]:
+    def publish(self, network: Network, endpoint: Endpoint, ports: Sequence[PortMapping]) -> tuple[PortMapping, ...]:
         """Refuse: nothing can be published where nothing is hidden."""
-        raise Unsupported(
-            "publish a port in network host: the container has the host's ports", remedy="just listen"
-        )
+        raise Unsupported("publish a port in network host: the container has the host's ports", remedy="just listen")
 
     def unpublish(self, network: Network, endpoint: Endpoint, ports: Sequence[PortMapping]) -> None:
         """Do nothing."""

@@ -51,13 +51,9 @@ class NoneDriver(NetworkDriver):
     def detach(self, network: Network, endpoint: Endpoint) -> None:
         """Do nothing: the loopback goes with its sandbox."""
 
-    def publish(
-        self, network: Network, endpoint: Endpoint, ports: Sequence[PortMapping]
-    ) -> tuple[PortMapping, ...]:
+    def publish(self, network: Network, endpoint: Endpoint, ports: Sequence[PortMapping]) -> tuple[PortMapping, ...]:
         """Refuse: there is no way in."""
-        raise Unsupported(
-            "publish a port in network none: there is no way in", remedy="join a bridge network"
-        )
+        raise Unsupported("publish a port in network none: there is no way in", remedy="join a bridge network")
 
     def unpublish(self, network: Network, endpoint: Endpoint, ports: Sequence[PortMapping]) -> None:
         """Do nothing."""
