@@ -44,7 +44,14 @@ def test_sizes_for_people() -> None:
 
 @pytest.mark.parametrize(
     ("text", "nanoseconds"),
-    [("0", 0), ("1h2m3.5s", 3723500000000), ("1.5h", 5400 * 10**9), ("-10ms", -(10**7)), ("5µs", 5000), (".5s", 5 * 10**8)],
+    [
+        ("0", 0),
+        ("1h2m3.5s", 3723500000000),
+        ("1.5h", 5400 * 10**9),
+        ("-10ms", -(10**7)),
+        ("5µs", 5000),
+        (".5s", 5 * 10**8),
+    ],
 )
 def test_parse_duration(text: str, nanoseconds: int) -> None:
     assert parse_duration(text) == nanoseconds

@@ -153,7 +153,12 @@ def test_request_takes_every_kind_of_flag() -> None:
 
 def test_detached_request_attaches_nothing() -> None:
     body = request("-d", "-i", "busybox")
-    assert (body["OpenStdin"], body["AttachStdin"], body["AttachStdout"], body["StdinOnce"]) == (True, False, False, False)
+    assert (body["OpenStdin"], body["AttachStdin"], body["AttachStdout"], body["StdinOnce"]) == (
+        True,
+        False,
+        False,
+        False,
+    )
 
 
 def test_switches_take_values() -> None:
@@ -199,7 +204,9 @@ def test_request_refuses_with_status_125(args: list[str], reason: str) -> None:
     assert caught.value.status == 125
 
 
-@pytest.mark.parametrize("args", [["-m", "1x"], ["--cpus", "a"], ["--health-interval", "5"], ["--memory-swappiness", "101"]])
+@pytest.mark.parametrize(
+    "args", [["-m", "1x"], ["--cpus", "a"], ["--health-interval", "5"], ["--memory-swappiness", "101"]]
+)
 def test_bad_values_are_usage_errors(args: list[str]) -> None:
     with pytest.raises(click.UsageError):
         request(*args, "busybox")

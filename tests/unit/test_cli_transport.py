@@ -82,7 +82,9 @@ def test_get_with_a_length(tmp_path: Path) -> None:
 
 
 def test_chunked_body_in_single_bytes(tmp_path: Path) -> None:
-    body = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4;x=y\r\n[1,2\r\n2\r\n,3\r\n1\r\n]\r\n0\r\nT: v\r\n\r\n"
+    body = (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4;x=y\r\n[1,2\r\n2\r\n,3\r\n1\r\n]\r\n0\r\nT: v\r\n\r\n"
+    )
     with served(tmp_path / "s", replying(body)) as client:
         assert client.get("/x") == [1, 2, 3]
 
@@ -237,9 +239,10 @@ def tls_served(certificates: Path, answer: Callable[[socket.socket, ssl.SSLObjec
             connection, _ = listener.accept()
             with connection:
                 connection.settimeout(10)
-                with contextlib.suppress(ssl.SSLError, ConnectionError), context.wrap_socket(
-                    connection, server_side=True, suppress_ragged_eofs=False
-                ) as session:
+                with (
+                    contextlib.suppress(ssl.SSLError, ConnectionError),
+                    context.wrap_socket(connection, server_side=True, suppress_ragged_eofs=False) as session,
+                ):
                     answer(connection, session)  # type: ignore[arg-type]
 
         thread = threading.Thread(target=serve)

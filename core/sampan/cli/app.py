@@ -152,9 +152,7 @@ container = LazyGroup("container", _CONTAINER, help="Manage containers.")
 image = LazyGroup("image", _IMAGE, help="Manage images.")
 network = LazyGroup("network", _NETWORK, help="Manage networks.")
 volume = LazyGroup("volume", _VOLUME, help="Manage volumes.")
-plugins = LazyGroup(
-    "plugins", _PLUGINS, help="See the drivers and plugins of the daemon.", invoke_without_command=True
-)
+plugins = LazyGroup("plugins", _PLUGINS, help="See the drivers and plugins of the daemon.", invoke_without_command=True)
 system = LazyGroup("system", _SYSTEM, help="Manage Sampan.")
 
 

@@ -181,13 +181,9 @@ def _resources(options: Options) -> dict[str, Any]:
         "NanoCpus": options["cpus"] or 0,
         "CgroupParent": options["cgroup_parent"] or "",
         "BlkioWeight": options["blkio_weight"] or 0,
-        "BlkioWeightDevice": [
-            _device_rate(item, "Weight", _whole) for item in options["blkio_weight_device"]
-        ],
+        "BlkioWeightDevice": [_device_rate(item, "Weight", _whole) for item in options["blkio_weight_device"]],
         "BlkioDeviceReadBps": [_device_rate(item, "Rate", parse_size) for item in options["device_read_bps"]],
-        "BlkioDeviceWriteBps": [
-            _device_rate(item, "Rate", parse_size) for item in options["device_write_bps"]
-        ],
+        "BlkioDeviceWriteBps": [_device_rate(item, "Rate", parse_size) for item in options["device_write_bps"]],
         "BlkioDeviceReadIOps": [_device_rate(item, "Rate", _whole) for item in options["device_read_iops"]],
         "BlkioDeviceWriteIOps": [_device_rate(item, "Rate", _whole) for item in options["device_write_iops"]],
         "CpuPeriod": options["cpu_period"] or 0,
@@ -280,9 +276,7 @@ def _ulimit(text: str) -> dict[str, Any]:
 def _restart(text: str | None) -> dict[str, Any]:
     name, colon, count = (text or "no").partition(":")
     if name not in ("no", "always", "unless-stopped", "on-failure"):
-        raise ValueError(
-            f"invalid restart policy {text!r}: it is no, always, unless-stopped or on-failure[:N]"
-        )
+        raise ValueError(f"invalid restart policy {text!r}: it is no, always, unless-stopped or on-failure[:N]")
     if colon and not (count.isascii() and count.isdigit()):
         raise ValueError("invalid restart policy format: maximum retry count must be an integer")
     return {"Name": name, "MaximumRetryCount": int(count or 0)}

@@ -8,9 +8,7 @@ from sampan.cli.flags import Command
 
 
 @click.command("daemon", cls=Command)
-@click.option(
-    "--config", "config_file", metavar="FILE", help="Settings file.  [default: /etc/sampan/config.toml]"
-)
+@click.option("--config", "config_file", metavar="FILE", help="Settings file.  [default: /etc/sampan/config.toml]")
 @click.option("--root", metavar="DIR", help="Where images, containers and volumes are kept.")
 @click.option("--state", metavar="DIR", help="Where sockets and handles of running containers are kept.")
 @click.option("-H", "--host", "hosts", multiple=True, metavar="ADDRESS",
@@ -20,16 +18,12 @@ from sampan.cli.flags import Command
 @click.option("--bridge-name", metavar="NAME", help="Bridge of the default network.")
 @click.option("--bridge-subnet", metavar="CIDR", help="Address and prefix of that bridge, as 172.30.0.1/16.")
 @click.option("--pidfile", metavar="FILE", help="Write the daemon's pid here.")
-@click.option(
-    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="How much is logged."
-)
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="How much is logged.")
 @click.option("--tlsverify", is_flag=True, default=None, help="Demand a client certificate on TCP.")
 @click.option("--tlscacert", metavar="FILE", help="CA that signed the clients' certificates.")
 @click.option("--tlscert", metavar="FILE", help="Certificate of this daemon.")
 @click.option("--tlskey", metavar="FILE", help="Key of this daemon.")
-@click.option(
-    "--insecure-tcp", is_flag=True, default=None, help="Allow TCP without TLS: whoever connects is root."
-)
+@click.option("--insecure-tcp", is_flag=True, default=None, help="Allow TCP without TLS: whoever connects is root.")
 def daemon(config_file: str | None, hosts: tuple[str, ...], **options: str | bool | None) -> int:
     """Run the Sampan daemon in the foreground until SIGTERM."""
     overrides: dict[str, object] = {name: value for name, value in options.items() if value is not None}

@@ -42,9 +42,7 @@ class Command(click.Command):
 
     def _split_switches(self, args: list[str], interspersed: bool) -> tuple[list[str], dict[str, bool]]:
         """Take `--switch=BOOL` out of the options; what comes after the first argument may not be ours."""
-        options = {
-            name: param for param in self.params if isinstance(param, click.Option) for name in param.opts
-        }
+        options = {name: param for param in self.params if isinstance(param, click.Option) for name in param.opts}
         plain: list[str] = []
         chosen: dict[str, bool] = {}
         rest = iter(args)
@@ -71,9 +69,7 @@ def _parse_bool(name: str, text: str) -> bool:
         return True
     if text in _FALSE:
         return False
-    raise CliError(
-        f'invalid argument "{text}" for "{name}" flag: it is a switch, true or false', status=CANNOT_RUN
-    )
+    raise CliError(f'invalid argument "{text}" for "{name}" flag: it is a switch, true or false', status=CANNOT_RUN)
 
 
 def _takes_next(arg: str, options: dict[str, click.Option]) -> bool:

@@ -244,9 +244,7 @@ def _parse_block(
     return body, at, []
 
 
-def _parse_control(
-    pieces: list[str | list[_Token]], at: int, word: str, head: list[_Token]
-) -> tuple[_Node, int]:
+def _parse_control(pieces: list[str | list[_Token]], at: int, word: str, head: list[_Token]) -> tuple[_Node, int]:
     names, head = _loop_variables(head)
     value = _Expression(head).whole()
     body, at, closing = _parse_block(pieces, at + 1, ("else", "end"))
@@ -452,9 +450,7 @@ def _call(name: str, arguments: list[_Node]) -> _Node:
         return _shortcut(name, arguments)
     function = FUNCTIONS.get(name)
     if function is None:
-        raise TemplateError(
-            f'function "{name}" not defined; known are {", ".join(sorted([*FUNCTIONS, "and", "or"]))}'
-        )
+        raise TemplateError(f'function "{name}" not defined; known are {", ".join(sorted([*FUNCTIONS, "and", "or"]))}')
 
     def run(scope: _Scope) -> Any:
         values = [argument(scope) for argument in arguments]

@@ -13,12 +13,8 @@ def list_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--no-trunc", is_flag=True, help="Do not shorten the output."),
         click.option("-q", "--quiet", is_flag=True, help="Show only ids or names."),
-        click.option(
-            "--format", "template", metavar="FORMAT", help="table, json, `table TEMPLATE` or a Go template."
-        ),
-        click.option(
-            "-f", "--filter", "filters", multiple=True, metavar="NAME=VALUE", help="Show only what matches."
-        ),
+        click.option("--format", "template", metavar="FORMAT", help="table, json, `table TEMPLATE` or a Go template."),
+        click.option("-f", "--filter", "filters", multiple=True, metavar="NAME=VALUE", help="Show only what matches."),
     ):
         function = option(function)
     return function

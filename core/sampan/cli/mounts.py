@@ -34,16 +34,12 @@ def parse_volume(text: str) -> tuple[str, str]:
     parts = text.split(":")
     if len(parts) == 1:
         if not text.startswith("/"):
-            raise ValueError(
-                f"invalid volume specification: {text!r}: the path in the container must be absolute"
-            )
+            raise ValueError(f"invalid volume specification: {text!r}: the path in the container must be absolute")
         return "", text
     if len(parts) > 3 or not parts[0] or not parts[1]:
         raise ValueError(f"invalid volume specification: {text!r}: it is [SOURCE:]PATH[:MODE]")
     if not parts[1].startswith("/"):
-        raise ValueError(
-            f"invalid volume specification: {text!r}: the path in the container must be absolute"
-        )
+        raise ValueError(f"invalid volume specification: {text!r}: the path in the container must be absolute")
     if parts[1].strip("/") == "":
         raise ValueError(f"invalid volume specification: {text!r}: destination can't be '/'")
     if len(parts) == 3 and (unknown := [mode for mode in parts[2].split(",") if mode not in _MODES]):
@@ -143,9 +139,7 @@ def _recursive(options: dict[str, Any], value: str) -> None:
     keys = {"enabled": (), "disabled": ("NonRecursive",), "writable": ("ReadOnlyNonRecursive",),
             "readonly": ("ReadOnlyForceRecursive",)}  # fmt: skip
     if value not in keys:
-        raise ValueError(
-            f"invalid value for bind-recursive: {value}: it is enabled, disabled, writable or readonly"
-        )
+        raise ValueError(f"invalid value for bind-recursive: {value}: it is enabled, disabled, writable or readonly")
     options.update(dict.fromkeys(keys[value], True))
 
 

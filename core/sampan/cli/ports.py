@@ -42,8 +42,7 @@ def parse_publish(text: str) -> list[Publication]:
             raise ValueError(f"invalid ranges specified for container and host Ports: {container} and {host}")
         return [Publication(f"{first}/{protocol}", address, f"{host_first}-{host_last}")]
     return [
-        Publication(f"{port}/{protocol}", address, str(host_first + port - first))
-        for port in range(first, last + 1)
+        Publication(f"{port}/{protocol}", address, str(host_first + port - first)) for port in range(first, last + 1)
     ]
 
 
@@ -60,9 +59,7 @@ def parse_expose(text: str) -> list[str]:
 def _range(text: str, what: str) -> tuple[int, int]:
     first, dash, last = text.partition("-")
     ends = (first, last if dash else first)
-    if not all(end.isascii() and end.isdigit() and int(end) < 65536 for end in ends) or int(ends[0]) > int(
-        ends[1]
-    ):
+    if not all(end.isascii() and end.isdigit() and int(end) < 65536 for end in ends) or int(ends[0]) > int(ends[1]):
         raise ValueError(f"invalid {what}: {text}")
     return int(ends[0]), int(ends[1])
 
@@ -88,9 +85,7 @@ def display(ports: Sequence[Mapping[str, Any]]) -> str:
             for port in ports
         }
     )
-    runs: dict[
-        tuple[str, str], tuple[int, int]
-    ] = {}  # address and protocol → the run of ports that may still grow
+    runs: dict[tuple[str, str], tuple[int, int]] = {}  # address and protocol → the run of ports that may still grow
     done, mapped = [], []
     for private, ip, public, protocol in items:
         if ip and public != private:

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-
 MIN_WIDTH = 10
 PADDING = 3
 

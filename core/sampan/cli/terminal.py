@@ -40,9 +40,7 @@ def parse_keys(text: str) -> bytes:
         control = name.removeprefix("ctrl-")
         if len(name.encode()) == 1:
             keys += name.encode()
-        elif (
-            name.startswith("ctrl-") and len(control) == 1 and ("a" <= control <= "z" or control in "@[\\]^_")
-        ):
+        elif name.startswith("ctrl-") and len(control) == 1 and ("a" <= control <= "z" or control in "@[\\]^_"):
             keys += bytes([ord(control.upper()) & 0x1F])
         else:
             raise CliError(

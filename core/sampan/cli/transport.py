@@ -184,9 +184,7 @@ class Response:
         first, *lines = head.decode("latin-1").split("\r\n")
         parts = first.split(" ", 2)
         if len(parts) < 2 or not parts[0].startswith("HTTP/1.") or not parts[1].isdigit():
-            raise CliError(
-                f"what answers is no HTTP server: {first[:60]!r}", remedy="Check the address given with -H"
-            )
+            raise CliError(f"what answers is no HTTP server: {first[:60]!r}", remedy="Check the address given with -H")
         headers = {}
         for line in lines:
             name, _, value = line.partition(":")
@@ -245,9 +243,7 @@ def _whole_utf8(data: bytes) -> int:
     return len(data)
 
 
-def send(
-    endpoint: Endpoint, method: str, target: str, headers: Mapping[str, str], body: Body = None
-) -> Response:
+def send(endpoint: Endpoint, method: str, target: str, headers: Mapping[str, str], body: Body = None) -> Response:
     """Open a connection, send one request and read the answer's head.
 
     `body`: bytes go with a length, an iterable of bytes is sent chunked. An early answer to an upload is still read.

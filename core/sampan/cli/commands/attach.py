@@ -17,18 +17,14 @@ from sampan.cli.flags import Command, each
 @click.command("attach", cls=Command)
 @click.option("--detach-keys", metavar="KEYS", default="", help="Keys that detach.  [default: ctrl-p,ctrl-q]")
 @click.option("--no-stdin", is_flag=True, help="Do not attach STDIN.")
-@click.option(
-    "--sig-proxy", is_flag=True, default=True, help="Pass signals on to the process.  [default: true]"
-)
+@click.option("--sig-proxy", is_flag=True, default=True, help="Pass signals on to the process.  [default: true]")
 @click.argument("container")
 def attach(container: str, detach_keys: str, no_stdin: bool, sig_proxy: bool) -> int:
     """Attach the standard streams to a running container."""
     client = current()
     found = client.get(f"/containers/{quote(container)}/json")
     if not found["State"]["Running"]:
-        raise CliError(
-            "cannot attach to a stopped container, start it first", remedy=f"Run: sampan start {container}"
-        )
+        raise CliError("cannot attach to a stopped container, start it first", remedy=f"Run: sampan start {container}")
     if found["State"]["Paused"]:
         raise CliError(
             "cannot attach to a paused container, unpause it first", remedy=f"Run: sampan unpause {container}"
@@ -44,9 +40,7 @@ def attach(container: str, detach_keys: str, no_stdin: bool, sig_proxy: bool) ->
             return session.exit_status(joined, waiting, signals)
 
 
-def _join(
-    client: Client, found: dict[str, Any], stdin: bool, detach_keys: str, sig_proxy: bool
-) -> session.Session:
+def _join(client: Client, found: dict[str, Any], stdin: bool, detach_keys: str, sig_proxy: bool) -> session.Session:
     tty = bool(found["Config"]["Tty"])
     if tty and stdin and not os.isatty(0):
         raise CliError("the input device is not a TTY", remedy="Run it from a terminal, or without STDIN")
@@ -60,18 +54,12 @@ def _streams(stdin: bool, detach_keys: str) -> dict[str, Any]:
 
 
 @click.command("start", cls=Command)
-@click.option(
-    "-a", "--attach", "attached", is_flag=True, help="Attach STDOUT and STDERR, and pass signals on."
-)
+@click.option("-a", "--attach", "attached", is_flag=True, help="Attach STDOUT and STDERR, and pass signals on.")
 @click.option("-i", "--interactive", is_flag=True, help="Attach STDIN.")
 @click.option("--detach-keys", metavar="KEYS", default="", help="Keys that detach.  [default: ctrl-p,ctrl-q]")
-@click.option(
-    "--sig-proxy", is_flag=True, default=True, help="Pass signals on to the process.  [default: true]"
-)
+@click.option("--sig-proxy", is_flag=True, default=True, help="Pass signals on to the process.  [default: true]")
 @click.argument("containers", nargs=-1, required=True, metavar="CONTAINER...")
-def start(
-    containers: tuple[str, ...], attached: bool, interactive: bool, detach_keys: str, sig_proxy: bool
-) -> int:
+def start(containers: tuple[str, ...], attached: bool, interactive: bool, detach_keys: str, sig_proxy: bool) -> int:
     """Start one or more stopped containers."""
     client = current()
     if not (attached or interactive):

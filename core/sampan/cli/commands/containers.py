@@ -28,9 +28,7 @@ _HEADERS = {
 
 @click.command("ps", cls=Command)
 @click.option("-a", "--all", "everything", is_flag=True, help="Show all containers, not only running ones.")
-@click.option(
-    "-n", "--last", type=int, default=-1, metavar="N", help="Show the N last created, in any state."
-)
+@click.option("-n", "--last", type=int, default=-1, metavar="N", help="Show the N last created, in any state.")
 @click.option("-l", "--latest", is_flag=True, help="Show the last created, in any state.")
 @click.option("-s", "--size", is_flag=True, help="Show total file sizes.")
 @list_options
@@ -131,9 +129,7 @@ def inspect(containers: tuple[str, ...], template: str | None, size: bool) -> in
     """Display detailed information on one or more containers."""
     client = current()
     found: list[Any] = []
-    status = each(
-        containers, lambda name: found.append(client.get(f"/containers/{quote(name)}/json", {"size": size}))
-    )
+    status = each(containers, lambda name: found.append(client.get(f"/containers/{quote(name)}/json", {"size": size})))
     show_objects(found, template)
     return status
 
@@ -150,9 +146,7 @@ def _act(containers: tuple[str, ...], action: str, query: Mapping[str, Any] | No
 
 @click.command("stop", cls=Command)
 @click.option("-s", "--signal", help="Signal to send.")
-@click.option(
-    "-t", "--timeout", "--time", type=int, metavar="SECONDS", help="Seconds to wait before it is killed."
-)
+@click.option("-t", "--timeout", "--time", type=int, metavar="SECONDS", help="Seconds to wait before it is killed.")
 @click.argument("containers", nargs=-1, required=True, metavar="CONTAINER...")
 def stop(containers: tuple[str, ...], signal: str | None, timeout: int | None) -> int:
     """Stop one or more running containers."""
@@ -161,9 +155,7 @@ def stop(containers: tuple[str, ...], signal: str | None, timeout: int | None) -
 
 @click.command("restart", cls=Command)
 @click.option("-s", "--signal", help="Signal to send.")
-@click.option(
-    "-t", "--timeout", "--time", type=int, metavar="SECONDS", help="Seconds to wait before it is killed."
-)
+@click.option("-t", "--timeout", "--time", type=int, metavar="SECONDS", help="Seconds to wait before it is killed.")
 @click.argument("containers", nargs=-1, required=True, metavar="CONTAINER...")
 def restart(containers: tuple[str, ...], signal: str | None, timeout: int | None) -> int:
     """Restart one or more containers."""

@@ -103,9 +103,7 @@ def _platform(text: str | None) -> str | None:
 @click.option("-H", "--human", is_flag=True, default=True, help="Sizes and ages for people.  [default: true]")
 @click.option("--no-trunc", is_flag=True, help="Do not shorten the output.")
 @click.option("-q", "--quiet", is_flag=True, help="Show only ids.")
-@click.option(
-    "--format", "template", metavar="FORMAT", help="table, json, `table TEMPLATE` or a Go template."
-)
+@click.option("--format", "template", metavar="FORMAT", help="table, json, `table TEMPLATE` or a Go template.")
 @click.argument("image")
 def history(image: str, human: bool, no_trunc: bool, quiet: bool, template: str | None) -> None:
     """Show the history of an image."""
@@ -212,9 +210,7 @@ def import_(
 def load(path: str | None, platform: str | None, quiet: bool) -> None:
     """Load an image from a tar archive or STDIN."""
     if path is None and os.isatty(0):
-        raise CliError(
-            "requested load from stdin, but stdin is empty", remedy="Name the archive with -i FILE"
-        )
+        raise CliError("requested load from stdin, but stdin is empty", remedy="Name the archive with -i FILE")
     query = {"quiet": "1" if quiet else "0", "platform": _platform(platform)}
     with _opened(path) as fd, current().upload("/images/load", query, file_chunks(fd)) as response:
         show_progress(response, sys.stdout)
@@ -228,9 +224,7 @@ def save(names: tuple[str, ...], path: str | None, platform: str | None) -> None
     """Save one or more images to a tar archive (streamed to STDOUT by default)."""
     if path is None and os.isatty(1):
         raise CliError("cowardly refusing to save to a terminal", remedy="Use the -o flag or redirect")
-    with current().stream(
-        "GET", "/images/get", {"names": list(names), "platform": _platform(platform)}
-    ) as response:
+    with current().stream("GET", "/images/get", {"names": list(names), "platform": _platform(platform)}) as response:
         if path is None:
             for chunk in response.chunks():
                 write_all(1, chunk)
@@ -249,18 +243,12 @@ def save(names: tuple[str, ...], path: str | None, platform: str | None) -> None
 
 
 @click.command("prune", cls=Command)
-@click.option(
-    "-a", "--all", "everything", is_flag=True, help="Remove all unused images, not only untagged ones."
-)
+@click.option("-a", "--all", "everything", is_flag=True, help="Remove all unused images, not only untagged ones.")
 @click.option("--filter", "filters", multiple=True, metavar="NAME=VALUE", help="Remove only what matches.")
 @click.option("-f", "--force", is_flag=True, help="Do not ask.")
 def prune(everything: bool, filters: tuple[str, ...], force: bool) -> None:
     """Remove unused images."""
-    kind = (
-        "all images without at least one container associated to them"
-        if everything
-        else "all dangling images"
-    )
+    kind = "all images without at least one container associated to them" if everything else "all dangling images"
     if not confirmed(f"This will remove {kind}.", force):
         return
     query = {"filters": filters_query((*filters, f"dangling={'false' if everything else 'true'}"))}

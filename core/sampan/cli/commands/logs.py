@@ -18,9 +18,7 @@ from sampan.cli.units import since_stamp
 @click.option("--details", is_flag=True, help="Show extra details.")
 @click.option("-f", "--follow", is_flag=True, help="Go on with what comes.")
 @click.option("--since", metavar="TIME", help="Show what is later than a time, or a duration ago (42m).")
-@click.option(
-    "-n", "--tail", default="all", metavar="N", help="Number of lines from the end.  [default: all]"
-)
+@click.option("-n", "--tail", default="all", metavar="N", help="Number of lines from the end.  [default: all]")
 @click.option("-t", "--timestamps", is_flag=True, help="Show times.")
 @click.option("--until", metavar="TIME", help="Show what is earlier than a time, or a duration ago (42m).")
 @click.argument("container")
@@ -36,9 +34,7 @@ def logs(
     """Fetch the logs of a container."""
     client = current()
     try:
-        ends = {
-            name: since_stamp(text) if text else None for name, text in (("since", since), ("until", until))
-        }
+        ends = {name: since_stamp(text) if text else None for name, text in (("since", since), ("until", until))}
     except ValueError as error:
         raise CliError(str(error), status=CANNOT_RUN) from error
     found = client.get(f"/containers/{quote(container)}/json")

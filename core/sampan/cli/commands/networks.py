@@ -53,9 +53,7 @@ def inspect(names: tuple[str, ...], template: str | None, verbose: bool) -> int:
     """Display detailed information on one or more networks."""
     client = current()
     found: list[Any] = []
-    status = each(
-        names, lambda name: found.append(client.get(f"/networks/{quote(name)}", {"verbose": verbose}))
-    )
+    status = each(names, lambda name: found.append(client.get(f"/networks/{quote(name)}", {"verbose": verbose})))
     show_objects(found, template)
     return status
 
@@ -66,12 +64,8 @@ def inspect(names: tuple[str, ...], template: str | None, verbose: bool) -> int:
 @click.option("-d", "--driver", default="bridge", show_default=True, metavar="NAME", help="Network driver.")
 @click.option("--gateway", multiple=True, metavar="IP", help="Gateway of a subnet.")
 @click.option("--internal", is_flag=True, help="No way out of the network.")
-@click.option(
-    "--ip-range", multiple=True, metavar="CIDR", help="Give containers addresses of this part of a subnet."
-)
-@click.option(
-    "--ipam-driver", default="default", show_default=True, metavar="NAME", help="Address management driver."
-)
+@click.option("--ip-range", multiple=True, metavar="CIDR", help="Give containers addresses of this part of a subnet.")
+@click.option("--ipam-driver", default="default", show_default=True, metavar="NAME", help="Address management driver.")
 @click.option("--ipam-opt", multiple=True, metavar="KEY=VALUE", help="Option of that driver.")
 @click.option("--ipv4", is_flag=True, default=True, help="Assign IPv4 addresses.  [default: true]")
 @click.option("--ipv6", is_flag=True, help="Assign IPv6 addresses.")
@@ -136,9 +130,7 @@ def _pools(options: Any) -> list[dict[str, Any]]:
 @click.command("connect", cls=Command)
 @click.option("--alias", multiple=True, metavar="NAME", help="Name of the container in the network.")
 @click.option("--driver-opt", multiple=True, metavar="KEY=VALUE", help="Option of the network driver.")
-@click.option(
-    "--gw-priority", type=int, metavar="N", help="The network of the highest gives the default gateway."
-)
+@click.option("--gw-priority", type=int, metavar="N", help="The network of the highest gives the default gateway.")
 @click.option("--ip", metavar="IPV4", help="IPv4 address.")
 @click.option("--ip6", metavar="IPV6", help="IPv6 address.")
 @click.option("--link", multiple=True, metavar="CONTAINER[:ALIAS]", help="Link to another container.")

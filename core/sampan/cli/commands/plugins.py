@@ -16,9 +16,7 @@ _HEADERS = {
 
 
 @click.command("ls", cls=Command)
-@click.option(
-    "--format", "template", metavar="FORMAT", help="table, json, `table TEMPLATE` or a Go template."
-)
+@click.option("--format", "template", metavar="FORMAT", help="table, json, `table TEMPLATE` or a Go template.")
 @click.option("-q", "--quiet", is_flag=True, help="Show only names.")
 @click.option("--no-trunc", is_flag=True, help="Do not shorten the output.")
 def ls(template: str | None, quiet: bool, no_trunc: bool) -> None:

@@ -37,15 +37,11 @@ def create(image: str, command: tuple[str, ...], **options: Any) -> None:
 @click.command("run", cls=Command, context_settings=_SETTINGS)
 @click.option("-d", "--detach", is_flag=True, help="Run in the background and print the container's id.")
 @click.option("--detach-keys", metavar="KEYS", default="", help="Keys that detach.  [default: ctrl-p,ctrl-q]")
-@click.option(
-    "--sig-proxy", is_flag=True, default=True, help="Pass signals on to the process.  [default: true]"
-)
+@click.option("--sig-proxy", is_flag=True, default=True, help="Pass signals on to the process.  [default: true]")
 @container_options
 @click.argument("image")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
-def run(
-    image: str, command: tuple[str, ...], detach: bool, detach_keys: str, sig_proxy: bool, **options: Any
-) -> int:
+def run(image: str, command: tuple[str, ...], detach: bool, detach_keys: str, sig_proxy: bool, **options: Any) -> int:
     """Create and run a new container from an image.
 
     Gives the container's exit status; 125 if Sampan fails, 126 or 127 if the command can't be run or found.
@@ -132,9 +128,7 @@ def _foreground(joined: session.Session, config: dict[str, Any]) -> int:
     streams = any(config[f"Attach{name}"] for name in ("Stdin", "Stdout", "Stderr"))
     attached = client.hijack(f"{target}/attach", query) if streams else None
     try:
-        waiting = client.stream(
-            "POST", f"{target}/wait", {"condition": "removed" if automatic else "next-exit"}
-        )
+        waiting = client.stream("POST", f"{target}/wait", {"condition": "removed" if automatic else "next-exit"})
         with closing(waiting), session.prepared(joined) as signals:
             try:
                 client.post(f"{target}/start")

@@ -123,18 +123,14 @@ def info(template: str | None) -> None:
 
 
 @click.command("events", cls=Command)
-@click.option(
-    "-f", "--filter", "filters", multiple=True, metavar="NAME=VALUE", help="Show only what matches."
-)
+@click.option("-f", "--filter", "filters", multiple=True, metavar="NAME=VALUE", help="Show only what matches.")
 @click.option("--format", "template", metavar="FORMAT", help="json, or a Go template.")
 @click.option("--since", metavar="TIME", help="Show what is later than a time, or a duration ago (42m).")
 @click.option("--until", metavar="TIME", help="Stop at a time, or a duration ago (42m).")
 def events(filters: tuple[str, ...], template: str | None, since: str | None, until: str | None) -> None:
     """Get real time events from the server."""
     try:
-        ends = {
-            name: since_stamp(text) if text else None for name, text in (("since", since), ("until", until))
-        }
+        ends = {name: since_stamp(text) if text else None for name, text in (("since", since), ("until", until))}
     except ValueError as error:
         raise CliError(str(error), status=CANNOT_RUN) from error
     with current().stream("GET", "/events", {**ends, "filters": filters_query(filters)}) as response:
@@ -149,25 +145,19 @@ def _event_line(event: Mapping[str, Any]) -> str:
     zone = "Z" if zone == "+0000" else f"{zone[:3]}:{zone[3:]}"
     when = f"{time.strftime('%Y-%m-%dT%H:%M:%S', moment)}.{stamp % 10**9:09d}{zone}"
     actor = event.get("Actor") or {}
-    attributes = ", ".join(
-        f"{name}={value}" for name, value in sorted((actor.get("Attributes") or {}).items())
-    )
+    attributes = ", ".join(f"{name}={value}" for name, value in sorted((actor.get("Attributes") or {}).items()))
     line = f"{when} {event.get('Type', '')} {event.get('Action', '')} {actor.get('ID', '')}"
     return f"{line} ({attributes})" if attributes else line
 
 
 @click.command("df", cls=Command)
-@click.option(
-    "--format", "template", metavar="FORMAT", help="table, json, `table TEMPLATE` or a Go template."
-)
+@click.option("--format", "template", metavar="FORMAT", help="table, json, `table TEMPLATE` or a Go template.")
 def df(template: str | None) -> None:
     """Show disk usage."""
     found = current().get("/system/df")
     images, containers, volumes = (found.get(name) or [] for name in ("Images", "Containers", "Volumes"))
     layers = found.get("LayersSize") or 0
-    used = sum(
-        item["Size"] - max(item.get("SharedSize", 0), 0) for item in images if item.get("Containers", 0) > 0
-    )
+    used = sum(item["Size"] - max(item.get("SharedSize", 0), 0) for item in images if item.get("Containers", 0) > 0)
     idle = [item for item in containers if item.get("State") not in ("running", "paused", "restarting")]
     sizes = [(item.get("UsageData") or {"Size": 0, "RefCount": 0}) for item in volumes]
     rows = [
@@ -211,9 +201,7 @@ def _usage(kind: str, total: int, active: int, size: int, reclaimable: int) -> d
 
 
 @click.command("prune", cls=Command)
-@click.option(
-    "-a", "--all", "everything", is_flag=True, help="Remove all unused images, not only untagged ones."
-)
+@click.option("-a", "--all", "everything", is_flag=True, help="Remove all unused images, not only untagged ones.")
 @click.option("--volumes", is_flag=True, help="Remove anonymous volumes too.")
 @click.option("--filter", "filters", multiple=True, metavar="NAME=VALUE", help="Remove only what matches.")
 @click.option("-f", "--force", is_flag=True, help="Do not ask.")
@@ -235,10 +223,6 @@ def prune(everything: bool, volumes: bool, filters: tuple[str, ...], force: bool
         if deleted:
             print(f"Deleted {kind.capitalize()}:")
             for item in deleted:
-                print(
-                    *(f"{what.lower()}: {value}" for what, value in item.items())
-                    if kind == "images"
-                    else (item,)
-                )
+                print(*(f"{what.lower()}: {value}" for what, value in item.items()) if kind == "images" else (item,))
             print()
     print(f"Total reclaimed space: {human_size(reclaimed)}")

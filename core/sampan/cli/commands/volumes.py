@@ -21,12 +21,8 @@ _HEADERS = {
 
 
 @click.command("ls", cls=Command)
-@click.option(
-    "-f", "--filter", "filters", multiple=True, metavar="NAME=VALUE", help="Show only what matches."
-)
-@click.option(
-    "--format", "template", metavar="FORMAT", help="table, json, `table TEMPLATE` or a Go template."
-)
+@click.option("-f", "--filter", "filters", multiple=True, metavar="NAME=VALUE", help="Show only what matches.")
+@click.option("--format", "template", metavar="FORMAT", help="table, json, `table TEMPLATE` or a Go template.")
 @click.option("-q", "--quiet", is_flag=True, help="Show only names.")
 def ls(filters: tuple[str, ...], template: str | None, quiet: bool) -> None:
     """List volumes."""
