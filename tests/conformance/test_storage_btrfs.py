@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from sampan.api.storage import Mount, SnapshotOptions, StorageContext
+from sampan.linux import trees
 from sampan.testing.storage import StorageDriverSuite
 from sampan.testing.trees import in_mounts
 from sampan_storage_btrfs.config import BtrfsConfig
 from sampan_storage_btrfs.driver import BtrfsDriver
+from sampan_storage_vfs.copying import copy_tree
 
 
 @pytest.fixture(scope="module")
@@ -120,3 +122,16 @@ class TestHost:
         reason = BtrfsDriver.probe(btrfs).reason
         assert "apt-get install libbtrfsutil-dev" in reason
         assert 'pip install "sampan[btrfs]"' in reason
+
+    def test_vfs_copies_by_reflink(self, btrfs: Path) -> None:
+        source, copy = btrfs / "source", btrfs / "copy"
+        source.mkdir()
+        (source / "file").write_bytes(os.urandom(64 << 20))
+        trees.syncfs(btrfs)
+        before = os.statvfs(btrfs).f_bfree
+        copy_tree(source, copy)
+        trees.syncfs(btrfs)
+        taken = (before - os.statvfs(btrfs).f_bfree) * os.statvfs(btrfs).f_frsize
+        assert (copy / "file").read_bytes() == (source / "file").read_bytes()
+        run("rm", "-rf", str(source), str(copy))
+        assert taken < 1 << 20

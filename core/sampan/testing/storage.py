@@ -44,6 +44,7 @@ HOSTILE_KEYS = (
 )  # fmt: skip
 MALFORMED_KEYS = ("", "a\0b", "x" * 256, "é" * 128, "\udcff")
 MEGABYTE = 1 << 20
+LINES = 2000
 
 Start = Callable[[], StorageDriver]
 
@@ -444,8 +445,8 @@ class StorageDriverSuite:
             committed = [key for key, (_, _, kind) in found.items() if kind is SnapshotKind.COMMITTED]
             for key in committed[-3:]:
                 after.view("check", key, PLAIN)
-                shown = in_mounts(after.mounts("check"), lambda root: _first_line_counts(root / "file"))
-                assert shown == (key_content(key), LINES)
+                shown = in_mounts(after.mounts("check"), lambda root: (root / "file").read_text())
+                assert shown == _line(key) * LINES
                 after.remove("check")
             after.close()
 
@@ -501,13 +502,13 @@ class StorageDriverSuite:
             assert in_mounts(driver.mounts("work"), picture) == picture(plain)
             parent = f"layer{number}"
             driver.commit(parent, "work")
-            driver.view("view", parent, PLAIN)
-            assert in_mounts(driver.mounts("view"), picture) == picture(plain)
-            driver.remove("view")
+            for make in (driver.view, driver.prepare):
+                make("child", parent, PLAIN)
+                assert in_mounts(driver.mounts("child"), picture) == picture(plain)
+                driver.remove("child")
         shutil.rmtree(plain)
 
 
-LINES = 2000
 Told = tuple[str, str | None, SnapshotKind]
 
 
@@ -541,14 +542,9 @@ def _play(snapshots: dict[str, Told], operation: list[str]) -> None:
         del snapshots[key]
 
 
-def key_content(name: str) -> str:
-    """Give a line of the file in the committed snapshot `name`."""
+def _line(name: str) -> str:
+    """Give each line of the file in the committed snapshot `name`."""
     return f"contents of {name}\n"
-
-
-def _first_line_counts(path: Path) -> tuple[str, int]:
-    lines = path.read_text().splitlines(keepends=True)
-    return lines[0], len(set(lines)) and len(lines)
 
 
 def _run_and_kill(start: Start, number: int, present: list[Told], dice: random.Random) -> Acknowledged:
@@ -597,7 +593,7 @@ def _work(driver: StorageDriver, number: int, present: list[Told], pipe: int) ->
         say("begin", "prepare", key, parent)
         driver.prepare(key, parent or None, PLAIN)
         say("done", "prepare", key, parent)
-        (driver.layer_target(key).path / "file").write_text(key_content(name) * LINES)
+        (driver.layer_target(key).path / "file").write_text(_line(name) * LINES)
         if turn % 3 == 0:
             remove(key)
             continue

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-from sampan.testing.storage import StorageDriverSuite
 from sampan_storage_example.driver import ExampleDriver
+
+from sampan.testing.storage import StorageDriverSuite
 
 
 class TestExample(StorageDriverSuite):
