@@ -12,6 +12,7 @@ class LineFramer:
     """Cuts one stream. What comes after the last newline is held back until its line is whole, too long, or the stream ends."""
 
     def __init__(self, stream: str) -> None:
+        """`stream` is `stdout` or `stderr`."""
         self._stream = stream
         self._rest = b""
 
@@ -24,7 +25,7 @@ class LineFramer:
             newline = data.rfind(b"\n", start, start + MAX_LINE)
             if newline >= 0:
                 end, partial = newline + 1, False
-            elif len(data) - start >= MAX_LINE:
+            elif len(data) - start > MAX_LINE:
                 end, partial = _before_character(data, start + MAX_LINE), True
             else:
                 break
@@ -42,6 +43,6 @@ class LineFramer:
 def _before_character(data: bytes, end: int) -> int:
     """Move a cut back, at most 3 bytes, so that it does not fall inside a UTF-8 sequence."""
     for cut in range(end, end - 4, -1):
-        if cut >= len(data) or data[cut] & 0xC0 != 0x80:
+        if data[cut] & 0xC0 != 0x80:
             return cut
     return end

@@ -17,10 +17,12 @@ class Timer:
     __slots__ = ("callback", "due")
 
     def __init__(self, due: float, callback: Callable[[], None]) -> None:
+        """`due` is a time of the monotonic clock, in seconds."""
         self.due = due
         self.callback: Callable[[], None] | None = callback
 
     def __lt__(self, other: Timer) -> bool:
+        """Order by time, for the heap."""
         return self.due < other.due
 
     def cancel(self) -> None:
@@ -29,25 +31,24 @@ class Timer:
 
 
 class Loop:
-    """Calls back when a descriptor is ready or a time has come.
-
-    A callback may get a false alarm, for a descriptor number that was closed and given again in the same round: it must
-    take `BlockingIOError` as nothing to do.
-    """
+    """Calls back when a descriptor is ready or a time has come."""
 
     def __init__(self) -> None:
+        """Make an empty loop."""
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callable[[], None]] = {}
+        self._changed: set[int] = set()
         self._timers: list[Timer] = []
         self._running = False
 
     def watch(self, fd: int, events: int, callback: Callable[[], None]) -> None:
-        """Call `callback` whenever one of `events` holds, and always on error and hang-up. Again for `fd`: replaces."""
+        """Call `callback` whenever one of `events` holds, and on error and hang-up. Again for `fd`: replaces."""
         if fd in self._callbacks:
             self._epoll.modify(fd, events)
         else:
             self._epoll.register(fd, events)
         self._callbacks[fd] = callback
+        self._changed.add(fd)
 
     def unwatch(self, fd: int) -> None:
         """Stop watching; before the descriptor is closed. Idempotent."""
@@ -64,9 +65,13 @@ class Loop:
         """Go on until `stop`."""
         self._running = True
         while self._running:
-            for fd, _ in self._epoll.poll(self._timeout()):
+            ready = self._epoll.poll(self._timeout())
+            # What was seen before a change may be about another descriptor of that number, or not what is waited
+            # for now. Nothing is lost: a state that still holds is told again in the next round.
+            self._changed.clear()
+            for fd, _ in ready:
                 callback = self._callbacks.get(fd)
-                if callback is not None:
+                if callback is not None and fd not in self._changed:
                     callback()
             self._run_timers()
 

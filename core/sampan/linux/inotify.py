@@ -73,9 +73,11 @@ class Inotify:
             self._fd = -1
 
     def __enter__(self) -> Inotify:
+        """Give itself."""
         return self
 
     def __exit__(self, *exc: object) -> None:
+        """Close."""
         self.close()
 
 

@@ -1,0 +1,334 @@
+"""The daemon's side: start the zygote, spawn shims, talk to them. All on the running asyncio loop, without threads.
+
+A call that is cancelled leaves nothing behind; its answer is dropped when it comes. Descriptors given to a call stay the
+caller's: close them once it has returned.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sampan.api.errors import System, Unavailable, Unsupported, from_wire
+from sampan.api.runtime import Stats
+from sampan.launch import protocol
+from sampan.launch.protocol import SOCKET, ExecConfig, ExitRecord, Launched, ShimConfig, ShimState
+
+logger = logging.getLogger(__name__)
+
+_BOOT = "import sys; sys.path[:] = sys.argv[2:]; from sampan.launch.zygote import main; main(int(sys.argv[1]))"
+
+
+class Channel:
+    """A connection on which answers find their requests. `closed` is set when the other side is gone."""
+
+    def __init__(self, sock: socket.socket, peer: str) -> None:
+        """Take over a connected SEQPACKET socket. `peer` names the other side in errors."""
+        sock.setblocking(False)
+        self.peer = peer
+        self.closed = asyncio.Event()
+        self._sock = sock
+        self._loop = asyncio.get_running_loop()
+        self._ids = itertools.count(1)
+        self._answers: dict[int, asyncio.Future[Any]] = {}
+        self._unsent: deque[tuple[int, bytes, tuple[int, ...]]] = deque()
+        self._loop.add_reader(sock.fileno(), self._receive)
+
+    async def request(self, op: str, fds: Sequence[int] = (), **fields: Any) -> Any:
+        """Ask, and wait for the answer. Raises what the other side raised; `Unavailable` if it goes away."""
+        if self.closed.is_set():
+            raise self._gone(op)
+        number = next(self._ids)
+        answer: asyncio.Future[Any] = self._loop.create_future()
+        self._answers[number] = answer
+        self._unsent.append((number, protocol.encode({"id": number, "op": op, **fields}), tuple(fds)))
+        if len(self._unsent) == 1:
+            self._send()
+        try:
+            reply = await answer
+        finally:
+            self._answers.pop(number, None)
+        if reply is None:
+            raise self._gone(op)
+        if "error" in reply:
+            raise from_wire(reply["error"])
+        return reply.get("result")
+
+    def close(self) -> None:
+        """Drop the connection; whoever waits for an answer gets `Unavailable`. Idempotent."""
+        if self.closed.is_set():
+            return
+        self.closed.set()
+        self._loop.remove_reader(self._sock.fileno())
+        self._loop.remove_writer(self._sock.fileno())
+        self._sock.close()
+        self._unsent.clear()
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_result(None)
+
+    def _gone(self, op: str) -> Unavailable:
+        return Unavailable(f"{op}: {self.peer} is gone")
+
+    def _send(self) -> None:
+        try:
+            while self._unsent:
+                number, payload, fds = self._unsent[0]
+                if number in self._answers:  # else it was cancelled, and its descriptors may be closed
+                    protocol.send(self._sock, payload, fds)
+                self._unsent.popleft()
+        except BlockingIOError:
+            self._loop.add_writer(self._sock.fileno(), self._send)
+            return
+        except OSError:
+            self.close()
+            return
+        self._loop.remove_writer(self._sock.fileno())
+
+    def _receive(self) -> None:
+        try:
+            received = protocol.receive(self._sock)
+        except BlockingIOError:
+            return
+        except (OSError, ValueError) as error:
+            logger.warning("receive from %s: %s", self.peer, error)
+            received = None
+        if received is None:
+            self.close()
+            return
+        reply, fds = received
+        for fd in fds:
+            os.close(fd)
+        answer = self._answers.get(reply["id"])
+        if answer is not None and not answer.done():
+            answer.set_result(reply)
+
+
+class Shim:
+    """A container's shim. Every operation raises the errors of the runtime driver, and `Unavailable` if the shim is gone."""
+
+    def __init__(self, channel: Channel, container_id: str, pid: int) -> None:
+        """Use `Zygote.spawn` or `Shim.connect`."""
+        self.container_id = container_id
+        self.pid = pid
+        """The shim's own process."""
+        self._channel = channel
+        self._exits: dict[str, asyncio.Task[Any]] = {}
+
+    @classmethod
+    async def connect(cls, state_dir: Path) -> Shim:
+        """Connect to a shim that lives already. Raises `Unavailable` if no one answers, `Unsupported` for another protocol."""
+        directory = _open_directory(state_dir)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        sock.setblocking(False)
+        try:
+            sock.connect(f"/proc/self/fd/{directory}/{SOCKET}")
+        except OSError as error:
+            sock.close()
+            raise Unavailable(
+                f"connect to {state_dir / SOCKET}: {error.strerror}", remedy="the shim is gone: see its exit record"
+            ) from error
+        finally:
+            os.close(directory)
+        return await _greet(Channel(sock, f"the shim in {state_dir}"))
+
+    @property
+    def closed(self) -> asyncio.Event:
+        """Set when the connection is gone: after `delete` or `close`, or because the shim died."""
+        return self._channel.closed
+
+    async def launch(self) -> Launched:
+        """Create and start the container. After an error only `delete` is left to do."""
+        return Launched.from_data(await self._channel.request("launch"))
+
+    async def attach(
+        self, *, stdin: int = -1, stdout: int = -1, stderr: int = -1, stdin_eof_closes: bool = False
+    ) -> None:
+        """Connect streams, before or after the launch. With a terminal `stdout` carries all output.
+
+        The shim gets copies of the descriptors (sockets, pipes), and closes its copies when the stream has ended and all was sent.
+        The end of `stdin` closes the container's input, after the last byte, if `stdin_eof_closes`; else nothing.
+        A stream that is read slowly holds the container back; one that breaks is dropped.
+        """
+        names, fds = _named(stdin, stdout, stderr)
+        await self._channel.request("attach", fds, names=names, stdin_eof_closes=stdin_eof_closes)
+
+    async def wait(self) -> ExitRecord:
+        """Wait for the end of the container. Raises the launch's error if it fails; any number may wait."""
+        return ExitRecord.from_data(await self._exit("", "wait"))
+
+    async def signal(self, signum: int, everyone: bool = False) -> None:
+        """Send a signal to the first process or to all. `Conflict` if the container isn't running."""
+        await self._channel.request("signal", signum=signum, everyone=everyone)
+
+    async def resize(self, height: int, width: int, exec_id: str = "") -> None:
+        """Give a terminal its size in characters. No effect without a terminal."""
+        await self._channel.request("resize", height=height, width=width, exec_id=exec_id)
+
+    async def close_stdin(self, exec_id: str = "") -> None:
+        """Let the process see the end of its input, after what was typed. No effect on a terminal."""
+        await self._channel.request("close_stdin", exec_id=exec_id)
+
+    async def exec(self, config: ExecConfig, *, stdin: int = -1, stdout: int = -1, stderr: int = -1) -> int:
+        """Start one more process and give its pid. Streams as in `attach`; the end of `stdin` closes the process's input."""
+        names, fds = _named(stdin, stdout, stderr)
+        result: int = await self._channel.request("exec", fds, names=names, config=config.to_data())
+        return result
+
+    async def wait_exec(self, exec_id: str) -> ExitRecord:
+        """Wait for the end of a process started by `exec`. `NotFound` if there is none, or it ended long ago."""
+        return ExitRecord.from_data(await self._exit(exec_id, "wait_exec", exec_id=exec_id))
+
+    async def state(self) -> ShimState:
+        """Say what the shim knows."""
+        return ShimState.from_data(await self._channel.request("state"))
+
+    async def pause(self) -> None:
+        """Freeze every process."""
+        await self._channel.request("pause")
+
+    async def resume(self) -> None:
+        """Thaw every process."""
+        await self._channel.request("resume")
+
+    async def update(self, resources: Mapping[str, Any]) -> None:
+        """Change limits: an OCI `linux.resources` object with what changes."""
+        await self._channel.request("update", resources=dict(resources))
+
+    async def stats(self) -> Stats:
+        """Read the container's use."""
+        return Stats(**await self._channel.request("stats"))
+
+    async def processes(self) -> tuple[int, ...]:
+        """Give the pids of all processes of the container, in the shim's pid namespace."""
+        return tuple(await self._channel.request("processes"))
+
+    async def delete(self) -> None:
+        """Remove what the runtime made, killing what still runs, and let the shim end. After an error it can be asked again."""
+        await self._channel.request("delete")
+        await self._channel.closed.wait()
+        await self.close()
+
+    async def close(self) -> None:
+        """Drop the connection; the shim and the container go on."""
+        self._channel.close()
+        await asyncio.gather(*self._exits.values(), return_exceptions=True)
+
+    async def _exit(self, key: str, op: str, **fields: Any) -> Any:
+        """Let all who wait for one process share one request, so that a cancelled wait leaves nothing in the shim."""
+        task = self._exits.get(key)
+        if task is None:
+            task = asyncio.ensure_future(self._channel.request(op, **fields))
+            task.add_done_callback(lambda done: self._forget(key, done))
+            self._exits[key] = task
+        return await asyncio.shield(task)
+
+    def _forget(self, key: str, task: asyncio.Task[Any]) -> None:
+        del self._exits[key]
+        if not task.cancelled():
+            task.exception()  # nobody may be left who waits for it
+
+
+class Zygote:
+    """The process that forks shims. `died` is set when it is gone: start another; the shims go on."""
+
+    def __init__(self, process: subprocess.Popen[bytes], channel: Channel) -> None:
+        """Use `start`."""
+        self.died = asyncio.Event()
+        self._process = process
+        self._channel = channel
+        self._pidfd = os.pidfd_open(process.pid)
+        asyncio.get_running_loop().add_reader(self._pidfd, self._reap)
+
+    @classmethod
+    async def start(cls, preload: Sequence[str]) -> Zygote:
+        """Start the zygote and let it import `preload`. A module that fails to import is logged; its shims will say why."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        path = [entry for entry in sys.path if entry]
+        command = [sys.executable, "-I", "-S", "-c", _BOOT, str(theirs.fileno()), *path]
+        try:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),), start_new_session=True, cwd="/"
+            )
+        except OSError as error:
+            ours.close()
+            raise System(f"start the zygote {sys.executable}: {error.strerror}") from error
+        finally:
+            theirs.close()
+        zygote = cls(process, Channel(ours, "the zygote"))
+        failures = await zygote._channel.request("preload", modules=list(preload))
+        for module, reason in failures.items():
+            logger.warning("preload %s: %s", module, reason)
+        return zygote
+
+    @property
+    def pid(self) -> int:
+        """The zygote's process."""
+        return self._process.pid
+
+    async def spawn(self, config: ShimConfig, netns: int = -1) -> Shim:
+        """Fork a shim for a container that is to be launched. Raises `SampanError` if it can't be set up (log, driver).
+
+        A shim whose daemon goes away before the launch ends by itself.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        channel = Channel(ours, f"the shim of container {config.id}")
+        try:
+            fds = [theirs.fileno()] if netns < 0 else [theirs.fileno(), netns]
+            await self._channel.request("spawn", fds, config=config.to_data())
+        except BaseException:
+            channel.close()
+            raise
+        finally:
+            theirs.close()
+        return await _greet(channel)
+
+    async def close(self) -> None:
+        """Let the zygote end and wait for it. Its shims go on."""
+        self._channel.close()
+        await self.died.wait()
+
+    def _reap(self) -> None:
+        if self._process.poll() is None:
+            return
+        asyncio.get_running_loop().remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        self._channel.close()
+        self.died.set()
+
+
+async def _greet(channel: Channel) -> Shim:
+    """Say hello: learn who is there, and refuse another major version of the protocol."""
+    try:
+        hello = await channel.request("hello", version=protocol.VERSION)
+        major, minor = hello["version"]
+        if major != protocol.VERSION[0]:
+            raise Unsupported(
+                f"talk to {channel.peer}: it speaks version {major}.{minor} of the protocol, not {protocol.VERSION[0]}",
+                remedy="stop the container with the Sampan that started it",
+            )
+    except BaseException:
+        channel.close()
+        raise
+    return Shim(channel, hello["container"], hello["pid"])
+
+
+def _open_directory(path: Path) -> int:
+    try:
+        return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise Unavailable(f"connect to the shim in {path}: {error.strerror}") from error
+
+
+def _named(stdin: int, stdout: int, stderr: int) -> tuple[list[str], list[int]]:
+    given = {name: fd for name, fd in (("stdin", stdin), ("stdout", stdout), ("stderr", stderr)) if fd >= 0}
+    return list(given), list(given.values())

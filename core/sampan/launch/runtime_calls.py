@@ -1,0 +1,95 @@
+"""What the forked children do: build the runtime driver and call it. Nothing here runs in the shim itself."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sampan.api.errors import InvalidArgument, NotFound
+from sampan.api.runtime import CreateRequest, ExecRequest, Handle, RuntimeContext, RuntimeDriver, Stdio
+from sampan.launch.operations import monotonic_ns
+from sampan.launch.protocol import HANDLE, ClassRef, ExecConfig, ShimConfig, Span
+
+
+def load_class(ref: ClassRef) -> Any:
+    """Import a driver class. Raises `NotFound` with the reason."""
+    try:
+        return getattr(importlib.import_module(ref.module), ref.name)
+    except (ImportError, AttributeError) as error:
+        raise NotFound(
+            f"load driver {ref.module}:{ref.name}: {error}", remedy="install the distribution that has it"
+        ) from error
+
+
+def launch(config: ShimConfig, stdio: Stdio, netns: int) -> dict[str, Any]:
+    """Create and start the container; give its handle and the spans. The handle is on disk before the start."""
+    driver = _driver(config)
+    bundle_file = config.bundle / "config.json"
+    try:
+        spec = json.loads(bundle_file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InvalidArgument(f"read {bundle_file}: {error}", remedy="the bundle must hold an OCI config.json") from error
+    began = monotonic_ns()
+    handle = driver.create(CreateRequest(config.id, config.bundle, spec, config.rootfs, stdio, netns))
+    created = monotonic_ns()
+    data = {"pid": handle.pid, "version": handle.version, "data": dict(handle.data)}
+    _write_handle(config.state_dir, data)
+    saved = monotonic_ns()
+    driver.start(handle)
+    spans = [
+        Span("create", type(driver).name, began, created),
+        Span("save-handle", "shim", created, saved),
+        Span("start", type(driver).name, saved, monotonic_ns()),
+    ]
+    return {"handle": data, "spans": [span.to_data() for span in spans]}
+
+
+def execute(config: ShimConfig, handle: Handle, request: ExecConfig, stdio: Stdio) -> int:
+    """Start one more process and give its pid."""
+    return _driver(config).exec(handle, ExecRequest(request.id, dict(request.process), stdio))
+
+
+def call(config: ShimConfig, handle: Handle, method: str, *args: Any, **options: Any) -> Callable[[], Any]:
+    """Give the work that calls one method of the driver with the handle."""
+    return lambda: getattr(_driver(config), method)(handle, *args, **options)
+
+
+def stats(config: ShimConfig, handle: Handle) -> dict[str, Any]:
+    """Read the container's use."""
+    return asdict(_driver(config).stats(handle))
+
+
+def read_handle(state_dir: Path) -> Handle | None:
+    """Give the handle that was saved, or None."""
+    try:
+        data = json.loads((state_dir / HANDLE).read_bytes())
+    except FileNotFoundError:
+        return None
+    return Handle(data["pid"], data["version"], data["data"])
+
+
+def _driver(config: ShimConfig) -> RuntimeDriver:
+    driver: RuntimeDriver = load_class(config.runtime)(
+        RuntimeContext(config.state_dir / "runtime"), config.runtime_config
+    )
+    return driver
+
+
+def _write_handle(state_dir: Path, data: dict[str, Any]) -> None:
+    write_file(state_dir / HANDLE, json.dumps(data).encode())
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Make a file appear whole by rename. Survives a kill of any process, not the loss of power."""
+    temporary = path.with_name(f".{path.name}.new")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, data)
+    finally:
+        os.close(fd)
+    temporary.rename(path)

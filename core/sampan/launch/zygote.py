@@ -1,0 +1,67 @@
+"""The zygote: a small process that forks shims, so that a container start pays for no interpreter and no imports.
+
+Started once by the daemon (`sampan.launch.client.Zygote`), single-threaded, with everything imported that a shim needs. It ends when
+the daemon's socket closes; its shims live on. Its heap stays small and is frozen (`gc.freeze`): a fork costs by the pages
+that are mapped, and a shim keeps sharing the pages that it does not write to.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import logging
+import os
+import signal
+import socket
+import sys
+
+from sampan.launch import protocol, shim
+
+logger = logging.getLogger(__name__)
+
+
+def main(fd: int) -> None:
+    """Serve the daemon on the SEQPACKET socket `fd` until it closes: `preload` modules and `spawn` shims."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps the shims that end before us
+    with socket.socket(fileno=fd) as sock:
+        while (received := protocol.receive(sock)) is not None:
+            message, fds = received
+            if message["op"] == "preload":
+                result: object = _preload(message["modules"])
+            else:
+                result = _spawn(sock, message, fds)
+            protocol.send(sock, protocol.encode({"id": message["id"], "result": result}))
+
+
+def _preload(modules: list[str]) -> dict[str, str]:
+    """Import modules; give the reasons of those that fail. Their shims will fail with the same reason."""
+    failures = {}
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # a driver's import may raise anything
+            failures[module] = f"{type(error).__name__}: {error}"
+    gc.collect()
+    gc.freeze()
+    return failures
+
+
+def _spawn(sock: socket.socket, message: protocol.Message, fds: list[int]) -> int:
+    """Fork a shim that has `fds`: its first connection, and the network namespace if there is one. Give its pid."""
+    pid = os.fork()
+    if pid:
+        for fd in fds:
+            os.close(fd)
+        return pid
+    code = 1
+    try:
+        sock.close()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        shim.main(message["config"], socket.socket(fileno=fds[0]), fds[1] if len(fds) > 1 else -1)
+        code = 0
+    finally:
+        logging.shutdown()
+        sys.stderr.flush()
+        os._exit(code)
