@@ -199,37 +199,38 @@ def lower(place: Path) -> Path:
     return root
 
 
-DELETIONS = lambda: (
-    Layer()
-    .add(".wh.gone")
-    .directory("dir")
-    .add("dir/.wh.sub")
-    .add("dir/new", data=b"n")
-    .directory("opaque")
-    .add("opaque/early", data=b"e")
-    .add("opaque/.wh..wh..opq")
-    .directory("opaque/sub")
-    .add("opaque/late", data=b"l")
-    .add(".wh.swap")
-    .directory("swap")
-    .add("swap/new", data=b"n")
-    .add(".wh.never-there")
-    .add(".wh..wh.aufs")
-    .directory(".wh..wh.plnk")
-    .add(".wh..wh.plnk/7.9", data=b"aufs")
-)
+def deletions() -> Layer:
+    return (
+        Layer()
+        .add(".wh.gone")
+        .directory("dir")
+        .add("dir/.wh.sub")
+        .add("dir/new", data=b"n")
+        .directory("opaque")
+        .add("opaque/early", data=b"e")
+        .add("opaque/.wh..wh..opq")
+        .directory("opaque/sub")
+        .add("opaque/late", data=b"l")
+        .add(".wh.swap")
+        .directory("swap")
+        .add("swap/new", data=b"n")
+        .add(".wh.never-there")
+        .add(".wh..wh.aufs")
+        .directory(".wh..wh.plnk")
+        .add(".wh..wh.plnk/7.9", data=b"aufs")
+    )
 
 
 def test_whiteouts_delete_what_is_below(place):
     lower(place)
-    root = apply(place, DELETIONS())
+    root = apply(place, deletions())
     assert tree(root) == {
         "keep", "dir", "dir/old", "dir/new", "opaque", "opaque/early", "opaque/sub", "opaque/late", "swap", "swap/new",
     }  # fmt: skip
 
 
 def test_whiteouts_as_overlay_marks(place, tmp_path_factory):
-    root = apply(place, DELETIONS(), Whiteouts.OVERLAY)
+    root = apply(place, deletions(), Whiteouts.OVERLAY)
     gone = (root / "gone").lstat()
     assert stat.S_ISCHR(gone.st_mode) and gone.st_rdev == 0
     assert os.getxattr(root / "opaque", "trusted.overlay.opaque") == b"y"
