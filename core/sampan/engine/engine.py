@@ -21,6 +21,8 @@ from sampan.engine.images import Images
 from sampan.engine.lifecycle import Lifecycle
 from sampan.engine.metadata import Metadata
 from sampan.engine.networks import Networks
+from sampan.engine.recovery import Recovery
+from sampan.engine.start import Starter
 from sampan.engine.storage import StorageDrivers
 from sampan.engine.volumes import Volumes
 from sampan.settings import Settings
@@ -45,17 +47,11 @@ class Engine:
         self.containers = Containers(
             settings, registry, metadata, self.events, self.images, self.storage, self.networks, self.volumes
         )
-        self.lifecycle = Lifecycle(
-            settings,
-            registry,
-            metadata.engine_id,
-            self.events,
-            self.containers,
-            self.storage,
-            self.networks,
-            self.volumes,
+        starter = Starter(
+            settings, registry, metadata.engine_id, self.containers, self.storage, self.networks, self.volumes
         )
-        self.execs = Execs(self.containers, self.lifecycle, self.events)
+        self.lifecycle = Lifecycle(self.events, self.containers, starter, self.networks, self.volumes)
+        self.execs = Execs(self.containers, starter, self.events)
         self.images.users = self.containers.of_image
         self.volumes.users = self.containers.of_volume
         self._locks = locks
@@ -85,8 +81,8 @@ class Engine:
         await self.storage.open()
         await self.networks.open()
         self.containers.load()
-        await self.lifecycle.recover(rebooted=await self.metadata.rebooted())
-        await self.lifecycle.sweep_starts()
+        recovery = Recovery(self.containers, self.lifecycle, self.settings.state)
+        await recovery.run(rebooted=await self.metadata.rebooted())
         everyone = self.containers.all()
         await self.networks.sweep({c.id for c in everyone if c.is_running})
         await self.storage.sweep({(c.record.storage_driver, c.id) for c in everyone})

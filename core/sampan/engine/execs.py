@@ -13,9 +13,9 @@ from sampan.engine import spec as oci
 from sampan.engine.container import Container
 from sampan.engine.containers import Containers, attributes
 from sampan.engine.events import EventBus
-from sampan.engine.lifecycle import Lifecycle, start_error, start_exit_code
 from sampan.engine.names import new_id
 from sampan.engine.records import Status
+from sampan.engine.start import Starter, start_error, start_exit_code
 from sampan.engine.streams import StdioPair
 from sampan.engine.users import resolve
 from sampan.launch.protocol import ExecConfig
@@ -43,9 +43,9 @@ class Exec:
 class Execs:
     """The engine's execs, by id."""
 
-    def __init__(self, containers: Containers, lifecycle: Lifecycle, events: EventBus) -> None:
+    def __init__(self, containers: Containers, starter: Starter, events: EventBus) -> None:
         self._containers = containers
-        self._lifecycle = lifecycle
+        self._starter = starter
         self._events = events
         self._by_id: dict[str, Exec] = {}
         self._watchers: set[asyncio.Task[None]] = set()
@@ -114,7 +114,7 @@ class Execs:
 
     async def _process(self, item: Exec) -> oci.Spec:
         record, request = item.container.record, item.request
-        accounts = await self._lifecycle.accounts(item.container)
+        accounts = await self._starter.accounts(item.container)
         user = resolve(request.user or record.config.user, accounts, record.host.group_add)
         host = record.host.model_copy(update={"privileged": True}) if request.privileged else record.host
         granted, _ = isolation.container_capabilities(host)

@@ -1,4 +1,4 @@
-"""The life of a container: start, exit, stop, kill, restart, remove, and finding it again after the daemon was away."""
+"""The life of a container: started, watched, stopped, killed, restarted, removed."""
 
 from __future__ import annotations
 
@@ -6,46 +6,22 @@ import asyncio
 import dataclasses
 import json
 import logging
-import os
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable
 from pathlib import Path
 
-from sampan import plugins
-from sampan.api import hookspecs
-from sampan.api.errors import (
-    Conflict,
-    Forbidden,
-    InvalidArgument,
-    NotFound,
-    NotModified,
-    SampanError,
-    System,
-    Unavailable,
-)
-from sampan.api.logs import LogDriver
-from sampan.api.network import SandboxKind
-from sampan.api.runtime import RuntimeDriver
-from sampan.api.types import EndpointSettings
+from sampan.api.errors import Conflict, NotFound, NotModified, SampanError, System, Unavailable
 from sampan.engine import spec as oci
 from sampan.engine.container import Container
 from sampan.engine.containers import Containers, attributes
-from sampan.engine.drivers import driver_config
 from sampan.engine.events import EventBus
-from sampan.engine.files import write_files
-from sampan.engine.mounts import make_bind_source
 from sampan.engine.networks import Networks
-from sampan.engine.ports import mappings
-from sampan.engine.records import ContainerState, EndpointRecord, MountPoint, NetworkRecord, Status
-from sampan.engine.rootfs import read_below, read_files
-from sampan.engine.storage import StorageDrivers
-from sampan.engine.trace import Span
-from sampan.engine.users import Accounts, resolve
+from sampan.engine.records import Status
+from sampan.engine.start import Starter, close_pending, start_error, start_exit_code
 from sampan.engine.volumes import Volumes
-from sampan.launch.client import Shim, Zygote
-from sampan.launch.protocol import ClassRef, ExitRecord, ShimConfig
-from sampan.linux import cgroups, namespaces
-from sampan.settings import Settings
+from sampan.launch.client import Shim
+from sampan.launch.protocol import ExitRecord
+from sampan.linux import cgroups
 
 log = logging.getLogger(__name__)
 
@@ -54,9 +30,6 @@ STOP_TIMEOUT = 10
 
 KILL_TIMEOUT = 10.0
 """Seconds that a killed container gets to go away."""
-
-HOOK_DEADLINE = 5.0
-"""Seconds that the `sampan_adjust_spec` hooks of one start get together."""
 
 RESTART_DELAY = 0.1
 RESTART_DELAY_MAX = 60.0
@@ -71,20 +44,13 @@ class Lifecycle:
     """Starts, watches and ends containers. Each public method takes the container's lock for as long as it changes it."""
 
     def __init__(
-        self, settings: Settings, registry: plugins.Registry, engine_id: str, events: EventBus,
-        containers: Containers, storage: StorageDrivers, networks: Networks, volumes: Volumes,
-    ) -> None:  # fmt: skip
-        self._settings = settings
-        self._registry = registry
-        self._engine_id = engine_id
+        self, events: EventBus, containers: Containers, starter: Starter, networks: Networks, volumes: Volumes
+    ) -> None:
         self._events = events
         self._containers = containers
-        self._storage = storage
+        self._starter = starter
         self._networks = networks
         self._volumes = volumes
-        self._zygote: Zygote | None = None
-        self._zygote_lock = asyncio.Lock()
-        self._accounts: dict[str, Accounts] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
 
@@ -105,10 +71,10 @@ class Lifecycle:
         record = container.record
         try:
             with container.trace.span("start", "total"):
-                await self._launch(container)
+                shim = await self._starter.launch(container)
         except BaseException as error:
-            self._fail_pending(container)
-            await asyncio.shield(self._undo_start(container))
+            close_pending(container)
+            await asyncio.shield(self._undo_start(container, error))
             if isinstance(error, SampanError):
                 record.state.error = str(error)
                 record.state.exit_code = start_exit_code(error)
@@ -117,226 +83,17 @@ class Lifecycle:
                     await self._containers.remove(container, volumes=True)
                 raise start_error(error) from error
             raise
+        self._spawn(self._watch(container, shim))
         self._emit(container, "start")
 
-    async def _launch(self, container: Container) -> None:
-        record, trace = container.record, container.trace
-        container.log_ended.clear()
-        netns = -1
-        try:
-            network, kind = await self._network(container)
-            shared = self._shared_namespaces(container)
-            if kind is SandboxKind.OWN and "network" not in shared:
-                with trace.span("start", "network.sandbox"):
-                    netns = await asyncio.to_thread(namespaces.new_netns)
-            endpoints: list[EndpointRecord] = []
-            if network is not None:
-                with trace.span("start", "network.attach", network.driver):
-                    endpoints = [await self._attach(container, network, netns)]
-            with trace.span("start", "storage.mounts", record.storage_driver):
-                storage = await self._storage.get(record.storage_driver)
-                rootfs = await storage.call(storage.driver.mounts, container.id)
-            mounts = await self._ready_mounts(container)
-            with trace.span("start", "spec.build"):
-                accounts = await self._container_accounts(container, rootfs)
-                spec = await self._build_spec(container, endpoints, network, kind, shared, mounts, accounts)
-                await asyncio.to_thread(_write_json, container.directories.bundle / "config.json", spec)
-            await self._run(container, rootfs, netns)
-        finally:
-            if netns >= 0:
-                os.close(netns)
-
-    async def _run(self, container: Container, rootfs: Sequence[object], netns: int) -> None:
-        record, trace = container.record, container.trace
-        with trace.span("start", "shim.spawn"):
-            zygote = await self._the_zygote()
-            shim = await zygote.spawn(self._shim_config(container, rootfs), netns)
-        container.shim = shim
-        for streams in container.pending:
-            await shim.attach(
-                stdin=streams.stdin,
-                stdout=streams.stdout,
-                stderr=streams.stderr,
-                stdin_eof_closes=streams.stdin_eof_closes,
-            )
-        self._fail_pending(container)
-        with trace.span("start", "runtime.launch", record.runtime):
-            launched = await shim.launch()
-        trace.extend(Span("start", span.phase, span.driver, span.start_ns, span.end_ns) for span in launched.spans)
-        record.state = ContainerState(status=Status.RUNNING, pid=launched.pid, started_at=launched.started_at_ns)
-        record.has_started = True
-        with trace.span("start", "store.update"):
-            await self._containers.save(container)
-        self._spawn(self._watch(container, shim))
-
-    def _shim_config(self, container: Container, rootfs: Sequence[object]) -> ShimConfig:
-        record = container.record
-        runtime = self._registry.driver("runtime", record.runtime, RuntimeDriver)
-        log_driver = self._registry.driver("log", record.log_driver, LogDriver)
-        config = driver_config(runtime, self._settings.runtimes.get(record.runtime, {}), "runtimes")
-        size = record.host.console_size
-        return ShimConfig(
-            id=container.id,
-            bundle=container.directories.bundle,
-            root_dir=container.directories.root,
-            state_dir=container.directories.state,
-            runtime=ClassRef(runtime.__module__, runtime.__qualname__),
-            runtime_config=config.model_dump(mode="json"),
-            log=ClassRef(log_driver.__module__, log_driver.__qualname__),
-            log_directory=container.directories.logs,
-            log_options=record.host.log_config.config,
-            rootfs=tuple(rootfs),  # type: ignore[arg-type]
-            tty=record.config.tty,
-            open_stdin=record.config.open_stdin,
-            console_size=(size[0], size[1]) if any(size) else None,
-        )
-
-    async def _the_zygote(self) -> Zygote:
-        """Give the zygote, started anew if it died."""
-        async with self._zygote_lock:
-            if self._zygote is None or self._zygote.died.is_set():
-                self._zygote = await Zygote.start(preloaded(self._registry))
-            return self._zygote
-
-    # ------------------------------------------------------------------ what a start needs
-
-    async def _network(self, container: Container) -> tuple[NetworkRecord | None, SandboxKind]:
-        mode = container.record.host.network_mode
-        if container.record.config.network_disabled:
-            mode = "none"
-        if mode.startswith("container:"):
-            return None, SandboxKind.OWN
-        network = await self._networks.default_of("bridge") if mode in ("", "default") else self._networks.resolve(mode)
-        return network, await self._networks.sandbox_kind(network)
-
-    async def _attach(self, container: Container, network: NetworkRecord, netns: int) -> EndpointRecord:
-        record = container.record
-        asked = record.networks.get(network.name) or record.networks.get("default") or EndpointSettings()
-        ports = mappings(record.host, record.config.exposed_ports)
-        return await self._networks.attach(
-            network, container.id, netns, asked, ports, mac=asked.mac_address or record.config.mac_address
-        )
-
-    def _shared_namespaces(self, container: Container) -> dict[str, str]:
-        """Give the namespaces that are the host's ("") or another container's (a path)."""
-        host = container.record.host
-        modes = {"pid": host.pid_mode, "ipc": host.ipc_mode, "uts": host.uts_mode, "network": host.network_mode}
-        shared: dict[str, str] = {}
-        for kind, mode in modes.items():
-            if mode == "host" and kind != "network":
-                shared[kind] = ""
-            elif mode.startswith("container:"):
-                other = self._containers.get(mode.removeprefix("container:"))
-                if not other.is_running:
-                    raise Conflict(f"cannot join {kind} namespace of a non running container: {other.id}")
-                name = {"network": "net"}.get(kind, kind)
-                shared[kind] = f"/proc/{other.record.state.pid}/ns/{name}"
-        return shared
-
-    async def _ready_mounts(self, container: Container) -> list[MountPoint]:
-        ready = []
-        for point in container.record.mounts:
-            if point.type == "volume":
-                source = await self._volumes.mount(point.name, container.id)
-                point = point.model_copy(update={"source": str(source)})
-            elif point.type == "bind":
-                await asyncio.to_thread(make_bind_source, point)
-                if not Path(point.source).exists():
-                    raise InvalidArgument(
-                        f'invalid mount config for type "bind": bind source path does not exist: {point.source}'
-                    )
-            ready.append(point)
-        return ready
-
-    async def _container_accounts(self, container: Container, rootfs: Sequence[object]) -> Accounts:
-        """Read the container's passwd and group; of one that never ran they are its image's, so read once."""
-        record = container.record
-        if not record.has_started and record.image_id in self._accounts:
-            return self._accounts[record.image_id]
-        found = await asyncio.to_thread(read_files, rootfs, ("etc/passwd", "etc/group"))  # type: ignore[arg-type]
-        accounts = Accounts(found["etc/passwd"], found["etc/group"])
-        if not record.has_started:
-            if len(self._accounts) >= 256:
-                self._accounts.clear()
-            self._accounts[record.image_id] = accounts
-        return accounts
-
-    async def accounts(self, container: Container) -> Accounts:
-        """Give the passwd and group files of a container, for an exec. A running one is looked at through its process."""
-        root = f"/proc/{container.record.state.pid}/root"
-        return await asyncio.to_thread(_accounts_below, root)
-
-    async def _build_spec(
-        self, container: Container, endpoints: list[EndpointRecord], network: NetworkRecord | None, kind: SandboxKind,
-        shared: dict[str, str], mounts: list[MountPoint], accounts: Accounts,
-    ) -> oci.Spec:  # fmt: skip
-        record = container.record
-        user = resolve(record.config.user, accounts, record.host.group_add)
-        gateway = network.subnets[0][1] if network and network.subnets else None
-        files = await asyncio.to_thread(
-            write_files,
-            container.directories.files,
-            record,
-            endpoints,
-            host_network=kind is SandboxKind.HOST,
-            gateway=gateway,
-        )
-        private = record.host.cgroupns_mode == "private" or (
-            not record.host.cgroupns_mode and not record.host.privileged and cgroups.detect().version == "v2"
-        )
-        around = oci.Surroundings(
-            user=user,
-            cgroups_path=self.cgroup_path(container),
-            private_cgroup_namespace=private,
-            files=files,
-            namespaces=shared,
-            sandbox=kind,
-            mounts=mounts,
-            hostname=record.config.hostname,
-        )
-        spec, container.warnings = await asyncio.to_thread(oci.build, record, around)
-        await self._adjust(container, spec)
-        return spec
-
-    def cgroup_path(self, container: Container) -> str:
-        """Give the container's cgroup, the same path in every hierarchy."""
-        parent = container.record.host.cgroup_parent or f"{self._settings.cgroup_parent}/{self._engine_id}"
-        return f"/{parent.strip('/')}/{container.id}"
-
-    async def _adjust(self, container: Container, spec: oci.Spec) -> None:
-        implementations = self._registry.manager.hook.sampan_adjust_spec.get_hookimpls()
-        if not implementations:
-            return
-        view = hookspecs.ContainerView(
-            container.id, container.record.name, container.record.config.image, dict(container.record.config.labels)
-        )
-        call = self._registry.manager.hook.sampan_adjust_spec
-        try:
-            async with asyncio.timeout(HOOK_DEADLINE):
-                await asyncio.to_thread(lambda: call(container=view, spec=spec))
-        except TimeoutError as error:
-            raise Unavailable(
-                f"start container {container.id[:12]}: the sampan_adjust_spec hooks took longer than {HOOK_DEADLINE:.0f} s"
-            ) from error
-        except SampanError:
-            raise
-        except Exception as error:
-            raise System(f"start container {container.id[:12]}: a sampan_adjust_spec hook failed: {error!r}") from error
-
-    def _fail_pending(self, container: Container) -> None:
-        """Close our copies of the attach descriptors: the shim has its own, or there will be none."""
-        for streams in container.pending:
-            streams.close()
-        container.pending.clear()
-
-    async def _undo_start(self, container: Container) -> None:
+    async def _undo_start(self, container: Container, error: BaseException) -> None:
         shim, container.shim = container.shim, None
         if shim is not None:
             await self._delete_shim(container, shim)
         await self._networks.detach_all(container.id)
         await self._unmount_volumes(container)
         container.log_ended.set()
-        container.tell_exit(start_exit_code(None))
+        container.tell_exit(start_exit_code(error))
 
     # ------------------------------------------------------------------ exit
 
@@ -371,7 +128,7 @@ class Lifecycle:
         return ExitRecord(LOST, False, time.time_ns(), "the container's shim died")
 
     def _kill_cgroup(self, container: Container) -> None:
-        group = cgroups.Cgroup(self.cgroup_path(container), cgroups.detect())
+        group = cgroups.Cgroup(self._starter.cgroup_path(container), cgroups.detect())
         try:
             group.kill()
             group.remove()
@@ -437,10 +194,13 @@ class Lifecycle:
             record.restart_count = 0
         delay = min(RESTART_DELAY * 2 ** min(record.restart_count, 20), RESTART_DELAY_MAX)
         record.restart_count += 1
-        record.state.status = Status.RESTARTING
-        container.restart_wait = asyncio.get_running_loop().call_later(
-            delay, lambda: self._spawn(self._restart_now(container))
-        )
+        self.restart_soon(container, delay)
+
+    def restart_soon(self, container: Container, delay: float) -> None:
+        """Start a stopped container again after `delay` seconds, unless someone starts, stops or removes it before."""
+        container.record.state.status = Status.RESTARTING
+        loop = asyncio.get_running_loop()
+        container.restart_wait = loop.call_later(delay, lambda: self._spawn(self._restart_now(container)))
 
     async def _restart_now(self, container: Container) -> None:
         async with container.lock:
@@ -561,7 +321,7 @@ class Lifecycle:
                 return
             if container.is_running:
                 raise Conflict(f'cannot remove container "{container.record.name}": it was started again')
-            self._fail_pending(container)
+            close_pending(container)
             await self._containers.remove(container, volumes=volumes)
 
     async def _stop_for_removal(self, container: Container) -> None:
@@ -573,62 +333,18 @@ class Lifecycle:
 
     # ------------------------------------------------------------------ after the daemon was away
 
-    async def recover(self, *, rebooted: bool) -> None:
-        """Find every container that ran: alive behind its shim, or ended meanwhile. Then carry out restart policies."""
-        for container in self._containers.all():
-            if container.status is Status.REMOVING:
-                await self._containers.remove(container, volumes=container.record.host.auto_remove)
-            elif container.is_running or container.status is Status.RESTARTING:
-                await self._find(container, rebooted=rebooted)
-        for container in self._containers.all():
-            policy = container.record.host.restart_policy.name
-            wanted = policy == "always" or (policy == "unless-stopped" and not container.record.manually_stopped)
-            if wanted and not container.is_running and container.record.has_started and container.restart_wait is None:
-                container.record.state.status = Status.RESTARTING
-                container.restart_wait = asyncio.get_running_loop().call_later(0, self._spawn_restart, container)
-
-    def _spawn_restart(self, container: Container) -> None:
-        self._spawn(self._restart_now(container))
-
-    async def _find(self, container: Container, *, rebooted: bool) -> None:
-        try:
-            if rebooted:
-                raise Unavailable("the host was booted since")
-            shim = await Shim.connect(container.directories.state)
-            state = await shim.state()
-        except SampanError:
-            async with container.lock:
-                end = read_exit_record(container.directories.root)
-                if not rebooted:
-                    await asyncio.to_thread(self._kill_cgroup, container)
-                await self._finish(container, end or ExitRecord(LOST, False, time.time_ns(), ""))
-            return
+    def found_alive(self, container: Container, shim: Shim) -> None:
+        """Take up watching a container that ran on while the daemon was away."""
         container.shim = shim
         container.log_ended.clear()
-        if state.running and container.status is Status.RESTARTING:
-            container.record.state.status = Status.RUNNING
         self._spawn(self._watch(container, shim))
 
-    async def sweep_starts(self) -> None:
-        """End shims of containers that the store does not say are running: their start was cut off by a crash."""
-        base = self._settings.state / "containers"
-        for directory in sorted(base.iterdir()) if base.is_dir() else []:
-            try:
-                container = self._containers.get(directory.name)
-            except SampanError:
-                container = None
-            if container is not None and container.shim is not None:
-                continue
-            try:
-                shim = await Shim.connect(directory)
-            except SampanError:
-                continue
-            log.info("ending the shim of %s, whose start was not recorded", directory.name[:12])
-            try:
-                await shim.delete()
-            except SampanError as error:
-                log.warning("end the shim of %s: %s", directory.name[:12], error)
-            await shim.close()
+    async def found_dead(self, container: Container, end: ExitRecord, *, kill: bool) -> None:
+        """Record the exit of a container whose shim is gone; with `kill`, end what may be left of it first."""
+        async with container.lock:
+            if kill:
+                await asyncio.to_thread(self._kill_cgroup, container)
+            await self._finish(container, end)
 
     async def close(self) -> None:
         """Stop watching. Containers go on with their shims."""
@@ -643,17 +359,10 @@ class Lifecycle:
             if container.shim is not None:
                 await container.shim.close()
                 container.shim = None
-        if self._zygote is not None:
-            await self._zygote.close()
+        await self._starter.close()
 
     def _emit(self, container: Container, action: str, **more: str) -> None:
         self._events.emit("container", action, container.id, attributes(container.record) | more)
-
-
-def preloaded(registry: plugins.Registry) -> list[str]:
-    """Give the modules that the zygote imports before it forks: the runtimes that ask for it, and the log drivers."""
-    modules = [r.driver.__module__ for r in registry.registrations("runtime") if getattr(r.driver, "preload", False)]
-    return [*modules, *(r.driver.__module__ for r in registry.registrations("log"))]
 
 
 def read_exit_record(root: Path) -> ExitRecord | None:
@@ -665,21 +374,6 @@ def read_exit_record(root: Path) -> ExitRecord | None:
         return None
 
 
-def _accounts_below(root: str) -> Accounts:
-    try:
-        fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        return Accounts()
-    try:
-        return Accounts(read_below(fd, "etc/passwd"), read_below(fd, "etc/group"))
-    finally:
-        os.close(fd)
-
-
-def _write_json(path: Path, data: object) -> None:
-    path.write_text(json.dumps(data))
-
-
 async def _within(future: Awaitable[int], seconds: float | None) -> bool:
     """Wait for an exit at most so long; say whether it came."""
     try:
@@ -688,17 +382,3 @@ async def _within(future: Awaitable[int], seconds: float | None) -> bool:
     except TimeoutError:
         return False
     return True
-
-
-def start_exit_code(error: SampanError | None) -> int:
-    """Give the exit code for a process that could not be started: 127 not found, 126 not runnable, else 128."""
-    if isinstance(error, NotFound):
-        return 127
-    return 126 if isinstance(error, Forbidden) else 128
-
-
-def start_error(error: SampanError, what: str = "create failed: unable to start container process") -> SampanError:
-    """Put the error of a start or an exec as Docker does: the client reads the exit code, 126 or 127, from the text."""
-    if isinstance(error, NotFound | Forbidden):
-        return InvalidArgument(f"OCI runtime {what}: {error}: unknown")
-    return error

@@ -1,0 +1,81 @@
+"""After the daemon was away: containers found again, ended ones recorded, starts that were cut off undone."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+from sampan.api.errors import SampanError, Unavailable
+from sampan.engine.container import Container
+from sampan.engine.containers import Containers
+from sampan.engine.lifecycle import LOST, Lifecycle, read_exit_record
+from sampan.engine.records import Status
+from sampan.launch.client import Shim
+from sampan.launch.protocol import ExitRecord
+
+log = logging.getLogger(__name__)
+
+
+class Recovery:
+    """Compares what the store says with what the shims say, container by container, once at start."""
+
+    def __init__(self, containers: Containers, lifecycle: Lifecycle, state: Path) -> None:
+        self._containers = containers
+        self._lifecycle = lifecycle
+        self._state = state
+
+    async def run(self, *, rebooted: bool) -> None:
+        """Find every container that ran: alive behind its shim, or ended meanwhile. Then carry out restart policies."""
+        for container in self._containers.all():
+            if container.status is Status.REMOVING:
+                await self._containers.remove(container, volumes=container.record.host.auto_remove)
+            elif container.is_running or container.status is Status.RESTARTING:
+                await self._find(container, rebooted=rebooted)
+        await self._sweep_starts()
+        for container in self._containers.all():
+            if self._starts_with_daemon(container):
+                self._lifecycle.restart_soon(container, 0.0)
+
+    @staticmethod
+    def _starts_with_daemon(container: Container) -> bool:
+        policy, record = container.record.host.restart_policy.name, container.record
+        wanted = policy == "always" or (policy == "unless-stopped" and not record.manually_stopped)
+        return wanted and record.has_started and not container.is_running and container.restart_wait is None
+
+    async def _find(self, container: Container, *, rebooted: bool) -> None:
+        try:
+            if rebooted:
+                raise Unavailable("the host was booted since")
+            shim = await Shim.connect(container.directories.state)
+            state = await shim.state()
+        except SampanError:
+            end = read_exit_record(container.directories.root) or ExitRecord(LOST, False, time.time_ns(), "")
+            await self._lifecycle.found_dead(container, end, kill=not rebooted)
+            return
+        if state.running and container.status is Status.RESTARTING:
+            container.record.state.status = Status.RUNNING
+        self._lifecycle.found_alive(container, shim)
+
+    async def _sweep_starts(self) -> None:
+        """End shims of containers that the store does not say are running: their start was cut off by a crash."""
+        base = self._state / "containers"
+        for directory in sorted(base.iterdir()) if base.is_dir() else []:
+            if self._is_known_to_run(directory.name):
+                continue
+            try:
+                shim = await Shim.connect(directory)
+            except SampanError:
+                continue
+            log.info("ending the shim of %s, whose start was not recorded", directory.name[:12])
+            try:
+                await shim.delete()
+            except SampanError as error:
+                log.warning("end the shim of %s: %s", directory.name[:12], error)
+            await shim.close()
+
+    def _is_known_to_run(self, container_id: str) -> bool:
+        try:
+            return self._containers.get(container_id).shim is not None
+        except SampanError:
+            return False

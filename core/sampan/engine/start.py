@@ -1,0 +1,313 @@
+"""Starting a container: everything that a launch needs is found and made, then zygote, shim and runtime take over."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from sampan import plugins
+from sampan.api import hookspecs
+from sampan.api.errors import Conflict, Forbidden, InvalidArgument, NotFound, SampanError, System, Unavailable
+from sampan.api.logs import LogDriver
+from sampan.api.network import SandboxKind
+from sampan.api.runtime import RuntimeDriver
+from sampan.api.storage import Mount
+from sampan.api.types import EndpointSettings
+from sampan.engine import spec as oci
+from sampan.engine.container import Container
+from sampan.engine.containers import Containers
+from sampan.engine.drivers import driver_config
+from sampan.engine.files import write_files
+from sampan.engine.mounts import make_bind_source
+from sampan.engine.networks import Networks
+from sampan.engine.ports import mappings
+from sampan.engine.records import ContainerState, EndpointRecord, MountPoint, NetworkRecord, Status
+from sampan.engine.rootfs import read_below, read_files
+from sampan.engine.storage import StorageDrivers
+from sampan.engine.trace import Span
+from sampan.engine.users import Accounts, resolve
+from sampan.engine.volumes import Volumes
+from sampan.launch.client import Shim, Zygote
+from sampan.launch.protocol import ClassRef, ShimConfig
+from sampan.linux import cgroups, namespaces
+from sampan.settings import Settings
+
+HOOK_DEADLINE = 5.0
+"""Seconds that the `sampan_adjust_spec` hooks of one start get together."""
+
+IMAGES_REMEMBERED = 256
+"""Images whose passwd and group files are kept in memory."""
+
+
+class Starter:
+    """Takes a container from its record to a running process. Undoing a failed start is its caller's."""
+
+    def __init__(
+        self, settings: Settings, registry: plugins.Registry, engine_id: str,
+        containers: Containers, storage: StorageDrivers, networks: Networks, volumes: Volumes,
+    ) -> None:  # fmt: skip
+        self._settings = settings
+        self._registry = registry
+        self._engine_id = engine_id
+        self._containers = containers
+        self._storage = storage
+        self._networks = networks
+        self._volumes = volumes
+        self._zygote: Zygote | None = None
+        self._zygote_lock = asyncio.Lock()
+        self._accounts: dict[str, Accounts] = {}
+
+    async def launch(self, container: Container) -> Shim:
+        """Launch a container: afterwards its record says that it runs. On an error `container.shim` is what is to be deleted."""
+        record, trace = container.record, container.trace
+        container.log_ended.clear()
+        netns = -1
+        try:
+            network, kind = await self._network(container)
+            shared = self._shared_namespaces(container)
+            if kind is SandboxKind.OWN and "network" not in shared:
+                with trace.span("start", "network.sandbox"):
+                    netns = await asyncio.to_thread(namespaces.new_netns)
+            endpoints: list[EndpointRecord] = []
+            if network is not None:
+                with trace.span("start", "network.attach", network.driver):
+                    endpoints = [await self._attach(container, network, netns)]
+            with trace.span("start", "storage.mounts", record.storage_driver):
+                storage = await self._storage.get(record.storage_driver)
+                rootfs = await storage.call(storage.driver.mounts, container.id)
+            mounts = await self._ready_mounts(container)
+            with trace.span("start", "spec.build"):
+                accounts = await self._container_accounts(container, rootfs)
+                spec = await self._build_spec(container, endpoints, network, kind, shared, mounts, accounts)
+                await asyncio.to_thread(_write_json, container.directories.bundle / "config.json", spec)
+            return await self._run(container, rootfs, netns)
+        finally:
+            if netns >= 0:
+                os.close(netns)
+
+    async def _run(self, container: Container, rootfs: Sequence[Mount], netns: int) -> Shim:
+        record, trace = container.record, container.trace
+        with trace.span("start", "shim.spawn"):
+            zygote = await self._the_zygote()
+            shim = await zygote.spawn(self._shim_config(container, rootfs), netns)
+        container.shim = shim
+        for streams in container.pending:
+            await shim.attach(
+                stdin=streams.stdin,
+                stdout=streams.stdout,
+                stderr=streams.stderr,
+                stdin_eof_closes=streams.stdin_eof_closes,
+            )
+        close_pending(container)
+        with trace.span("start", "runtime.launch", record.runtime):
+            launched = await shim.launch()
+        trace.extend(Span("start", span.phase, span.driver, span.start_ns, span.end_ns) for span in launched.spans)
+        record.state = ContainerState(status=Status.RUNNING, pid=launched.pid, started_at=launched.started_at_ns)
+        record.has_started = True
+        with trace.span("start", "store.update"):
+            await self._containers.save(container)
+        return shim
+
+    def _shim_config(self, container: Container, rootfs: Sequence[Mount]) -> ShimConfig:
+        record = container.record
+        runtime = self._registry.driver("runtime", record.runtime, RuntimeDriver)
+        log_driver = self._registry.driver("log", record.log_driver, LogDriver)
+        config = driver_config(runtime, self._settings.runtimes.get(record.runtime, {}), "runtimes")
+        size = record.host.console_size
+        return ShimConfig(
+            id=container.id,
+            bundle=container.directories.bundle,
+            root_dir=container.directories.root,
+            state_dir=container.directories.state,
+            runtime=ClassRef(runtime.__module__, runtime.__qualname__),
+            runtime_config=config.model_dump(mode="json"),
+            log=ClassRef(log_driver.__module__, log_driver.__qualname__),
+            log_directory=container.directories.logs,
+            log_options=record.host.log_config.config,
+            rootfs=tuple(rootfs),
+            tty=record.config.tty,
+            open_stdin=record.config.open_stdin,
+            console_size=(size[0], size[1]) if any(size) else None,
+        )
+
+    async def _the_zygote(self) -> Zygote:
+        """Give the zygote, started anew if it died."""
+        async with self._zygote_lock:
+            if self._zygote is None or self._zygote.died.is_set():
+                self._zygote = await Zygote.start(preloaded(self._registry))
+            return self._zygote
+
+    # ------------------------------------------------------------------ what a start needs
+
+    async def _network(self, container: Container) -> tuple[NetworkRecord | None, SandboxKind]:
+        mode = container.record.host.network_mode
+        if container.record.config.network_disabled:
+            mode = "none"
+        if mode.startswith("container:"):
+            return None, SandboxKind.OWN
+        network = await self._networks.default_of("bridge") if mode in ("", "default") else self._networks.resolve(mode)
+        return network, await self._networks.sandbox_kind(network)
+
+    async def _attach(self, container: Container, network: NetworkRecord, netns: int) -> EndpointRecord:
+        record = container.record
+        asked = record.networks.get(network.name) or record.networks.get("default") or EndpointSettings()
+        ports = mappings(record.host, record.config.exposed_ports)
+        return await self._networks.attach(
+            network, container.id, netns, asked, ports, mac=asked.mac_address or record.config.mac_address
+        )
+
+    def _shared_namespaces(self, container: Container) -> dict[str, str]:
+        """Give the namespaces that are the host's ("") or another container's (a path)."""
+        host = container.record.host
+        modes = {"pid": host.pid_mode, "ipc": host.ipc_mode, "uts": host.uts_mode, "network": host.network_mode}
+        shared: dict[str, str] = {}
+        for kind, mode in modes.items():
+            if mode == "host" and kind != "network":
+                shared[kind] = ""
+            elif mode.startswith("container:"):
+                other = self._containers.get(mode.removeprefix("container:"))
+                if not other.is_running:
+                    raise Conflict(f"cannot join {kind} namespace of a non running container: {other.id}")
+                name = {"network": "net"}.get(kind, kind)
+                shared[kind] = f"/proc/{other.record.state.pid}/ns/{name}"
+        return shared
+
+    async def _ready_mounts(self, container: Container) -> list[MountPoint]:
+        ready = []
+        for point in container.record.mounts:
+            if point.type == "volume":
+                source = await self._volumes.mount(point.name, container.id)
+                point = point.model_copy(update={"source": str(source)})
+            elif point.type == "bind":
+                await asyncio.to_thread(make_bind_source, point)
+                if not Path(point.source).exists():
+                    raise InvalidArgument(
+                        f'invalid mount config for type "bind": bind source path does not exist: {point.source}'
+                    )
+            ready.append(point)
+        return ready
+
+    async def _container_accounts(self, container: Container, rootfs: Sequence[Mount]) -> Accounts:
+        """Read the container's passwd and group; of one that never ran they are its image's, so read once."""
+        record = container.record
+        if not record.has_started and record.image_id in self._accounts:
+            return self._accounts[record.image_id]
+        found = await asyncio.to_thread(read_files, rootfs, ("etc/passwd", "etc/group"))
+        accounts = Accounts(found["etc/passwd"], found["etc/group"])
+        if not record.has_started:
+            if len(self._accounts) >= 256:
+                self._accounts.clear()
+            self._accounts[record.image_id] = accounts
+        return accounts
+
+    async def accounts(self, container: Container) -> Accounts:
+        """Give the passwd and group files of a container, for an exec. A running one is looked at through its process."""
+        root = f"/proc/{container.record.state.pid}/root"
+        return await asyncio.to_thread(_accounts_below, root)
+
+    async def _build_spec(
+        self, container: Container, endpoints: list[EndpointRecord], network: NetworkRecord | None, kind: SandboxKind,
+        shared: dict[str, str], mounts: list[MountPoint], accounts: Accounts,
+    ) -> oci.Spec:  # fmt: skip
+        record = container.record
+        user = resolve(record.config.user, accounts, record.host.group_add)
+        gateway = network.subnets[0][1] if network and network.subnets else None
+        files = await asyncio.to_thread(
+            write_files,
+            container.directories.files,
+            record,
+            endpoints,
+            host_network=kind is SandboxKind.HOST,
+            gateway=gateway,
+        )
+        private = record.host.cgroupns_mode == "private" or (
+            not record.host.cgroupns_mode and not record.host.privileged and cgroups.detect().version == "v2"
+        )
+        around = oci.Surroundings(
+            user=user,
+            cgroups_path=self.cgroup_path(container),
+            private_cgroup_namespace=private,
+            files=files,
+            namespaces=shared,
+            sandbox=kind,
+            mounts=mounts,
+            hostname=record.config.hostname,
+        )
+        spec, container.warnings = await asyncio.to_thread(oci.build, record, around)
+        await self._adjust(container, spec)
+        return spec
+
+    def cgroup_path(self, container: Container) -> str:
+        """Give the container's cgroup, the same path in every hierarchy."""
+        parent = container.record.host.cgroup_parent or f"{self._settings.cgroup_parent}/{self._engine_id}"
+        return f"/{parent.strip('/')}/{container.id}"
+
+    async def _adjust(self, container: Container, spec: oci.Spec) -> None:
+        implementations = self._registry.manager.hook.sampan_adjust_spec.get_hookimpls()
+        if not implementations:
+            return
+        view = hookspecs.ContainerView(
+            container.id, container.record.name, container.record.config.image, dict(container.record.config.labels)
+        )
+        call = self._registry.manager.hook.sampan_adjust_spec
+        try:
+            async with asyncio.timeout(HOOK_DEADLINE):
+                await asyncio.to_thread(lambda: call(container=view, spec=spec))
+        except TimeoutError as error:
+            raise Unavailable(
+                f"start container {container.id[:12]}: the sampan_adjust_spec hooks took longer than {HOOK_DEADLINE:.0f} s"
+            ) from error
+        except SampanError:
+            raise
+        except Exception as error:
+            raise System(f"start container {container.id[:12]}: a sampan_adjust_spec hook failed: {error!r}") from error
+
+    async def close(self) -> None:
+        """End the zygote; shims go on."""
+        if self._zygote is not None:
+            await self._zygote.close()
+
+
+def close_pending(container: Container) -> None:
+    """Close our copies of the attach descriptors: the shim has its own, or there will be none."""
+    for streams in container.pending:
+        streams.close()
+    container.pending.clear()
+
+
+def preloaded(registry: plugins.Registry) -> list[str]:
+    """Give the modules that the zygote imports before it forks: the runtimes that ask for it, and the log drivers."""
+    modules = [r.driver.__module__ for r in registry.registrations("runtime") if getattr(r.driver, "preload", False)]
+    return [*modules, *(r.driver.__module__ for r in registry.registrations("log"))]
+
+
+def _accounts_below(root: str) -> Accounts:
+    try:
+        fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return Accounts()
+    try:
+        return Accounts(read_below(fd, "etc/passwd"), read_below(fd, "etc/group"))
+    finally:
+        os.close(fd)
+
+
+def _write_json(path: Path, data: object) -> None:
+    path.write_text(json.dumps(data))
+
+
+def start_exit_code(error: BaseException) -> int:
+    """Give the exit code for a process that could not be started: 127 not found, 126 not runnable, else 128."""
+    if isinstance(error, NotFound):
+        return 127
+    return 126 if isinstance(error, Forbidden) else 128
+
+
+def start_error(error: SampanError, what: str = "create failed: unable to start container process") -> SampanError:
+    """Put the error of a start or an exec as Docker does: the client reads the exit code, 126 or 127, from the text."""
+    if isinstance(error, NotFound | Forbidden):
+        return InvalidArgument(f"OCI runtime {what}: {error}: unknown")
+    return error
