@@ -8,6 +8,9 @@ from __future__ import annotations
 
 def main() -> int:
     """Run the command line; the entry point of the `sampan` script. Gives the exit status."""
-    from sampan.cli.app import run
+    try:
+        from sampan.cli.app import run
 
-    return run()
+        return run()
+    except KeyboardInterrupt:  # while it was still importing
+        return 130

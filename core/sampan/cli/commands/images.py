@@ -104,11 +104,12 @@ def _platform(text: str | None) -> str | None:
 @click.option("--no-trunc", is_flag=True, help="Do not shorten the output.")
 @click.option("-q", "--quiet", is_flag=True, help="Show only ids.")
 @click.option("--format", "template", metavar="FORMAT", help="table, json, `table TEMPLATE` or a Go template.")
+@click.option("--platform", metavar="OS/ARCH", help="Platform of a multi-platform image.")
 @click.argument("image")
-def history(image: str, human: bool, no_trunc: bool, quiet: bool, template: str | None) -> None:
+def history(image: str, human: bool, no_trunc: bool, quiet: bool, template: str | None, platform: str | None) -> None:
     """Show the history of an image."""
     rows = []
-    for item in current().get(f"/images/{quote(image)}/history"):
+    for item in current().get(f"/images/{quote(image)}/history", {"platform": _platform(platform)}):
         text = item["CreatedBy"].replace("\t", " ")
         since = ago(datetime.fromtimestamp(item["Created"], UTC)) if item["Created"] > 0 else "N/A"
         created_at = datetime.fromtimestamp(item["Created"]).astimezone().isoformat(timespec="seconds")
@@ -133,13 +134,16 @@ def history(image: str, human: bool, no_trunc: bool, quiet: bool, template: str 
 @click.command("rm", cls=Command)
 @click.option("-f", "--force", is_flag=True, help="Remove it though containers or tags refer to it.")
 @click.option("--no-prune", is_flag=True, help="Do not delete untagged parents.")
+@click.option("--platform", "platforms", multiple=True, metavar="OS/ARCH", help="Remove only this platform.")
 @click.argument("names", nargs=-1, required=True, metavar="IMAGE...")
-def rmi(names: tuple[str, ...], force: bool, no_prune: bool) -> int:
+def rmi(names: tuple[str, ...], force: bool, no_prune: bool, platforms: tuple[str, ...]) -> int:
     """Remove one or more images."""
     client = current()
+    wanted = [text for text in map(_platform, platforms) if text]
+    query: dict[str, Any] = {"force": force, "noprune": no_prune, "platforms": wanted}
 
     def remove(name: str) -> None:
-        for item in client.delete(f"/images/{quote(name)}", {"force": force, "noprune": no_prune}):
+        for item in client.delete(f"/images/{quote(name)}", query):
             for what, value in item.items():
                 print(f"{what}: {value}")
 

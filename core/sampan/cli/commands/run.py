@@ -27,11 +27,7 @@ NOT_EXECUTABLE, NOT_FOUND = 126, 127
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def create(image: str, command: tuple[str, ...], **options: Any) -> None:
     """Create a new container, and print its id."""
-    try:
-        print(_create(current(), build(options, image, command, detach=False), options))
-    except (DaemonError, Unreachable) as error:
-        error.status = CANNOT_RUN
-        raise
+    print(_create(current(), build(options, image, command, detach=False), options))
 
 
 @click.command("run", cls=Command, context_settings=_SETTINGS)
@@ -53,8 +49,8 @@ def run(image: str, command: tuple[str, ...], detach: bool, detach_keys: str, si
         raise CliError("the input device is not a TTY", remedy="Leave out -t, or run it from a terminal")
     if config["Tty"] and (size := terminal.size(1)):
         config["HostConfig"]["ConsoleSize"] = list(size)
+    identity = _create(client, request, options)
     try:
-        identity = _create(client, request, options)
         if detach:
             client.post(f"/containers/{identity}/start")
             print(identity)
@@ -74,7 +70,18 @@ def run(image: str, command: tuple[str, ...], detach: bool, detach_keys: str, si
 
 
 def _create(client: Client, request: CreateRequest, options: Any) -> str:
-    """Create the container, pulling the image as --pull says; give its id and write it to --cidfile."""
+    """Create the container, pulling the image as --pull says; give its id and write it to --cidfile.
+
+    Any error has status 125.
+    """
+    try:
+        return _create_or_pull(client, request, options)
+    except CliError as error:
+        error.status = CANNOT_RUN
+        raise
+
+
+def _create_or_pull(client: Client, request: CreateRequest, options: Any) -> str:
     path = options["cidfile"]
     if path and os.path.exists(path):  # noqa: PTH110  pathlib costs 8 ms
         raise CliError(
