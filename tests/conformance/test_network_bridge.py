@@ -1,8 +1,126 @@
 from __future__ import annotations
 
-from sampan.testing.network import NetworkDriverSuite
+import subprocess
+from pathlib import Path
+
+import pytest
 from sampan_network_bridge.driver import BridgeDriver
+
+from sampan.api.errors import Conflict, InvalidArgument
+from sampan.api.network import Network, PortMapping, Subnet
+from sampan.linux.netlink import Netlink, add_bridge
+from sampan.testing.namespaces import listen, reaches, unreachable
+from sampan.testing.network import HOST, OUTSIDE, Lab, NetworkDriverSuite, address_of
+
+SWITCH = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
+BRIDGE = "com.docker.network.bridge"
 
 
 class TestBridge(NetworkDriverSuite):
     driver_class = BridgeDriver
+
+    @pytest.mark.parametrize("seen", ["0", "1"])
+    def test_without_icc_only_published_ports_are_reached(self, lab: Lab, seen: str) -> None:
+        """Whether br_netfilter shows bridged packets to the table or not."""
+        if lab.host.run(SWITCH.exists):
+            lab.host.run(SWITCH.write_text, seen)
+        elif seen == "1":
+            pytest.skip("this kernel has no br_netfilter loaded")
+        network = lab.network(options={f"{BRIDGE}.enable_icc": "false"})
+        one, _, _ = lab.container(network)
+        two, second, _ = lab.container(network, ports=(PortMapping("tcp", 80, 8080),))
+        with listen(two, 80) as server:
+            assert unreachable(one, address_of(second), 80, server)
+            assert reaches(one, HOST, 8080, server)
+            assert reaches(two, HOST, 8080, server)
+
+    def test_without_masquerade_the_own_address_is_seen(self, lab: Lab) -> None:
+        network = lab.network(options={f"{BRIDGE}.enable_ip_masquerade": "false"})
+        one, first, _ = lab.container(network)
+        lab.outside.run(subprocess.run, ["ip", "route", "add", network.subnets[0].prefix, "via", HOST], check=True)
+        with listen(lab.outside, 82) as server:
+            assert reaches(one, OUTSIDE, 82, server) == address_of(first)
+
+    def test_mtu_mac_and_host_binding(self, lab: Lab) -> None:
+        options = {"com.docker.network.driver.mtu": "1400", f"{BRIDGE}.host_binding_ipv4": "127.0.0.1", f"{BRIDGE}.name": "br7"}
+        network = lab.network(options=options, subnets=(Subnet("172.17.0.0/24", "172.17.0.1"),))
+        sandbox, _, made = lab.container(network, ipv4="172.17.0.2/24", ports=(PortMapping("tcp", 80, 8080),))
+        assert (made.mtu, made.mac) == (1400, "02:42:ac:11:00:02")
+        with sandbox.run(Netlink) as kernel:
+            eth0 = next(link for link in kernel.links() if link.name == "eth0")
+        assert (eth0.mtu, eth0.mac) == (1400, "02:42:ac:11:00:02")
+        assert "br7" in lab.host.links()
+        with listen(sandbox, 80) as server:
+            assert reaches(lab.host, "127.0.0.1", 8080, server)
+            assert unreachable(lab.outside, HOST, 8080, server)
+
+    def test_a_bad_option_makes_nothing(self, lab: Lab) -> None:
+        before = lab.host.links()
+        with pytest.raises(InvalidArgument, match="enable_icc"):
+            lab.network(options={f"{BRIDGE}.enable_icc": "perhaps"})
+        assert lab.host.links() == before
+
+    def test_a_link_of_that_name_that_is_no_bridge(self, lab: Lab) -> None:
+        with pytest.raises(Conflict, match="uplink"):
+            lab.network(options={f"{BRIDGE}.name": "uplink"})
+
+    def test_a_bridge_of_somebody_else_is_used_and_kept(self, lab: Lab) -> None:
+        def make() -> None:
+            with Netlink() as kernel:
+                kernel.run(add_bridge("theirs"))
+
+        lab.host.run(make)
+        network = lab.network(options={f"{BRIDGE}.name": "theirs"})
+        sandbox, endpoint, _ = lab.container(network)
+        assert lab.check(network, endpoint, sandbox) == ()
+        lab.detach(network, endpoint)
+        lab.host.run(lab.driver.delete_network, network)
+        assert "theirs" in lab.host.links()
+
+    def test_another_engines_bridge_is_a_conflict(self, lab: Lab) -> None:
+        lab.network(options={f"{BRIDGE}.name": "shared0"})
+        other = lab.start(engine="0ther000")
+        with pytest.raises(Conflict, match="5a3bca7e"):
+            lab.host.run(other.create_network, Network("0c" * 32, "x", "bridge", (), False, {f"{BRIDGE}.name": "shared0"}))
+
+    def test_a_port_costs_an_element_and_no_rule(self, lab: Lab) -> None:
+        def rules() -> int:
+            text = lab.host.run(subprocess.run, ["nft", "-a", "list", "ruleset"], capture_output=True, text=True).stdout
+            return sum("# handle" in line and "{" not in line for line in text.splitlines())
+
+        network = lab.network()
+        before = rules()
+        lab.container(network, ports=(PortMapping("tcp", 80, 20000, count=50), PortMapping("udp", 30000, 30000, count=500)))
+        assert rules() == before > 0
+
+    def test_check_finds_a_lost_table(self, lab: Lab) -> None:
+        network = lab.network()
+        sandbox, endpoint, _ = lab.container(network, ports=(PortMapping("tcp", 80, 8080),))
+        lab.host.run(subprocess.run, ["nft", "flush", "map", "inet", "sampan_5a3bca7e", "ports4"], check=True)
+        assert lab.check(network, endpoint, sandbox) == ("port 8080/tcp is not published",)
+        lab.driver = lab.start(network)
+        lab.host.run(lab.driver.publish, network, endpoint, endpoint.ports)
+        assert lab.check(network, endpoint, sandbox) == ()
+
+    def test_the_machines_own_kernel_view_agrees(self, lab: Lab) -> None:
+        """Our netlink code is judged by somebody else's: pyroute2 sees what `attach` says it made."""
+        pyroute2 = pytest.importorskip("pyroute2")
+        network = lab.network()
+        sandbox, endpoint, made = lab.container(network)
+
+        def look() -> dict[str, object]:
+            with pyroute2.IPRoute() as kernel:
+                index = kernel.link_lookup(ifname="eth0")[0]
+                link = kernel.get_links(index)[0]
+                return {
+                    "mac": link.get("address"),
+                    "mtu": link.get("mtu"),
+                    "state": link.get("operstate"),
+                    "address": [f"{a.get('address')}/{a['prefixlen']}" for a in kernel.get_addr(index=index, family=2)],
+                    "gateway": [r.get("gateway") for r in kernel.get_default_routes(family=2)],
+                }
+
+        assert sandbox.run(look) == {
+            "mac": made.mac, "mtu": made.mtu, "state": "UP", "address": [endpoint.ipv4],
+            "gateway": [network.subnets[0].gateway],
+        }  # fmt: skip

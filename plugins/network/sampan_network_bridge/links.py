@@ -132,7 +132,9 @@ def make_veth(
 ) -> None:
     """Join a sandbox to a bridge: one send on the host's side, one inside. Raises `OSError`.
 
-    Without `icc` the port is isolated: it reaches the bridge itself, and no other isolated port.
+    Without `icc` the port is isolated: it reaches the bridge itself, and no other isolated port. Where br_netfilter shows
+    bridged packets to the table, its rules decide instead: the module bridges translated packets from port to port, so
+    isolation would close published ports too.
     """
     with Netlink() as kernel:
         kernel.run(
@@ -144,7 +146,12 @@ def make_veth(
                 mac=mac,
                 mtu=mtu,
             ),
-            netlink.set_link(name, alias=alias(engine_id, f"endpoint {endpoint.id}"), hairpin=True, isolated=not icc),
+            netlink.set_link(
+                name,
+                alias=alias(engine_id, f"endpoint {endpoint.id}"),
+                hairpin=True,
+                isolated=not icc and not _bridge_netfilter(),
+            ),
         )
     try:
         call_in_netns(netns, lambda: _configure(network, endpoint))
@@ -154,6 +161,12 @@ def make_veth(
         with Netlink() as kernel:
             delete(kernel, name)
         raise
+
+
+def _bridge_netfilter() -> bool:
+    """Say whether the IP tables' hooks see what is bridged: `Documentation/networking/bridge.rst`."""
+    switch = _SYSCTL / "bridge/bridge-nf-call-iptables"
+    return switch.exists() and switch.read_text().strip() == "1"
 
 
 def _configure(network: Network, endpoint: Endpoint) -> None:

@@ -1,0 +1,75 @@
+"""The bridge driver's rules as text, compared with golden files: a change of a rule is seen in review as what it is.
+
+After a change that is meant: python tests/unit/test_network_bridge_rules.py
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from sampan_network_bridge import rules
+from sampan_network_bridge.rules import Binding
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def single(port: int, host_ip: str = "") -> Binding:
+    return Binding(6 if ":" in host_ip else 4, "tcp", host_ip, port, "fd00::2" if ":" in host_ip else "172.17.0.2", 80)
+
+
+BINDINGS = [
+    single(8080),
+    single(8081),
+    single(8082, "127.0.0.1"),
+    single(8083, "2001:db8::1"),
+    Binding(4, "udp", "", 5000, "172.17.0.2", 5000, count=100),
+    Binding(4, "udp", "192.0.2.1", 6000, "172.17.0.2", 6000, count=3),
+    Binding(4, "sctp", "", 7000, "172.17.0.2", 7100, count=3),
+]
+
+PREFIXES = ["172.17.0.0/16", "fd00:1::/64"]
+
+
+def network(**changes: bool) -> dict[str, frozenset[str]]:
+    return rules.network("br0", PREFIXES, **{"internal": False, "icc": True, "masquerade": True, **changes})
+
+
+RENDERED = {
+    "base": lambda: rules.base("sampan_5a3bca7e"),
+    "network": lambda: rules.change("t", {}, network()),
+    "network-internal": lambda: rules.change("t", {}, network(internal=True)),
+    "network-removed": lambda: rules.change("t", network(), {}),
+    "publish": lambda: rules.publish("t", rules.split(BINDINGS)),
+    "unpublish": lambda: rules.unpublish("t", rules.split(BINDINGS)),
+}
+
+
+@pytest.mark.parametrize("name", RENDERED)
+def test_rendered_as_agreed(name: str) -> None:
+    assert RENDERED[name]() == (GOLDEN / f"bridge-{name}.nft").read_text()
+
+
+def test_no_difference_is_no_command() -> None:
+    assert rules.change("t", network(), network()) == ""
+    assert rules.publish("t", []) == rules.unpublish("t", []) == ""
+
+
+def test_only_the_difference_is_written() -> None:
+    assert rules.change("t", network(masquerade=False), network()) == (
+        "add element inet t outbound4 { 172.17.0.0/16 }\nadd element inet t outbound6 { fd00:1::/64 }\n"
+    )
+
+
+def test_a_thousand_ports_that_keep_their_numbers_are_one_element() -> None:
+    assert len(rules.split([Binding(4, "tcp", "", 1000, "172.17.0.2", 1000, count=1000)])) == 1
+
+
+def test_a_range_that_shifts_falls_into_its_ports() -> None:
+    parts = rules.split([Binding(4, "tcp", "", 1000, "172.17.0.2", 2000, count=3)])
+    assert [(part.host_port, part.port, part.count) for part in parts] == [(1000, 2000, 1), (1001, 2001, 1), (1002, 2002, 1)]
+
+
+if __name__ == "__main__":
+    for key, render in RENDERED.items():
+        (GOLDEN / f"bridge-{key}.nft").write_text(render())
