@@ -407,7 +407,6 @@ class Unpacker:
         mode = _NODES[member.kind] | 0o600
         device = os.makedev(member.major, member.minor)
         self._in_free_place(lambda at: os.mknod(name, mode, device, dir_fd=at), parent, name, path)
-        os.chmod(name, member.mode, dir_fd=self._directory(path.rpartition(b"/")[0]))
         self._finish(path, name, member)
 
     def _in_free_place(self, make: Callable[[int], None], parent: int, name: bytes, path: bytes) -> None:
