@@ -4,13 +4,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from sampan_network_bridge.driver import BridgeDriver
 
 from sampan.api.errors import Conflict, InvalidArgument
 from sampan.api.network import Network, PortMapping, Subnet
 from sampan.linux.netlink import Netlink, add_bridge
 from sampan.testing.namespaces import listen, reaches, unreachable
 from sampan.testing.network import HOST, OUTSIDE, Lab, NetworkDriverSuite, address_of
+from sampan_network_bridge.driver import BridgeDriver
 
 SWITCH = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 BRIDGE = "com.docker.network.bridge"

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
-from sampan_network_bridge.options import Options, parse
 
 from sampan.api.errors import InvalidArgument
+from sampan_network_bridge.options import Options, parse
 
 
 def test_without_options() -> None:

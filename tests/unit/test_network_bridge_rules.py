@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from sampan_network_bridge import rules
 from sampan_network_bridge.rules import Binding
 

@@ -4,9 +4,9 @@
         kernel.run(add_bridge("br0"), set_link("br0", up=True))
         kernel.run(add_address(link_index("br0"), "172.17.0.1/16"))
 
-A `Netlink` speaks to the network namespace of the thread that opened it; open one inside `namespaces.call_in_netns` for
-another namespace's. Functions that pack a request touch nothing. Failures are `OSError` with the kernel's errno and, where it
-gives one, its own words (extended acks).
+A `Netlink` speaks to the network namespace of the thread that opened it; open one inside
+`namespaces.call_in_netns` for another namespace's. Functions that pack a request touch nothing. Failures are
+`OSError` with the kernel's errno and, where it gives one, its own words (extended acks).
 
 Sources: `rtnetlink(7)`, `netlink(7)`, `include/uapi/linux/{netlink,rtnetlink,if_link,if_addr,veth}.h`.
 """
@@ -91,7 +91,9 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A unicast route: destination as CIDR text ("0.0.0.0/0" for the default), gateway or "", index of the link or 0."""
+    """A unicast route: destination as CIDR text ("0.0.0.0/0" for the default), gateway or "", index of the
+    link or 0.
+    """
 
     destination: str
     gateway: str
@@ -103,7 +105,9 @@ class Route:
 
 
 def add_veth(name: str, *, peer: str, netns: int, master: int = 0, mac: str = "", mtu: int = 0) -> Request:
-    """Make a veth pair: `name` here, up and in bridge `master`; `peer` behind the descriptor `netns`, down, with `mac`."""
+    """Make a veth pair: `name` here, up and in bridge `master`; `peer` behind the descriptor `netns`, down,
+    with `mac`.
+    """
     far = _IFINFO.pack(0, 0, 0, 0, 0) + _name(peer) + _attr(IFLA_NET_NS_FD, _U32.pack(netns))
     far += _attr(IFLA_ADDRESS, _mac(mac)) if mac else b""
     body = _IFINFO.pack(0, 0, 0, IFF_UP, IFF_UP) + _name(name)
@@ -133,7 +137,9 @@ def set_link(
     link: str | int, *, up: bool | None = None, mtu: int = 0, mac: str = "", master: int | None = None, alias: str = "",
     hairpin: bool | None = None, isolated: bool | None = None,
 ) -> Request:  # fmt: skip
-    """Change a link, by name or index; what is not given stays. `hairpin` and `isolated` are for ports of a bridge."""
+    """Change a link, by name or index; what is not given stays. `hairpin` and `isolated` are for ports of a
+    bridge.
+    """
     index, name = (link, b"") if isinstance(link, int) else (0, _name(link))
     body = _IFINFO.pack(0, 0, index, IFF_UP if up else 0, 0 if up is None else IFF_UP) + name
     body += _attr(IFLA_MTU, _U32.pack(mtu)) if mtu else b""
@@ -148,22 +154,28 @@ def set_link(
 
 
 def settle_link(link: str | int) -> Request:
-    """Ask for a link, so that the kernel acts on a change of its carrier now (Linux 6.7: `linkwatch_sync_dev`).
+    """Ask for a link, so that the kernel acts on a change of its carrier now (Linux 6.7:
+    `linkwatch_sync_dev`).
 
-    Else a worker does, up to a second later, and until then a bridge's port is disabled and a new link drops packets.
+    Else a worker does, up to a second later, and until then a bridge's port is disabled and a new link drops
+    packets.
     """
     index, name = (link, b"") if isinstance(link, int) else (0, _name(link))
     return Request(RTM_GETLINK, 0, _IFINFO.pack(0, 0, index, 0, 0) + name, f"get link {link}")
 
 
 def delete_link(link: str | int) -> Request:
-    """Delete a link, by name or index; the other end of a veth goes with it. 8–21 ms: the kernel waits for its readers."""
+    """Delete a link, by name or index; the other end of a veth goes with it. 8–21 ms: the kernel waits for
+    its readers.
+    """
     index, name = (link, b"") if isinstance(link, int) else (0, _name(link))
     return Request(RTM_DELLINK, 0, _IFINFO.pack(0, 0, index, 0, 0) + name, f"delete link {link}")
 
 
 def add_address(index: int, address: str) -> Request:
-    """Put an address with prefix length on a link; an IPv6 one without duplicate detection, so it works at once."""
+    """Put an address with prefix length on a link; an IPv6 one without duplicate detection, so it works at
+    once.
+    """
     interface = ipaddress.ip_interface(address)
     raw = interface.ip.packed
     body = _attr(IFA_LOCAL, raw) + _attr(IFA_ADDRESS, raw)
@@ -178,7 +190,9 @@ def add_address(index: int, address: str) -> Request:
 
 
 def add_route(destination: str, *, gateway: str = "", index: int = 0) -> Request:
-    """Add a route to `destination` (CIDR) in the main table, by a gateway, or onto the link with this index, or both."""
+    """Add a route to `destination` (CIDR) in the main table, by a gateway, or onto the link with this index,
+    or both.
+    """
     network = ipaddress.ip_network(destination)
     family = socket.AF_INET if network.version == 4 else socket.AF_INET6
     scope = RT_SCOPE_UNIVERSE if gateway or network.version == 6 else RT_SCOPE_LINK
@@ -197,9 +211,7 @@ class Netlink:
 
     def __init__(self) -> None:
         """Open the socket in the calling thread's network namespace."""
-        self._socket = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
-        )
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
         try:
             self._socket.bind((0, 0))
             for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK):
@@ -226,7 +238,8 @@ class Netlink:
     def run(self, *requests: Request) -> None:
         """Send all requests at once and wait for every answer; raise the first failure.
 
-        The kernel carries them out in order and goes on after a failure, so a caller that needs all or nothing undoes.
+        The kernel carries them out in order and goes on after a failure, so a caller that needs all or
+        nothing undoes.
         """
         if not requests:
             return
@@ -256,11 +269,7 @@ class Netlink:
         found = []
         for family in (socket.AF_INET, socket.AF_INET6):
             head = _RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
-            found += [
-                _route(body)
-                for body in self._dump(RTM_GETROUTE, RTM_NEWROUTE, head)
-                if body[7] == RTN_UNICAST
-            ]
+            found += [_route(body) for body in self._dump(RTM_GETROUTE, RTM_NEWROUTE, head) if body[7] == RTN_UNICAST]
         return found
 
     def _dump(self, ask: int, answer: int, body: bytes) -> Iterator[bytes]:
@@ -273,17 +282,13 @@ class Netlink:
                 if kind == NLMSG_DONE:
                     return
                 if kind == NLMSG_ERROR:
-                    raise _failure(data, flags, "list") or OSError(
-                        "list: the kernel answered a dump with nothing"
-                    )
+                    raise _failure(data, flags, "list") or OSError("list: the kernel answered a dump with nothing")
                 if kind == answer:
                     yield data
 
     def _pack(self, kind: int, flags: int, body: bytes) -> bytes:
         self._sequence += 1
-        message = (
-            _HEADER.pack(_HEADER.size + len(body), kind, NLM_F_REQUEST | flags, self._sequence, 0) + body
-        )
+        message = _HEADER.pack(_HEADER.size + len(body), kind, NLM_F_REQUEST | flags, self._sequence, 0) + body
         return message + bytes(-len(message) % 4)
 
     def _receive(self) -> list[tuple[int, int, int, bytes]]:
@@ -302,7 +307,9 @@ def link_index(name: str) -> int:
 
 
 def mac_of(address: str) -> str:
-    """Give the hardware address that belongs to an IPv4 address, as Docker makes it: 172.17.0.2 is 02:42:ac:11:00:02."""
+    """Give the hardware address that belongs to an IPv4 address, as Docker makes it: 172.17.0.2 is
+    02:42:ac:11:00:02.
+    """
     raw = ipaddress.ip_interface(address).ip.packed[-4:]
     return ":".join(f"{byte:02x}" for byte in b"\x02\x42" + raw)
 

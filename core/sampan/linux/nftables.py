@@ -4,8 +4,9 @@
     nft.run("add table inet mine")
     nft.list("table inet mine")     # nft's JSON, as Python data
 
-An `Nftables` speaks to the network namespace of the thread that made it. The library is not thread-safe; a lock makes
-one object safe to share. A transaction that fails changes nothing; it raises `NftError` with the library's words.
+An `Nftables` speaks to the network namespace of the thread that made it. The library is not thread-safe; a
+lock makes one object safe to share. A transaction that fails changes nothing; it raises `NftError` with the
+library's words.
 
 Sources: `libnftables(3)`, `libnftables-json(5)`, `nft(8)`.
 """
@@ -60,9 +61,7 @@ class Nftables:
     def list(self, what: str) -> list[dict[str, Any]]:
         """Give the objects of `list WHAT` as libnftables-json(5) describes them, without the header."""
         with self._lock:
-            self._lib.nft_ctx_output_set_flags(
-                self._context, NFT_CTX_OUTPUT_JSON | NFT_CTX_OUTPUT_NUMERIC_PROTO
-            )
+            self._lib.nft_ctx_output_set_flags(self._context, NFT_CTX_OUTPUT_JSON | NFT_CTX_OUTPUT_NUMERIC_PROTO)
             try:
                 output = self._run(f"list {what}")
             finally:

@@ -5,7 +5,8 @@
     class TestMine(IpamDriverSuite):
         driver_class = MyIpam
 
-It needs pytest, and root for the tests that look at routes of a host, which is a network namespace of their own.
+It needs pytest, and root for the tests that look at routes of a host, which is a network namespace of their
+own.
 """
 
 from __future__ import annotations

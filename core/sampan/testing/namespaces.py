@@ -1,7 +1,7 @@
 """Network namespaces for suites: each with a thread that lives in it, and sockets that talk for it.
 
-A driver is called in the thread of the namespace that stands for the host, as the daemon calls it in a worker thread; the
-machine's own links, routes and rules are never touched.
+A driver is called in the thread of the namespace that stands for the host, as the daemon calls it in a worker
+thread; the machine's own links, routes and rules are never touched.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ __all__ = ["Namespace", "cable", "listen", "reaches", "unreachable"]
 T = TypeVar("T")
 
 PATIENCE, SILENCE = 5.0, 0.4
-"""Seconds to wait for an answer that must come, and without one that must not: over a veth it takes a millisecond."""
+"""Seconds to wait for an answer that must come, and without one that must not: over a veth it takes a
+millisecond.
+"""
 
 
 class Namespace:
@@ -49,7 +51,9 @@ class Namespace:
 
 
 def cable(host: Namespace, outside: Namespace) -> None:
-    """Join two namespaces: `uplink` with 192.0.2.1 and 2001:db8::1 on the host, `wire` with .9 and ::9 outside."""
+    """Join two namespaces: `uplink` with 192.0.2.1 and 2001:db8::1 on the host, `wire` with .9 and ::9
+    outside.
+    """
 
     def near() -> None:
         with Netlink() as kernel:

@@ -5,9 +5,10 @@
     class TestMine(NetworkDriverSuite):
         driver_class = MyDriver
 
-It needs root and pytest. The host is a network namespace, containers are namespaces, and a neighbour outside is one more,
-joined by a veth: what is tested are real packets, and the machine's own network is never touched. A test of an optional
-part of the contract is skipped for a driver whose probe does not claim that part.
+It needs root and pytest. The host is a network namespace, containers are namespaces, and a neighbour outside
+is one more, joined by a veth: what is tested are real packets, and the machine's own network is never
+touched. A test of an optional part of the contract is skipped for a driver whose probe does not claim that
+part.
 """
 
 from __future__ import annotations
@@ -523,7 +524,9 @@ def _has_address(where: Namespace, name: str, address: str) -> bool:
 
 
 def _forge(where: Namespace, interface: str, mac: str, addresses: tuple[str, str], port: int, data: bytes) -> None:
-    """Send a UDP packet to a hardware address that a well-behaved stack would not send there. RFC 791, RFC 768."""
+    """Send a UDP packet to a hardware address that a well-behaved stack would not send there. RFC 791, RFC
+    768.
+    """
     source, target = (socket.inet_aton(address) for address in addresses)
     udp = struct.pack(">HHHH", 4444, port, 8 + len(data), 0) + data
     head = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 1, 0, 64, socket.IPPROTO_UDP, 0, source, target)

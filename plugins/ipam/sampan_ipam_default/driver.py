@@ -47,7 +47,8 @@ class DefaultIpam(IpamDriver):
         return Probe(True)
 
     def choose_subnet(self, request: PoolRequest) -> Subnet:
-        """Take what was asked, or the first of the pools that overlaps neither a network nor a route of the host.
+        """Take what was asked, or the first of the pools that overlaps neither a network nor a route of the
+        host.
 
         What the user names may overlap a route of the host: a bridge that is kept has one itself.
         """
@@ -76,9 +77,7 @@ class DefaultIpam(IpamDriver):
             if not first <= chosen <= last:
                 raise InvalidArgument(f"preferred address {request.preferred} is not a host's in {network}")
             if chosen in taken:
-                raise Conflict(
-                    f"Address already in use: {request.preferred}", remedy="choose another, or none"
-                )
+                raise Conflict(f"Address already in use: {request.preferred}", remedy="choose another, or none")
         else:
             within = _check_range(request.ip_range, network)
             low, high = max(first, int(within[0])), min(last, int(within[-1]))
@@ -109,9 +108,7 @@ class DefaultIpam(IpamDriver):
         if version == 6 and not pools:
             pools = [
                 (
-                    _network(settings.unique_local, "unique_local")
-                    if settings.unique_local
-                    else _unique_local(),
+                    _network(settings.unique_local, "unique_local") if settings.unique_local else _unique_local(),
                     64,
                 )
             ]
@@ -173,7 +170,9 @@ def _gateway(asked: str | None, network: IPNetwork) -> IPAddress:
 
 
 def _hosts(network: IPNetwork) -> tuple[int, int]:
-    """Give the first and the last address a host may have. Raises `InvalidArgument` for a subnet without room for two."""
+    """Give the first and the last address a host may have. Raises `InvalidArgument` for a subnet without room
+    for two.
+    """
     first, last = int(network[0]), int(network[-1])
     if network.prefixlen >= network.max_prefixlen - 1:
         if first == last:

@@ -1,7 +1,8 @@
 """Networks of containers behind a Linux bridge, with address translation and published ports.
 
-A network is a bridge and some elements of sets; an endpoint is a veth pair and some elements of maps. All rules are in
-one nftables table of this engine. The kernel holds the whole state: `open` reads it back, and changes only what differs.
+A network is a bridge and some elements of sets; an endpoint is a veth pair and some elements of maps. All
+rules are in one nftables table of this engine. The kernel holds the whole state: `open` reads it back, and
+changes only what differs.
 """
 
 from __future__ import annotations
@@ -85,7 +86,9 @@ class BridgeDriver(NetworkDriver):
     # ------------------------------------------------------------------ the driver
 
     def open(self, networks: Sequence[Network]) -> None:
-        """Renew the rules, compare sets and bridges with `networks` and mend by difference; ports stay as they are."""
+        """Renew the rules, compare sets and bridges with `networks` and mend by difference; ports stay as
+        they are.
+        """
         with _translated("open network driver bridge"):
             self.close()
             firewall = Firewall(self.context.engine_id)
@@ -151,7 +154,9 @@ class BridgeDriver(NetworkDriver):
     # ------------------------------------------------------------------ endpoints
 
     def attach(self, network: Network, endpoint: Endpoint, netns: int) -> Attachment:
-        """Reserve the ports, make the link, then publish: the first thing seen from outside is the last thing done."""
+        """Reserve the ports, make the link, then publish: the first thing seen from outside is the last thing
+        done.
+        """
         opened = self._need_open()
         given = options.parse(network.options)
         name = links.veth_name(self.context.engine_id, endpoint.id)

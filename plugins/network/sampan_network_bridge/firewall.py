@@ -25,7 +25,9 @@ class Firewall:
         self._nft.close()
 
     def make(self) -> None:
-        """Make the table, or renew its rules where it is there already: at once, and without touching its elements."""
+        """Make the table, or renew its rules where it is there already: at once, and without touching its
+        elements.
+        """
         self._nft.run(rules.base(self.table))
 
     def elements(self) -> Elements:

@@ -1,7 +1,7 @@
 """The driver's links in the kernel: bridges, veth pairs, and the few sysctls they need.
 
-Every link we make carries `sampan <engine id> …` as its alias (ip-link(8)): names are too short to hold a whole id, and
-what we remove must be ours for certain.
+Every link we make carries `sampan <engine id> …` as its alias (ip-link(8)): names are too short to hold a
+whole id, and what we remove must be ours for certain.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def enable_forwarding(*, ipv6: bool) -> None:
 
 
 def make_bridge(network: Network, name: str, engine_id: str, mtu: int) -> None:
-    """Make a network's bridge with its gateway addresses, or mend the one that is there. Raises `OSError`, `Conflict`.
+    """Make a network's bridge with its gateway addresses, or mend the one that is there. Raises `OSError`,
+    `Conflict`.
 
     A bridge that somebody else made and the network names is used as it is, and never deleted.
     """
@@ -108,7 +109,9 @@ def gateway_address(subnet: Subnet) -> str:
 
 
 def _bridge_mac(network: Network) -> str:
-    """Fix the address: a bridge without one takes its ports' lowest, and containers would lose their gateway for a while."""
+    """Fix the address: a bridge without one takes its ports' lowest, and containers would lose their gateway
+    for a while.
+    """
     for subnet in network.subnets:
         if subnet.gateway and ":" not in subnet.gateway:
             return netlink.mac_of(subnet.gateway)
@@ -132,9 +135,9 @@ def make_veth(
 ) -> None:
     """Join a sandbox to a bridge: one send on the host's side, one inside. Raises `OSError`.
 
-    Without `icc` the port is isolated: it reaches the bridge itself, and no other isolated port. Where br_netfilter shows
-    bridged packets to the table, its rules decide instead: the module bridges translated packets from port to port, so
-    isolation would close published ports too.
+    Without `icc` the port is isolated: it reaches the bridge itself, and no other isolated port. Where
+    br_netfilter shows bridged packets to the table, its rules decide instead: the module bridges translated
+    packets from port to port, so isolation would close published ports too.
     """
     with Netlink() as kernel:
         kernel.run(

@@ -1,4 +1,6 @@
-"""A network's options (`network create -o`), by Docker's names; names that are not the bridge driver's are ignored."""
+"""A network's options (`network create -o`), by Docker's names; names that are not the bridge driver's are
+ignored.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ _LINK_NAME = re.compile(r'[^/\s:"]{1,15}')
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The options as values. `bridge_name` "" leaves the choice to the driver, `mtu` 0 too; `host_binding` "" is any."""
+    """The options as values. `bridge_name` "" leaves the choice to the driver, `mtu` 0 too; `host_binding` ""
+    is any.
+    """
 
     bridge_name: str = ""
     icc: bool = True

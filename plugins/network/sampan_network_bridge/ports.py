@@ -1,8 +1,9 @@
-"""Which ports of the host are taken, and by whom: the maps' contents, kept in memory to answer before anything is done.
+"""Which ports of the host are taken, and by whom: the maps' contents, kept in memory to answer before
+anything is done.
 
-The table starts from what the kernel's maps hold, so it is right after a restart. A port is also taken if some process of
-the host listens there, which a trial `bind(2)` tells. We hold no socket: one in the daemon would die with it, and the
-port map would stay (see docs/adr/0072).
+The table starts from what the kernel's maps hold, so it is right after a restart. A port is also taken if
+some process of the host listens there, which a trial `bind(2)` tells. We hold no socket: one in the daemon
+would die with it, and the port map would stay (see docs/adr/0072).
 """
 
 from __future__ import annotations
@@ -44,10 +45,11 @@ class Ports:
     def reserve(
         self, endpoint: Endpoint, ports: Sequence[PortMapping], default_host_ip: str
     ) -> tuple[tuple[PortMapping, ...], list[Binding]]:
-        """Take the ports for an endpoint, all or none; give them with host ports filled in, and the maps' new elements.
+        """Take the ports for an endpoint, all or none; give them with host ports filled in, and the maps' new
+        elements.
 
-        What the endpoint has already gives no new element. Raises `Conflict`, `InvalidArgument`, `Unsupported`,
-        `Unavailable` if no free port is left.
+        What the endpoint has already gives no new element. Raises `Conflict`, `InvalidArgument`,
+        `Unsupported`, `Unavailable` if no free port is left.
         """
         resolved: list[PortMapping] = []
         added: list[Binding] = []
@@ -168,7 +170,9 @@ def _place(address: str, port: int) -> str:
 
 
 def _try_bind(family: int, protocol: str, address: str, port: int) -> None:
-    """Bind and let go, in the calling thread's network namespace. As a server would: TIME_WAIT is no hindrance."""
+    """Bind and let go, in the calling thread's network namespace. As a server would: TIME_WAIT is no
+    hindrance.
+    """
     kind, number = _SOCKETS[protocol]
     try:
         probe = socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6, kind | socket.SOCK_CLOEXEC, number)

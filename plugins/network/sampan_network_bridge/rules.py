@@ -1,12 +1,12 @@
 """The driver's nftables table as text: pure functions, and the only place where a rule is written.
 
-One table `inet sampan_<engine id>`. Its rules never change with what runs: networks are elements of sets, published ports
-elements of maps. A packet's way costs the same with one port and with a thousand.
+One table `inet sampan_<engine id>`. Its rules never change with what runs: networks are elements of sets,
+published ports elements of maps. A packet's way costs the same with one port and with a thousand.
 
-A range of ports that keep their numbers on the way in is one element of a `ranges` map (interval keys, the address as
-data). A single port is one element of a `ports` map (a hash; address and port as data), and a range that shifts its numbers
-is as many of these, since the kernel's address translation cannot shift a whole range. The `host_` maps are for ports
-bound to one address of the host.
+A range of ports that keep their numbers on the way in is one element of a `ranges` map (interval keys, the
+address as data). A single port is one element of a `ports` map (a hash; address and port as data), and a
+range that shifts its numbers is as many of these, since the kernel's address translation cannot shift a whole
+range. The `host_` maps are for ports bound to one address of the host.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ SETS = ("bridges", "shut", "open_pairs", "local4", "outbound4", "local6", "outbo
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """`count` ports of one family, from `host_port` on the host ("" as `host_ip`: any) to `port` of address `target`."""
+    """`count` ports of one family, from `host_port` on the host ("" as `host_ip`: any) to `port` of address
+    `target`.
+    """
 
     family: int
     protocol: str
@@ -43,7 +45,9 @@ def table_name(engine_id: str) -> str:
 
 
 def base(table: str) -> str:
-    """Declare table, sets, maps and chains, and set the rules, in one transaction: what the sets and maps hold stays."""
+    """Declare table, sets, maps and chains, and set the rules, in one transaction: what the sets and maps
+    hold stays.
+    """
     return "\n".join([f"add table inet {table}", *_declarations(table), *_rules(table)]) + "\n"
 
 
@@ -92,16 +96,19 @@ def _translate(family: int) -> list[str]:
 def _leaving(family: int) -> list[str]:
     ip = "ip" if family == 4 else "ip6"
     return [
-        # a container that reaches a published port, its own or a neighbour's: the answer must come back this way
+        # a container that reaches a published port, its own or a neighbour's: the answer must come back this
+        # way
         f"{ip} saddr @local{family} oifname @bridges ct status dnat masquerade",
         f"{ip} saddr @outbound{family} oifname != @bridges masquerade",
     ]
 
 
 _CHAINS: dict[str, list[str]] = {
-    # bridges route 127/8 (route_localnet, for ports published on 127.0.0.1): containers must not reach the host's own
+    # bridges route 127/8 (route_localnet, for ports published on 127.0.0.1): containers must not reach the
+    # host's own
     "guard": ["iifname @bridges ip daddr 127.0.0.0/8 drop"],
-    # nor may a neighbour on the wire, by a packet to 127.0.0.1 that we would turn around before the kernel drops it
+    # nor may a neighbour on the wire, by a packet to 127.0.0.1 that we would turn around before the kernel
+    # drops it
     "incoming": ["ip daddr 127.0.0.0/8 return", "jump translate"],
     "outgoing": ["jump translate"],
     "translate": [*_translate(4), *_translate(6)],
@@ -160,7 +167,9 @@ def change(table: str, old: Elements, new: Elements) -> str:
 
 
 def split(bindings: Iterable[Binding]) -> list[Binding]:
-    """Give the bindings as they stand in the maps, one element each: a range that shifts its numbers falls into ports."""
+    """Give the bindings as they stand in the maps, one element each: a range that shifts its numbers falls
+    into ports.
+    """
     elements = []
     for item in bindings:
         if item.count == 1 or item.host_port == item.port:
@@ -181,7 +190,9 @@ def publish(table: str, elements: Iterable[Binding]) -> str:
 
 
 def unpublish(table: str, elements: Iterable[Binding]) -> str:
-    """Take elements from the maps. One that is not there is added first, so that no element fails the transaction."""
+    """Take elements from the maps. One that is not there is added first, so that no element fails the
+    transaction.
+    """
     return "".join(
         line
         for name, items in _by_map(elements).items()

@@ -11,7 +11,9 @@ from sampan.api.network import Attachment, Endpoint, Network, NetworkDriver, Por
 
 
 class HostDriver(NetworkDriver):
-    """One network, named `host`. Ports asked for are discarded, as Docker does: every port is the host's already."""
+    """One network, named `host`. Ports asked for are discarded, as Docker does: every port is the host's
+    already.
+    """
 
     name = "host"
     sandbox = SandboxKind.HOST
