@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
 
-from sampan.api.errors import InvalidArgument
+from sampan.api.errors import InvalidArgument, Unsupported
 from sampan.api.network import PortMapping
 from sampan.api.types import HostConfig, PortBinding
 
@@ -22,7 +22,7 @@ def parse_port(text: str) -> tuple[int, str]:
 
 
 def _port(number: str, text: str) -> int:
-    if not number.isascii() or not number.isdigit() or not 0 < int(number) < 65536:
+    if not number.isascii() or not number.isdigit() or len(number) > 5 or not 0 < int(number) < 65536:
         raise InvalidArgument(f"invalid port specification: {text!r}")
     return int(number)
 
@@ -52,7 +52,7 @@ def _mapping(port: str, binding: PortBinding) -> PortMapping:
     low, separator, high = text.partition("-")
     first = _port(low, text)
     if separator and _port(high, text) != first:
-        raise InvalidArgument(
+        raise Unsupported(
             f"publish port {port} on one of {text}: choosing from a range is not built yet",
             remedy="name one port, or none",
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 from sampan.api.errors import InvalidArgument, Unsupported
@@ -15,6 +16,12 @@ DEFAULT_CPU_PERIOD = 100_000
 """Microseconds."""
 
 DEFAULT_SHM_SIZE = 64 << 20
+
+ONLINE_CPUS = Path("/sys/devices/system/cpu/online")
+ONLINE_NODES = Path("/sys/devices/system/node/online")
+
+MAX_LISTED = 8192
+"""The largest number taken in a list of processors or nodes, as many as Linux can have."""
 
 
 def check_limits(host: HostConfig) -> list[str]:
@@ -39,6 +46,8 @@ def check_limits(host: HostConfig) -> list[str]:
         raise InvalidArgument("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)")
     if 0 < host.cpu_quota < 1000:
         raise InvalidArgument("CPU cfs quota can not be less than 1ms (i.e. 1000)")
+    _check_set("CPUs", "cpuset cpus", host.cpuset_cpus, ONLINE_CPUS)
+    _check_set("memory nodes", "cpuset mems", host.cpuset_mems, ONLINE_NODES)
     if host.blkio_weight and not 10 <= host.blkio_weight <= 1000:
         raise InvalidArgument("Range of blkio weight is from 10 to 1000")
     if host.oom_score_adj and not -1000 <= host.oom_score_adj <= 1000:
@@ -58,6 +67,31 @@ def check_limits(host: HostConfig) -> list[str]:
             "OOM killer is disabled for the container, but no memory limit is set, this can result in the system running out of resources."
         )
     return warnings
+
+
+def _check_set(kind: str, option: str, text: str, online: Path) -> None:
+    if not text:
+        return
+    try:
+        wanted = parse_list(text)
+    except ValueError:
+        raise InvalidArgument(f"Invalid value {text} for {option}") from None
+    available = online.read_text().strip() if online.exists() else "0"
+    if not wanted <= parse_list(available):
+        raise InvalidArgument(f"Requested {kind} are not available - requested {text}, available: {available}")
+
+
+def parse_list(text: str) -> set[int]:
+    """Read a list of numbers as cpuset(7) writes it: `0-2,4`. Raises `ValueError`."""
+    found: set[int] = set()
+    for part in text.split(","):
+        low, separator, high = part.partition("-")
+        first = int(low)
+        last = int(high) if separator else first
+        if not 0 <= first <= last <= MAX_LISTED:
+            raise ValueError(f"not a range: {part!r}")
+        found.update(range(first, last + 1))
+    return found
 
 
 def linux_resources(host: HostConfig) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from sampan.engine.trace import Span
 from sampan.engine.users import Accounts, resolve
 from sampan.engine.volumes import Volumes
 from sampan.launch.client import Shim, Zygote
-from sampan.launch.protocol import ClassRef, ShimConfig
+from sampan.launch.protocol import EXIT, ClassRef, ShimConfig
 from sampan.linux import cgroups, namespaces
 from sampan.settings import Settings
 
@@ -64,6 +65,7 @@ class Starter:
         """Launch a container: afterwards its record says that it runs. On an error `container.shim` is what is to be deleted."""
         record, trace = container.record, container.trace
         container.log_ended.clear()
+        await asyncio.to_thread(_ready_directories, container)
         netns = -1
         try:
             network, kind = await self._network(container)
@@ -269,6 +271,13 @@ class Starter:
         """End the zygote; shims go on."""
         if self._zygote is not None:
             await self._zygote.close()
+
+
+def _ready_directories(container: Container) -> None:
+    """Have the state directory empty and the exit record of an earlier run away."""
+    shutil.rmtree(container.directories.state, ignore_errors=True)
+    container.directories.state.mkdir(mode=0o700)
+    (container.directories.root / EXIT).unlink(missing_ok=True)
 
 
 def close_pending(container: Container) -> None:

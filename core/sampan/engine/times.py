@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 ZERO = "0001-01-01T00:00:00Z"
 """How the API writes 'never'."""
 
+_SECONDS = re.compile(r"(-?[0-9]{1,11})(?:\.([0-9]+))?\Z")
 _RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)?\Z")
 
 
@@ -40,8 +41,8 @@ def from_timestamp(text: str) -> int:
     """Read a `since` or `until` of the API: seconds with a fraction (`1700000000.5`), or RFC 3339. Raises `ValueError`."""
     if not text:
         return 0
-    seconds, _, fraction = text.partition(".")
-    if seconds.lstrip("-").isdigit() and (not fraction or fraction.isdigit()):
+    if match := _SECONDS.match(text):
+        seconds, fraction = match.groups()
         return int(seconds) * 10**9 + int((fraction or "0").ljust(9, "0")[:9])
     found = from_rfc3339(text)
     if not found:

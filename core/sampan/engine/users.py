@@ -57,12 +57,12 @@ def resolve(text: str, accounts: Accounts, extra_groups: list[str]) -> User:
 
 
 def _number(text: str) -> int | None:
-    if not text.isascii() or not text.lstrip("-").isdigit():
+    digits = text.removeprefix("-")
+    if not digits.isascii() or not digits.isdigit():
         return None
-    value = int(text)
-    if not 0 <= value <= MAX_ID:
+    if not _is_id(text):
         raise InvalidArgument(f"uids and gids must be in range 0-{MAX_ID}")
-    return value
+    return int(text)
 
 
 def _group_id(text: str, groups: list[tuple[str, int, list[str]]]) -> int:
@@ -76,7 +76,7 @@ def _group_id(text: str, groups: list[tuple[str, int, list[str]]]) -> int:
 
 
 def _lines(data: bytes) -> list[list[str]]:
-    return [line.split(":") for line in data.decode("utf-8", "replace").splitlines() if line and line[0] != "#"]
+    return [line.split(":") for line in data.decode("utf-8", "replace").split("\n") if line and line[0] != "#"]
 
 
 def _passwd(data: bytes) -> list[tuple[str, int, int, str]]:
@@ -97,4 +97,4 @@ def _groups(data: bytes) -> list[tuple[str, int, list[str]]]:
 
 
 def _is_id(text: str) -> bool:
-    return text.isascii() and text.isdigit() and int(text) <= MAX_ID
+    return text.isascii() and text.isdigit() and len(text) <= 10 and int(text) <= MAX_ID
