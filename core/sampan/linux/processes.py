@@ -57,8 +57,19 @@ def keep_only(fds: Collection[int]) -> None:
 
 
 def reset_signals() -> None:
-    """Give every signal its default again and block none: what is ignored or blocked would survive an
-    exec."""
-    for number in range(1, signal.NSIG):
-        libc.signal(number, None)  # fails for SIGKILL, SIGSTOP and libc's own, which can't be changed anyway
+    """Give every ignored signal its default again and block none. Both would survive an exec, which resets
+    handlers."""
+    fd = os.open("/proc/self/status", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        status = os.read(fd, 8192)
+    finally:
+        os.close(fd)
+    start = status.index(b"SigIgn:") + len(b"SigIgn:")
+    ignored = int(status[start : status.index(b"\n", start)], 16)
+    number = 1
+    while ignored:
+        if ignored & 1:
+            libc.signal(number, None)
+        ignored >>= 1
+        number += 1
     signal.pthread_sigmask(signal.SIG_SETMASK, ())

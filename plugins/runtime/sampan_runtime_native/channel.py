@@ -39,13 +39,31 @@ def send_error(channel: socket.socket, error: BaseException) -> None:
 def receive(channel: socket.socket) -> tuple[bytes, list[str]]:
     """Wait for a message: letter and fields; b"" when the other side is gone. Raises the error that it tells
     of."""
-    message = channel.recv(_SIZE + 1)
+    try:
+        message = channel.recv(_SIZE + 1)
+    except ConnectionResetError:
+        # It ended without reading what we sent. The kernel tells that first and once; its last words come
+        # after.
+        message = channel.recv(_SIZE + 1)
     letter, text = message[:1], message[1:].decode("utf-8", "surrogateescape")
     fields = text.split("\0") if text else []
     if letter == _ERROR:
         kind, cause, remedy = fields
         raise _KINDS.get(kind, System)(cause, remedy=remedy)
     return letter, fields
+
+
+def send_go(channel: socket.socket, filter_: bytes, flags: int) -> None:
+    """Tell the new process that it is in its cgroups, and give it its seccomp program, empty for none."""
+    channel.send(GO + flags.to_bytes(4, "little") + filter_)
+
+
+def await_go(channel: socket.socket) -> tuple[bytes, int]:
+    """Wait for `send_go`; give the seccomp program and its flags. Raises `System` if the driver gave up."""
+    message = channel.recv(_SIZE * 2)
+    if message[:1] != GO:
+        raise System("the driver gave up on this process")
+    return message[5:], int.from_bytes(message[1:5], "little")
 
 
 def as_sampan_error(error: BaseException) -> SampanError:

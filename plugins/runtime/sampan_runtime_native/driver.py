@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import select
 import signal
 import socket
 from collections.abc import Iterator, Mapping
@@ -38,7 +39,6 @@ from sampan.linux.syscalls import MACHINE, NR, PR_SET_DUMPABLE, prctl
 from sampan_runtime_native import channel
 from sampan_runtime_native.init import FirstProcess, another, first
 from sampan_runtime_native.plan import Plan, Process
-from sampan_runtime_native.program import Program
 from sampan_runtime_native.rootfs import open_sources
 
 if TYPE_CHECKING:
@@ -96,18 +96,17 @@ class NativeRuntime(RuntimeDriver):
             plan = Plan.of_spec(request.id, request.spec)
             self._check(plan, request)
             cgroup = Cgroup(plan.cgroup)
-            filter_, flags = self._compile(plan)
         except (ValueError, KeyError, TypeError) as error:
             raise channel.as_sampan_error(error) from error
         self.context.state.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
-            pid = self._create(plan, request, cgroup, Program(plan.process, filter_, flags))
+            pid = self._create(plan, request, cgroup)
         except BaseException as error:
             self._clean(cgroup)
             if isinstance(error, (OSError, ValueError, KeyError, TypeError)):
                 raise channel.as_sampan_error(error) from error
             raise
-        return Handle(pid, _VERSION, {"cgroup": cgroup.path, "filter_flags": flags})
+        return Handle(pid, _VERSION, {"cgroup": cgroup.path})
 
     def start(self, handle: Handle) -> None:
         """Open the gate; returns when the program runs."""
@@ -158,10 +157,8 @@ class NativeRuntime(RuntimeDriver):
             raise channel.as_sampan_error(error) from error
         self._check_console(process, request.stdio.console)
         cgroup = _cgroup_of(handle)
-        filter_ = self._filter.read_bytes() if self._filter.exists() else b""
-        program = Program(process, filter_, handle.data.get("filter_flags", 0))
         try:
-            return self._exec(handle, cgroup, program, process, request)
+            return self._exec(handle, cgroup, process, request)
         except OSError as error:
             raise channel.as_sampan_error(error) from error
 
@@ -218,16 +215,23 @@ class NativeRuntime(RuntimeDriver):
             raise InvalidArgument("process.terminal and a console socket come together or not at all")
 
     def _compile(self, plan: Plan) -> tuple[bytes, int]:
+        """Compile the seccomp object, and keep it for `exec`."""
         if not plan.seccomp:
             return b"", 0
-        return seccomp.compile(plan.seccomp), seccomp.flags_of(plan.seccomp)
+        filter_, flags = seccomp.compile(plan.seccomp), seccomp.flags_of(plan.seccomp)
+        self._filter.write_bytes(flags.to_bytes(4, "little") + filter_)
+        return filter_, flags
 
-    def _create(self, plan: Plan, request: CreateRequest, cgroup: Cgroup, program: Program) -> int:
+    def _compiled(self) -> tuple[bytes, int]:
+        try:
+            stored = self._filter.read_bytes()
+        except FileNotFoundError:
+            return b"", 0
+        return stored[4:], int.from_bytes(stored[:4], "little")
+
+    def _create(self, plan: Plan, request: CreateRequest, cgroup: Cgroup) -> int:
         self._root.mkdir(exist_ok=True)
-        if program.filter:
-            self._filter.write_bytes(program.filter)
         cgroup.create()
-        cgroup.apply(plan.resources)
         with contextlib.ExitStack() as stack:
             sources = open_sources(plan, cgroup, with_root=not request.rootfs)
             stack.callback(_close_all, sources.fds)
@@ -252,17 +256,17 @@ class NativeRuntime(RuntimeDriver):
             # The cgroup namespace comes later: its root is the cgroup that the process is in when it is made.
             pid = clone(flags & ~CLONE_NEWCGROUP | CLONE_PARENT, born_in)
             if pid == 0:
-                first(
-                    FirstProcess(
-                        plan, program, request.rootfs, sources, inside, request.stdio, str(self._root), gate, theirs
-                    )
-                )
+                base = str(self._root)
+                first(FirstProcess(plan, request.rootfs, sources, inside, request.stdio, base, gate, theirs))
             theirs.close()
-            self._move(cgroup, pid, ours)
+            # All this goes on while the first process builds the container.
+            cgroup.apply(plan.resources)
+            filter_, filter_flags = self._compile(plan)
+            self._move(cgroup, pid, ours, filter_, filter_flags)
             self._await_ready(ours)
         return pid
 
-    def _exec(self, handle: Handle, cgroup: Cgroup, program: Program, process: Process, request: ExecRequest) -> int:
+    def _exec(self, handle: Handle, cgroup: Cgroup, process: Process, request: ExecRequest) -> int:
         with contextlib.ExitStack() as stack:
             if handle.pid not in cgroup.procs():
                 raise Conflict("exec: the container is not running")
@@ -276,18 +280,22 @@ class NativeRuntime(RuntimeDriver):
             setns(pidfd, CLONE_NEWPID)
             pid = clone(CLONE_PARENT, born_in)
             if pid == 0:
-                another(program, (process.terminal, process.console_size), request.stdio, pidfd, theirs)
+                another(process, request.stdio, pidfd, theirs)
             theirs.close()
-            self._move(cgroup, pid, ours)
-            channel.receive(ours)  # b"" once the program's exec has closed it
+            try:
+                self._move(cgroup, pid, ours, *self._compiled())
+                channel.receive(ours)  # b"" once the program's exec has closed it
+            except BaseException:
+                _end(pid)
+                raise
         return pid
 
     @staticmethod
-    def _move(cgroup: Cgroup, pid: int, process: socket.socket) -> None:
+    def _move(cgroup: Cgroup, pid: int, process: socket.socket, filter_: bytes, flags: int) -> None:
         """Move the new process into the v1 hierarchies while it builds, then let it go on."""
         try:
             cgroup.add(pid, unified=False)
-            channel.send(process, channel.GO)
+            channel.send_go(process, filter_, flags)
         except OSError:
             channel.receive(process)  # it died and said why, or the move failed for a reason of its own
             raise
@@ -336,6 +344,15 @@ def _cgroup_of(handle: Handle) -> Cgroup:
     if handle.version != _VERSION:
         raise Unsupported(f"handle version {handle.version} is of another release of the native runtime")
     return Cgroup(handle.data["cgroup"])
+
+
+def _end(pid: int) -> None:
+    """Kill a process that came to nothing, and wait until it is out of the container."""
+    with contextlib.suppress(ProcessLookupError), _pidfd(pid) as pidfd:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        poll.poll()
 
 
 def _open_namespace(path: str) -> int:

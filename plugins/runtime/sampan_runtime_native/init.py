@@ -7,6 +7,7 @@ descriptors they need, can't be looked into (`PR_SET_DUMPABLE`), and report an e
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 from collections.abc import Callable
@@ -33,7 +34,7 @@ from sampan_runtime_native.terminal import open_terminal, send_master, use_termi
 
 if TYPE_CHECKING:
     from sampan.api.runtime import Mount, Stdio
-    from sampan_runtime_native.plan import Plan
+    from sampan_runtime_native.plan import Plan, Process
 
 _JOINED_BY_EXEC = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNET | CLONE_NEWCGROUP
 
@@ -43,7 +44,6 @@ class FirstProcess:
     """What the first process needs, all opened by the driver. `joins` are (CLONE_NEW* flag, descriptor)."""
 
     plan: Plan
-    program: Program
     rootfs: tuple[Mount, ...]
     sources: Sources
     joins: tuple[tuple[int, int], ...]
@@ -62,40 +62,41 @@ def first(container: FirstProcess) -> NoReturn:
         joins = [fd for _, fd in container.joins]
         kept = (*container.sources.fds, *joins, container.gate.fileno(), container.driver.fileno())
         _settle(container.stdio, kept)
-        _build(container)
-        _expect(container.driver)
+        program = Program(container.plan.process)
+        _build(container, program)
+        filter_, flags = channel.await_go(container.driver)
         if container.plan.new & CLONE_NEWCGROUP:
             unshare(CLONE_NEWCGROUP)  # after the driver has moved us: the namespace's root is where we are
-        channel.send(container.driver, channel.READY, *container.program.warnings)
+        channel.send(container.driver, channel.READY, *program.warnings)
         starter, _ = container.gate.accept()
         teller = starter
         container.gate.close()
         container.driver.close()
-        container.program.run()
+        program.run(filter_, flags)
 
     _report_errors(lambda: teller, steps)
 
 
-def another(program: Program, plan_terminal: tuple[bool, tuple[int, int] | None], stdio: Stdio, pidfd: int,
-            driver: socket.socket) -> NoReturn:  # fmt: skip
+def another(process: Process, stdio: Stdio, pidfd: int, driver: socket.socket) -> NoReturn:
     """Join the container of `pidfd` and become a program in it. Never returns."""
 
     def steps() -> None:
         _settle(stdio, (pidfd, driver.fileno()))
         setns(pidfd, _JOINED_BY_EXEC)
         os.close(pidfd)
-        terminal, size = plan_terminal
-        if terminal:
+        if process.terminal:
             root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            master, slave = open_terminal(root, size)
+            master, slave = open_terminal(root, process.console_size)
             os.close(root)
             send_master(stdio.console, master)
             os.close(master)
             os.close(stdio.console)
             use_terminal(slave)
-        _prepare(program)
-        _expect(driver)
-        program.run()
+        program = Program(process)
+        proc = open_filesystem("proc", "proc", MountOptions())
+        program.prepare(proc)
+        os.close(proc)
+        program.run(*channel.await_go(driver))
 
     _report_errors(lambda: driver, steps)
 
@@ -116,27 +117,23 @@ def _settle(stdio: Stdio, kept: tuple[int, ...]) -> None:
     prctl(PR_SET_DUMPABLE, 0)
     reset_signals()
     os.setsid()
-    streams = (stdio.stdin, stdio.stdout, stdio.stderr)
     if stdio.console >= 0:
-        keep_only((*kept, stdio.console))
-        return
-    # Duplicated above first, so that no stream is overwritten before it was moved.
-    moved = [_above(fd) for fd in streams]
-    kept_now = (*kept, *moved)
+        kept = (*kept, stdio.console)
+    # Duplicated above first, so that no stream is overwritten before it was moved. Without streams (a
+    # terminal comes later) the numbers are taken all the same, so that nothing else gets them.
+    moved = [_above(fd) for fd in (stdio.stdin, stdio.stdout, stdio.stderr)]
     for number, fd in enumerate(moved):
         os.dup2(fd, number)
-    keep_only((0, 1, 2, *(fd for fd in kept_now if fd not in moved)))
+    keep_only((0, 1, 2, *kept))
 
 
 def _above(fd: int) -> int:
-    import fcntl
-
     if fd < 0:
-        fd = os.open("/dev/null", os.O_RDWR)
+        fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64)
 
 
-def _build(container: FirstProcess) -> None:
+def _build(container: FirstProcess, program: Program) -> None:
     plan = container.plan
     for flag, fd in container.joins:
         setns(fd, flag)
@@ -161,14 +158,6 @@ def _build(container: FirstProcess) -> None:
     proc = open_filesystem("proc", "proc", MountOptions())
     try:
         write_sysctls(proc, plan.sysctls)
-        container.program.prepare(proc)
-    finally:
-        os.close(proc)
-
-
-def _prepare(program: Program) -> None:
-    proc = open_filesystem("proc", "proc", MountOptions())
-    try:
         program.prepare(proc)
     finally:
         os.close(proc)
@@ -181,10 +170,3 @@ def _name_host(plan: Plan) -> None:
         name = plan.domainname.encode()
         if libc.setdomainname(name, len(name)):
             raise System(f"set domain name {plan.domainname!r}: refused by the kernel")
-
-
-def _expect(driver: socket.socket) -> None:
-    """Wait until the driver has moved this process into its cgroups; end if it gave up."""
-    letter, _ = channel.receive(driver)
-    if letter != channel.GO:
-        os._exit(1)

@@ -35,11 +35,9 @@ _DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:
 class Program:
     """One process on its way to its program. `prepare` does what can be done ahead, `run` the rest."""
 
-    def __init__(self, process: Process, filter_: bytes, filter_flags: int) -> None:
-        """Touches nothing. `filter_` is the seccomp program, empty for none."""
+    def __init__(self, process: Process) -> None:
+        """Touches nothing."""
         self._process = process
-        self.filter = filter_
-        self._flags = filter_flags
         self._path = ""
         self._env: dict[str, str] = {}
         self._final = capabilities.CapabilitySets()
@@ -76,25 +74,22 @@ class Program:
             names = ", ".join(capabilities.names(lost))
             self.warnings.append(f"capabilities that the engine lacks itself are left out: {names}")
 
-    def run(self) -> None:
-        """Become the program; returns only by an error."""
+    def run(self, filter_: bytes, flags: int) -> None:
+        """Become the program, under the seccomp program `filter_` unless that is empty; returns only by an
+        error."""
         process = self._process
         close_range(3, flags=CLOSE_RANGE_CLOEXEC)
         if process.no_new_privileges:
             prctl(PR_SET_NO_NEW_PRIVS, 1)
             capabilities.apply(self._final)
-            self._install_filter()
+            _install(filter_, flags)
         else:
-            self._install_filter()
+            _install(filter_, flags)
             capabilities.apply(self._final)
         try:
             os.execve(self._path, process.args, self._env)
         except OSError as error:
             raise exec_error(process.args[0], error) from error
-
-    def _install_filter(self) -> None:
-        if self.filter:
-            seccomp.install(self.filter, self._flags)
 
     def _set_labels(self, proc: int) -> None:
         process = self._process
@@ -166,6 +161,11 @@ class Program:
             kind = {errno.EACCES: Forbidden, errno.ENOTDIR: Forbidden, errno.ELOOP: Forbidden}
             cause = os.strerror(error.errno or 0).lower()
             raise kind.get(error.errno or 0, System)(f"{what}: {cause}") from error
+
+
+def _install(filter_: bytes, flags: int) -> None:
+    if filter_:
+        seccomp.install(filter_, flags)
 
 
 def find_program(name: str, path: str) -> str:
