@@ -44,35 +44,35 @@ def finish(daemon: Daemon) -> None:
 
 def test_a_container_goes_on_and_its_log_has_no_hole(own_daemon: Daemon) -> None:
     daemon = own_daemon
-    daemon.docker("run", "-d", "--name", "w", "busybox", "sh", "-c", COUNT.format(limit=600, code=7))
-    wait_until(lambda: len(log_lines(daemon, "w")) > 20, "the container writes")
-    pid = inspect(daemon, "w")["Pid"]
+    daemon.docker("run", "-d", "--name", "ww", "busybox", "sh", "-c", COUNT.format(limit=600, code=7))
+    wait_until(lambda: len(log_lines(daemon, "ww")) > 20, "the container writes")
+    pid = inspect(daemon, "ww")["Pid"]
     daemon.kill()
     assert Path(f"/proc/{pid}").exists()
     daemon.start()
-    state = inspect(daemon, "w")
+    state = inspect(daemon, "ww")
     assert (state["Status"], state["Pid"]) == ("running", pid)
-    assert daemon.docker("wait", "w").stdout.strip() == b"7"
-    assert log_lines(daemon, "w") == [f"line {i}" for i in range(600)]
+    assert daemon.docker("wait", "ww").stdout.strip() == b"7"
+    assert log_lines(daemon, "ww") == [f"line {i}" for i in range(600)]
     finish(daemon)
 
 
 def test_an_exit_that_nobody_heard_is_found_later(own_daemon: Daemon) -> None:
     daemon = own_daemon
-    daemon.docker("run", "-d", "--name", "e", "busybox", "sh", "-c", "echo before; sleep 0.5; echo after; exit 9")
-    pid = inspect(daemon, "e")["Pid"]
+    daemon.docker("run", "-d", "--name", "ee", "busybox", "sh", "-c", "echo before; sleep 0.5; echo after; exit 9")
+    pid = inspect(daemon, "ee")["Pid"]
     daemon.kill()
     wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the container ended")
     daemon.start()
-    state = inspect(daemon, "e")
+    state = inspect(daemon, "ee")
     assert (state["Status"], state["ExitCode"]) == ("exited", 9)
-    assert log_lines(daemon, "e") == ["before", "after"]
+    assert log_lines(daemon, "ee") == ["before", "after"]
     finish(daemon)
 
 
 def test_after_a_restart_a_container_can_be_used_as_before(own_daemon: Daemon) -> None:
     daemon = own_daemon
-    daemon.docker("run", "-d", "--name", "u", "-p", "8080:80", "busybox", "sh", "-c", "mkdir -p /w; echo hi > /w/index.html; httpd -f -p 80 -h /w")
+    daemon.docker("run", "-d", "--name", "uu", "-p", "8080:80", "busybox", "sh", "-c", "mkdir -p /w; echo hi > /w/index.html; httpd -f -p 80 -h /w")
     address = ("127.0.0.1", "8080")
     fetch = ["busybox", "wget", "-qO-", f"http://{':'.join(address)}/index.html"]
     wait_until(lambda: daemon.run(*fetch, check=None).stdout == b"hi\n", "the published port answers")
@@ -80,21 +80,21 @@ def test_after_a_restart_a_container_can_be_used_as_before(own_daemon: Daemon) -
     assert daemon.run(*fetch).stdout == b"hi\n"
     daemon.start()
     assert daemon.run(*fetch).stdout == b"hi\n"
-    assert daemon.docker("exec", "u", "cat", "/w/index.html").stdout == b"hi\n"
-    assert daemon.docker("port", "u").stdout.startswith(b"80/tcp -> 0.0.0.0:8080")
-    daemon.docker("stop", "-t", "1", "u")
-    assert inspect(daemon, "u")["Status"] == "exited"
+    assert daemon.docker("exec", "uu", "cat", "/w/index.html").stdout == b"hi\n"
+    assert daemon.docker("port", "uu").stdout.startswith(b"80/tcp -> 0.0.0.0:8080")
+    daemon.docker("stop", "-t", "1", "uu")
+    assert inspect(daemon, "uu")["Status"] == "exited"
     finish(daemon)
 
 
 def test_a_shim_that_is_killed_takes_its_container_along(own_daemon: Daemon) -> None:
     daemon = own_daemon
-    daemon.docker("run", "-d", "--name", "s", "busybox", "sleep", "1000")
-    pid = int(str(inspect(daemon, "s")["Pid"]))
+    daemon.docker("run", "-d", "--name", "ss", "busybox", "sleep", "1000")
+    pid = int(str(inspect(daemon, "ss")["Pid"]))
     shim = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     os.kill(shim, signal.SIGKILL)
-    wait_until(lambda: inspect(daemon, "s")["Status"] == "exited", "the daemon noticed")
-    state = inspect(daemon, "s")
+    wait_until(lambda: inspect(daemon, "ss")["Status"] == "exited", "the daemon noticed")
+    state = inspect(daemon, "ss")
     assert state["ExitCode"] == 255
     assert "shim" in str(state["Error"])
     assert not Path(f"/proc/{pid}").exists()
@@ -116,7 +116,7 @@ def test_killed_at_any_point_of_a_start_nothing_is_left(own_daemon: Daemon, roun
     daemon = own_daemon
     daemon.docker("run", "--rm", "busybox", "true")
     client = subprocess.Popen(
-        daemon.inside(["docker", "run", "--rm", "-p", "8081:81", "--name", "k", "busybox", "sleep", "1000"]),
+        daemon.inside(["docker", "run", "--rm", "-p", "8081:81", "--name", "kk", "busybox", "sleep", "1000"]),
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=daemon.client_environment(), pass_fds=(daemon.netns,),
     )  # fmt: skip
     time.sleep(0.02 + 0.015 * round)  # the point of the kill, not a wait for anything
@@ -134,13 +134,13 @@ def test_two_daemons_on_one_root_are_refused(own_daemon: Daemon) -> None:
 
 def test_a_connection_that_breaks_off_disturbs_nobody(own_daemon: Daemon) -> None:
     daemon = own_daemon
-    daemon.docker("run", "-d", "--name", "a", "busybox", "sh", "-c", "while true; do echo tick; usleep 10000; done")
+    daemon.docker("run", "-d", "--name", "aa", "busybox", "sh", "-c", "while true; do echo tick; usleep 10000; done")
     before = len(os.listdir(f"/proc/{daemon.pid}/fd"))
     for _ in range(50):
         with socket.socket(socket.AF_UNIX) as sock:
             sock.connect(str(daemon.socket))
-            sock.sendall(b"POST /containers/a/attach?stream=1&stdout=1&stderr=1 HTTP/1.1\r\nHost: x\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n\r\n")
+            sock.sendall(b"POST /containers/aa/attach?stream=1&stdout=1&stderr=1 HTTP/1.1\r\nHost: x\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n\r\n")
             assert sock.recv(64).startswith(b"HTTP/1.1 101")
     wait_until(lambda: len(os.listdir(f"/proc/{daemon.pid}/fd")) <= before + 2, "the descriptors are closed")
-    assert inspect(daemon, "a")["Status"] == "running"
+    assert inspect(daemon, "aa")["Status"] == "running"
     finish(daemon)

@@ -240,7 +240,7 @@ class Lifecycle:
             if not container.is_running:
                 raise NotModified(f"container {container.id} is already stopped")
             container.record.manually_stopped = True
-            exited = asyncio.shield(container.when_exited())
+            exited = container.when_exited()
         wait = timeout if timeout is not None else container.record.config.stop_timeout
         seconds = STOP_TIMEOUT if wait is None else wait
         with container.trace.span("stop", "signal.wait", container.record.runtime):
@@ -325,7 +325,7 @@ class Lifecycle:
             await self._containers.remove(container, volumes=volumes)
 
     async def _stop_for_removal(self, container: Container) -> None:
-        exited = asyncio.shield(container.when_exited())
+        exited = container.when_exited()
         container.record.manually_stopped = True
         await self._signal_unless_gone(container, 9)
         if container.is_running and not await _within(exited, KILL_TIMEOUT):
@@ -374,11 +374,7 @@ def read_exit_record(root: Path) -> ExitRecord | None:
         return None
 
 
-async def _within(future: Awaitable[int], seconds: float | None) -> bool:
+async def _within(exited: asyncio.Future[int], seconds: float | None) -> bool:
     """Wait for an exit at most so long; say whether it came."""
-    try:
-        async with asyncio.timeout(seconds):
-            await future
-    except TimeoutError:
-        return False
-    return True
+    done, _ = await asyncio.wait({exited}, timeout=seconds)
+    return bool(done)

@@ -23,7 +23,7 @@ class Accounts:
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Numeric ids, and the home directory."""
+    """Numeric ids, and the home directory. `groups` begin with `gid`, as Docker's do (CVE-2022-36109)."""
 
     uid: int
     gid: int
@@ -53,7 +53,7 @@ def resolve(text: str, accounts: Accounts, extra_groups: list[str]) -> User:
         gid = _group_id(group, groups)
         supplementary = []
     added = [_group_id(item, groups) for item in extra_groups]
-    return User(uid, gid, tuple(dict.fromkeys([*supplementary, *added])), home or "/")
+    return User(uid, gid, tuple(dict.fromkeys([gid, *supplementary, *added])), home or "/")
 
 
 def _number(text: str) -> int | None:
