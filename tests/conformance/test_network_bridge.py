@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import socket
 import subprocess
 from pathlib import Path
 
@@ -124,3 +125,17 @@ class TestBridge(NetworkDriverSuite):
             "mac": made.mac, "mtu": made.mtu, "state": "UP", "address": [endpoint.ipv4],
             "gateway": [network.subnets[0].gateway],
         }  # fmt: skip
+
+    def test_a_client_that_keeps_sending_finds_the_next_container(self, lab: Lab) -> None:
+        network, port = lab.network(), PortMapping("udp", 53, 5300)
+        one, first, _ = lab.container(network, ports=(port,))
+        with lab.outside.run(socket.socket, socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.connect((HOST, 5300))
+            with listen(one, 53, protocol="udp") as server:
+                client.send(b"to one")
+                assert server.recv(16) == b"to one"
+            lab.detach(network, first)
+            two, _, _ = lab.container(network, ports=(port,))
+            with listen(two, 53, protocol="udp") as server:
+                client.send(b"to two")
+                assert server.recv(16) == b"to two"

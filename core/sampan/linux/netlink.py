@@ -23,7 +23,7 @@ from types import TracebackType
 
 __all__ = [
     "Address", "Link", "Netlink", "Request", "Route", "add_address", "add_bridge", "add_route", "add_veth", "delete_link",
-    "link_index", "mac_of", "set_link", "settle_link",
+    "link_index", "mac_of", "pack_attribute", "pack_nested", "set_link", "settle_link",
 ]  # fmt: skip
 
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE, NLM_F_DUMP = (
@@ -108,28 +108,32 @@ def add_veth(name: str, *, peer: str, netns: int, master: int = 0, mac: str = ""
     """Make a veth pair: `name` here, up and in bridge `master`; `peer` behind the descriptor `netns`, down,
     with `mac`.
     """
-    far = _IFINFO.pack(0, 0, 0, 0, 0) + _name(peer) + _attr(IFLA_NET_NS_FD, _U32.pack(netns))
-    far += _attr(IFLA_ADDRESS, _mac(mac)) if mac else b""
+    far = _IFINFO.pack(0, 0, 0, 0, 0) + _name(peer) + pack_attribute(IFLA_NET_NS_FD, _U32.pack(netns))
+    far += pack_attribute(IFLA_ADDRESS, _mac(mac)) if mac else b""
     body = _IFINFO.pack(0, 0, 0, IFF_UP, IFF_UP) + _name(name)
     if mtu:
-        far += _attr(IFLA_MTU, _U32.pack(mtu))
-        body += _attr(IFLA_MTU, _U32.pack(mtu))
+        far += pack_attribute(IFLA_MTU, _U32.pack(mtu))
+        body += pack_attribute(IFLA_MTU, _U32.pack(mtu))
     if master:
-        body += _attr(IFLA_MASTER, _U32.pack(master))
-    info = _attr(IFLA_INFO_KIND, b"veth") + _nest(IFLA_INFO_DATA, _nest(VETH_INFO_PEER, far))
+        body += pack_attribute(IFLA_MASTER, _U32.pack(master))
+    info = pack_attribute(IFLA_INFO_KIND, b"veth") + pack_nested(IFLA_INFO_DATA, pack_nested(VETH_INFO_PEER, far))
     return Request(
         RTM_NEWLINK,
         NLM_F_CREATE | NLM_F_EXCL,
-        body + _nest(IFLA_LINKINFO, info),
+        body + pack_nested(IFLA_LINKINFO, info),
         f"add veth {name} with {peer}",
     )
 
 
 def add_bridge(name: str, *, mac: str = "", mtu: int = 0) -> Request:
     """Make a bridge, down. With a `mac` its address does not change when ports come and go."""
-    body = _IFINFO.pack(0, 0, 0, 0, 0) + _name(name) + _nest(IFLA_LINKINFO, _attr(IFLA_INFO_KIND, b"bridge"))
-    body += _attr(IFLA_ADDRESS, _mac(mac)) if mac else b""
-    body += _attr(IFLA_MTU, _U32.pack(mtu)) if mtu else b""
+    body = (
+        _IFINFO.pack(0, 0, 0, 0, 0)
+        + _name(name)
+        + pack_nested(IFLA_LINKINFO, pack_attribute(IFLA_INFO_KIND, b"bridge"))
+    )
+    body += pack_attribute(IFLA_ADDRESS, _mac(mac)) if mac else b""
+    body += pack_attribute(IFLA_MTU, _U32.pack(mtu)) if mtu else b""
     return Request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, f"add bridge {name}")
 
 
@@ -142,14 +146,14 @@ def set_link(
     """
     index, name = (link, b"") if isinstance(link, int) else (0, _name(link))
     body = _IFINFO.pack(0, 0, index, IFF_UP if up else 0, 0 if up is None else IFF_UP) + name
-    body += _attr(IFLA_MTU, _U32.pack(mtu)) if mtu else b""
-    body += _attr(IFLA_ADDRESS, _mac(mac)) if mac else b""
-    body += _attr(IFLA_MASTER, _U32.pack(master)) if master is not None else b""
-    body += _attr(IFLA_IFALIAS, alias.encode()) if alias else b""
+    body += pack_attribute(IFLA_MTU, _U32.pack(mtu)) if mtu else b""
+    body += pack_attribute(IFLA_ADDRESS, _mac(mac)) if mac else b""
+    body += pack_attribute(IFLA_MASTER, _U32.pack(master)) if master is not None else b""
+    body += pack_attribute(IFLA_IFALIAS, alias.encode()) if alias else b""
     port = _flag(IFLA_BRPORT_MODE, hairpin) + _flag(IFLA_BRPORT_ISOLATED, isolated)
     if port:
-        info = _attr(IFLA_INFO_SLAVE_KIND, b"bridge") + _nest(IFLA_INFO_SLAVE_DATA, port)
-        body += _nest(IFLA_LINKINFO, info)
+        info = pack_attribute(IFLA_INFO_SLAVE_KIND, b"bridge") + pack_nested(IFLA_INFO_SLAVE_DATA, port)
+        body += pack_nested(IFLA_LINKINFO, info)
     return Request(RTM_NEWLINK, 0, body, f"set link {link}")
 
 
@@ -178,11 +182,11 @@ def add_address(index: int, address: str) -> Request:
     """
     interface = ipaddress.ip_interface(address)
     raw = interface.ip.packed
-    body = _attr(IFA_LOCAL, raw) + _attr(IFA_ADDRESS, raw)
+    body = pack_attribute(IFA_LOCAL, raw) + pack_attribute(IFA_ADDRESS, raw)
     if interface.version == 4:
         family, flags = socket.AF_INET, 0
         if interface.network.prefixlen < 31:
-            body += _attr(IFA_BROADCAST, interface.network.broadcast_address.packed)
+            body += pack_attribute(IFA_BROADCAST, interface.network.broadcast_address.packed)
     else:
         family, flags = socket.AF_INET6, IFA_F_NODAD
     head = _IFADDR.pack(family, interface.network.prefixlen, flags, 0, index)
@@ -197,9 +201,9 @@ def add_route(destination: str, *, gateway: str = "", index: int = 0) -> Request
     family = socket.AF_INET if network.version == 4 else socket.AF_INET6
     scope = RT_SCOPE_UNIVERSE if gateway or network.version == 6 else RT_SCOPE_LINK
     head = _RTMSG.pack(family, network.prefixlen, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, scope, RTN_UNICAST, 0)
-    body = _attr(RTA_DST, network.network_address.packed) if network.prefixlen else b""
-    body += _attr(RTA_GATEWAY, ipaddress.ip_address(gateway).packed) if gateway else b""
-    body += _attr(RTA_OIF, _U32.pack(index)) if index else b""
+    body = pack_attribute(RTA_DST, network.network_address.packed) if network.prefixlen else b""
+    body += pack_attribute(RTA_GATEWAY, ipaddress.ip_address(gateway).packed) if gateway else b""
+    body += pack_attribute(RTA_OIF, _U32.pack(index)) if index else b""
     return Request(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, head + body, f"add route to {destination}")
 
 
@@ -317,20 +321,22 @@ def mac_of(address: str) -> str:
 # ---------------------------------------------------------------- packing
 
 
-def _attr(kind: int, data: bytes) -> bytes:
+def pack_attribute(kind: int, data: bytes) -> bytes:
+    """Pack an attribute with its padding."""
     return struct.pack("=HH", 4 + len(data), kind) + data + bytes(-len(data) % 4)
 
 
-def _nest(kind: int, data: bytes) -> bytes:
-    return _attr(kind | NLA_F_NESTED, data)
+def pack_nested(kind: int, data: bytes) -> bytes:
+    """Pack an attribute that holds attributes."""
+    return pack_attribute(kind | NLA_F_NESTED, data)
 
 
 def _name(name: str) -> bytes:
-    return _attr(IFLA_IFNAME, name.encode() + b"\0")
+    return pack_attribute(IFLA_IFNAME, name.encode() + b"\0")
 
 
 def _flag(kind: int, value: bool | None) -> bytes:
-    return b"" if value is None else _attr(kind, bytes([value]))
+    return b"" if value is None else pack_attribute(kind, bytes([value]))
 
 
 def _mac(text: str) -> bytes:

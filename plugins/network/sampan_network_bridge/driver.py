@@ -27,6 +27,7 @@ from sampan.api.network import (
     PortMapping,
 )  # fmt: skip
 from sampan.linux import netlink
+from sampan.linux.conntrack import forget_flows_to
 from sampan.linux.namespaces import call_in_netns, new_netns
 from sampan.linux.netlink import Netlink
 from sampan.linux.nftables import LibraryMissing, NftError
@@ -184,7 +185,10 @@ class BridgeDriver(NetworkDriver):
         """Take back every port that leads to the endpoint's addresses, then delete the link."""
         opened = self._need_open()
         with _translated(f"detach endpoint {endpoint.id[:12]} from network {network.name}"):
-            self._withdraw(opened, opened.ports.of(*_addresses(endpoint)))
+            published = opened.ports.of(*_addresses(endpoint))
+            self._withdraw(opened, published)
+            for target in {item.target for item in published if item.protocol == "udp"}:
+                forget_flows_to(target)
             with Netlink() as kernel:
                 links.delete(kernel, links.veth_name(self.context.engine_id, endpoint.id))
 
