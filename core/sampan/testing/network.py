@@ -237,6 +237,7 @@ class NetworkDriverSuite:
     @needs(NetworkCapability.MULTIPLE)
     def test_an_internal_network_has_no_outside(self, lab: Lab) -> None:
         """An internal network has no outside."""
+        lab.network()  # the host forwards for this one
         network = lab.network(internal=True)
         one, _, _ = lab.container(network)
         two, second, _ = lab.container(network)
