@@ -31,7 +31,7 @@ def leftovers(daemon: Daemon) -> list[str]:
         lambda: _mounts(daemon),
         lambda: _cgroups(engine_id),
         lambda: _links(daemon),
-        lambda: _published(daemon, engine_id),
+        lambda: _published(daemon),
         lambda: _shims(daemon),
         lambda: _directories(daemon),
         lambda: _snapshots(daemon),
@@ -58,16 +58,11 @@ def _links(daemon: Daemon) -> list[str]:
     return [f"link {link['ifname']}" for link in json.loads(done.stdout or b"[]")]
 
 
-def _published(daemon: Daemon, engine_id: str) -> list[str]:
+def _published(daemon: Daemon) -> list[str]:
+    """Only maps hold ports; the sets hold what belongs to networks."""
     done = daemon.run("nft", "-j", "list", "ruleset")
-    found = []
-    for item in json.loads(done.stdout)["nftables"]:
-        for kind in ("map", "set"):
-            elements = item.get(kind, {}).get("elem", [])
-            name = item.get(kind, {}).get("name", "")
-            if elements and "subnet" not in name and "bridge" not in name and "network" not in name:
-                found.append(f"nft {kind} {name}: {elements}")
-    return found
+    maps = [item["map"] for item in json.loads(done.stdout)["nftables"] if "map" in item]
+    return [f"nft map {found['name']}: {found['elem']}" for found in maps if found.get("elem")]
 
 
 def _shims(daemon: Daemon) -> list[str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -41,6 +42,8 @@ class Images:
         self._storage = storage
         self._events = events
         self._changing = asyncio.Lock()
+        self._arriving = 0
+        self._unwanted: set[str] = set()
         self.users: Callable[[str], list[tuple[str, bool]]] = lambda image_id: []
         """Gives (container id, is running) of the containers made from an image; set by the engine."""
 
@@ -97,21 +100,42 @@ class Images:
     ) -> ImageRecord:
         """Make an image of one layer from a tar, as `docker import` does."""
         name = str(references.parse(reference)) if reference else None
-        loaded = await asyncio.to_thread(importer.import_tar, stream, self._blobs, changes, message, platform)
-        image = await self._add(loaded, [name] if name else [])
+        async with self._blobs_kept():
+            loaded = await asyncio.to_thread(importer.import_tar, stream, self._blobs, changes, message, platform)
+            image = await self._add(loaded, [name] if name else [])
         self._emit("import", image, name)
         return image
 
     async def load(self, stream: BinaryIO) -> list[tuple[ImageRecord, list[str]]]:
         """Take in a `docker save` archive or an OCI layout as a tar. Gives each image with its names in it."""
-        loaded = await asyncio.to_thread(archive.load, stream, self._blobs)
-        result = []
-        for item in loaded:
-            names = [str(references.parse(name)) for name in item.references]
-            image = await self._add(item, names)
-            self._emit("load", image, names[0] if names else None)
-            result.append((image, [references.familiar(name) for name in names]))
-        return result
+        async with self._blobs_kept():
+            loaded = await asyncio.to_thread(archive.load, stream, self._blobs)
+            return [await self._take(item) for item in loaded]
+
+    async def _take(self, loaded: LoadedImage) -> tuple[ImageRecord, list[str]]:
+        names = [str(references.parse(name)) for name in loaded.references]
+        image = await self._add(loaded, names)
+        self._emit("load", image, names[0] if names else None)
+        return image, [references.familiar(name) for name in names]
+
+    @asynccontextmanager
+    async def _blobs_kept(self) -> AsyncIterator[None]:
+        """Delete no blob meanwhile: one that comes in is there before any image needs it."""
+        self._arriving += 1
+        try:
+            yield
+        finally:
+            self._arriving -= 1
+            await self._collect()
+
+    async def _collect(self) -> None:
+        """Delete blobs that no image needs, as soon as nothing is coming in."""
+        async with self._changing:
+            if self._arriving or not self._unwanted:
+                return
+            gone, self._unwanted = self._unwanted, set()
+            needed = self._metadata.database.query(blob_ledger.sizes)
+            await asyncio.to_thread(self._delete_blobs, [digest for digest in gone if digest not in needed])
 
     async def _add(self, loaded: LoadedImage, names: Sequence[str]) -> ImageRecord:
         image = await asyncio.to_thread(self._record, loaded)
@@ -172,7 +196,9 @@ class Images:
             last = set(going) >= set(names)
             if last:
                 self._check_unused(image, force=force, by_name=not by_id)
-            return await self._remove(image, going, whole=last)
+            done = await self._remove(image, going, whole=last)
+        await self._collect()
+        return done
 
     @staticmethod
     def _names_a_tag(name: str, names: list[str]) -> bool:
@@ -217,7 +243,7 @@ class Images:
         for name in going:
             self._emit("untag", image, name)
         if delete:
-            await asyncio.to_thread(self._delete_blobs, unused)
+            self._unwanted.update(unused)
             done.append(Deleted(deleted=image.id))
             self._emit("delete", image, None)
         return done

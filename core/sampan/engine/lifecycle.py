@@ -339,6 +339,12 @@ class Lifecycle:
         container.log_ended.clear()
         self._spawn(self._watch(container, shim))
 
+    async def found_ended(self, container: Container, shim: Shim, end: ExitRecord) -> None:
+        """Record the exit of a container that ended while the daemon was away, and let its shim go."""
+        async with container.lock:
+            container.shim = shim
+            await self._finish(container, end)
+
     async def found_dead(self, container: Container, end: ExitRecord, *, kill: bool) -> None:
         """Record the exit of a container whose shim is gone; with `kill`, end what may be left of it first."""
         async with container.lock:

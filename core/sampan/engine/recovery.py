@@ -53,7 +53,10 @@ class Recovery:
             end = read_exit_record(container.directories.root) or ExitRecord(LOST, False, time.time_ns(), "")
             await self._lifecycle.found_dead(container, end, kill=not rebooted)
             return
-        if state.running and container.status is Status.RESTARTING:
+        if state.exit is not None:
+            await self._lifecycle.found_ended(container, shim, state.exit)
+            return
+        if container.status is Status.RESTARTING:
             container.record.state.status = Status.RUNNING
         self._lifecycle.found_alive(container, shim)
 
