@@ -28,6 +28,7 @@ from sampan_runtime_native.rootfs import make_place, write_proc
 if TYPE_CHECKING:
     from sampan_runtime_native.plan import Process
 
+_MAX_INTERPRETERS: Final = 6
 _PASSWD_LIMIT: Final = 1 << 20
 _DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -62,6 +63,7 @@ class Program:
         os.setresuid(process.uid, process.uid, process.uid)
         os.umask(process.umask)
         self._path = find_program(process.args[0], process.env.get("PATH", _DEFAULT_PATH))
+        refuse_executable(self._path, os.stat("self/exe", dir_fd=proc))
         # Keep what is there: installing a filter without no_new_privs needs CAP_SYS_ADMIN.
         capabilities.apply(
             capabilities.CapabilitySets(
@@ -187,6 +189,33 @@ def find_program(name: str, path: str) -> str:
         if os.path.isfile(candidate) and os.access(candidate, os.X_OK, effective_ids=True):  # noqa: PTH113
             return candidate
     raise NotFound(f"{quoted}: executable file not found in $PATH")
+
+
+def refuse_executable(path: str, engine: os.stat_result) -> None:
+    """Refuse to run the engine's own executable from within a container, by a symlink or as a script's
+    interpreter.
+
+    `/proc/self/exe` leads there until exec, and who runs it could then open the host's file (CVE-2019-5736).
+    That it can't be written to is what `sampan.linux.mounts.open_readonly_file` is for; this says no early
+    and clearly.
+    """
+    script = path
+    for _ in range(_MAX_INTERPRETERS):
+        try:
+            fd = os.open(script, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        except OSError:
+            return  # not readable, or gone: exec will say what it thinks of that
+        try:
+            found = os.fstat(fd)
+            head = os.read(fd, 256) if stat.S_ISREG(found.st_mode) else b""
+        finally:
+            os.close(fd)
+        if os.path.samestat(found, engine):
+            raise Forbidden(f'exec: "{path}": permission denied: it leads to the engine\'s own executable')
+        words = head[2:].split(b"\n")[0].split()
+        if head[:2] != b"#!" or not words:
+            return
+        script = os.fsdecode(words[0])
 
 
 def exec_error(name: str, error: OSError) -> SampanError:
