@@ -89,7 +89,7 @@ def load(overrides: Mapping[str, Any], config_file: str | None, environ: Mapping
 def _explain(item: ErrorDetails, origin: Mapping[str, str]) -> str:
     key = str(item["loc"][0])
     where = ".".join(str(part) for part in item["loc"])
-    text = "is not a setting" if item["type"] == "extra_forbidden" else item["msg"]
+    text = "is not a setting" if item["type"] == "extra_forbidden" else item["msg"].removeprefix("Value error, ")
     return f"{origin.get(key, 'settings')}: {where}: {text}"
 
 
