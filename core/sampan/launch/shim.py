@@ -345,6 +345,7 @@ class Shim:
             self._handle = runtime_calls.read_handle(self._config.state_dir)
         if error is not None:
             self._main.streams.handed_over()
+            self._main.streams.drain()  # a half-made process may hold them until the driver deletes it
             self._main.streams.input.abandon()
             for waiter in (request, *self._waiters):
                 waiter.fail(error)
