@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from sampan.cli.client import Client, filters_query
+from sampan.cli.commands.attach import exec_status
 from sampan.cli.endpoint import Endpoint, TlsFiles, TlsFlags, resolve
 from sampan.cli.failure import CliError, DaemonError, Unreachable
 from sampan.cli.stdcopy import Demultiplexer
@@ -156,6 +157,17 @@ def test_hijack_keeps_bytes_glued_to_the_head_and_half_closes(tmp_path: Path) ->
         while data := wire.receive():
             rest += data
         assert rest == b"gluedTYPED"
+
+
+def test_exec_status_is_asked_for_until_there_is_one() -> None:
+    answers = [{"Running": True, "ExitCode": None}, {"Running": True, "ExitCode": 0}, {"Running": False, "ExitCode": 3}]
+
+    class Replies(Client):
+        def get(self, path: str, query: object = None) -> dict[str, object]:
+            return answers.pop(0)
+
+    assert exec_status(Replies(Endpoint("unix:///x", path="/x")), "e") == 3
+    assert answers == []
 
 
 def test_no_daemon_says_where_and_how_to_start_it(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from contextlib import closing
 from typing import Any
 
@@ -138,4 +139,13 @@ def exec_(container: str, command: tuple[str, ...], **options: Any) -> int:
         session.resize(joined)
         if session.join(joined, stream, signals):
             return 0
-    return int(client.get(f"/exec/{identity}/json")["ExitCode"] or 0)
+    return exec_status(client, identity)
+
+
+def exec_status(client: Client, identity: str) -> int:
+    """Give the exit status of an exec, whose streams may end before it does; the API has no call that waits for that."""
+    pause = 0.002
+    while (found := client.get(f"/exec/{identity}/json"))["Running"] or found["ExitCode"] is None:
+        time.sleep(pause)
+        pause = min(2 * pause, 0.25)
+    return int(found["ExitCode"])
