@@ -47,11 +47,11 @@ class Engine:
         self.containers = Containers(
             settings, registry, metadata, self.events, self.images, self.storage, self.networks, self.volumes
         )
-        starter = Starter(
+        self.starter = Starter(
             settings, registry, metadata.engine_id, self.containers, self.storage, self.networks, self.volumes
         )
-        self.lifecycle = Lifecycle(self.events, self.containers, starter, self.networks, self.volumes)
-        self.execs = Execs(self.containers, starter, self.events)
+        self.lifecycle = Lifecycle(self.events, self.containers, self.starter, self.networks, self.volumes)
+        self.execs = Execs(self.containers, self.starter, self.events)
         self.images.users = self.containers.of_image
         self.volumes.users = self.containers.of_volume
         self._locks = locks
@@ -78,8 +78,7 @@ class Engine:
         private_directory(self.settings.state / "containers")
         await asyncio.to_thread(self.blobs.open)
         self.events.observe(self._tell_plugins)
-        await self.storage.open()
-        await self.networks.open()
+        await asyncio.gather(self.starter.open(), self.storage.open(), self.networks.open())
         self.containers.load()
         recovery = Recovery(self.containers, self.lifecycle, self.settings.state)
         await recovery.run(rebooted=await self.metadata.rebooted())

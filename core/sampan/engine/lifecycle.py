@@ -88,8 +88,7 @@ class Lifecycle:
 
     async def _undo_start(self, container: Container, error: BaseException) -> None:
         shim, container.shim = container.shim, None
-        if shim is not None:
-            await self._delete_shim(container, shim)
+        await self._delete_shim(container, shim)
         await self._networks.detach_all(container.id)
         await self._unmount_volumes(container)
         container.log_ended.set()
@@ -138,11 +137,7 @@ class Lifecycle:
     async def _finish(self, container: Container, end: ExitRecord) -> None:
         record = container.record
         shim, container.shim = container.shim, None
-        with container.trace.span("exit", "network.detach"):
-            await self._networks.detach_all(container.id)
-        if shim is not None:
-            with container.trace.span("exit", "runtime.delete", record.runtime):
-                await self._delete_shim(container, shim)
+        await asyncio.gather(self._detach(container), self._delete_shim(container, shim))
         await self._unmount_volumes(container)
         container.log_ended.set()
         ran_for = max(0, end.finished_at_ns - record.state.started_at) / 1e9
@@ -164,13 +159,20 @@ class Lifecycle:
         elif restart:
             self._schedule_restart(container, ran_for)
 
-    async def _delete_shim(self, container: Container, shim: Shim) -> None:
-        try:
-            await shim.delete()
-        except SampanError as error:
-            log.warning("clean up after container %s: %s", container.id[:12], error)
-            await asyncio.to_thread(self._kill_cgroup, container)
-        await shim.close()
+    async def _detach(self, container: Container) -> None:
+        with container.trace.span("exit", "network.detach"):
+            await self._networks.detach_all(container.id)
+
+    async def _delete_shim(self, container: Container, shim: Shim | None) -> None:
+        if shim is None:
+            return
+        with container.trace.span("exit", "runtime.delete", container.record.runtime):
+            try:
+                await shim.delete()
+            except SampanError as error:
+                log.warning("clean up after container %s: %s", container.id[:12], error)
+                await asyncio.to_thread(self._kill_cgroup, container)
+            await shim.close()
 
     async def _unmount_volumes(self, container: Container) -> None:
         for point in container.record.mounts:

@@ -25,7 +25,7 @@ from sampan.engine.files import write_files
 from sampan.engine.mounts import make_bind_source
 from sampan.engine.networks import Networks
 from sampan.engine.ports import mappings
-from sampan.engine.records import ContainerState, EndpointRecord, MountPoint, NetworkRecord, Status
+from sampan.engine.records import ContainerRecord, ContainerState, EndpointRecord, MountPoint, NetworkRecord, Status
 from sampan.engine.rootfs import read_below, read_files
 from sampan.engine.storage import StorageDrivers
 from sampan.engine.trace import Span
@@ -65,37 +65,44 @@ class Starter:
         """Launch a container: afterwards its record says that it runs. On an error `container.shim` is what is to be deleted."""
         record, trace = container.record, container.trace
         container.log_ended.clear()
-        await asyncio.to_thread(_ready_directories, container)
+        record, trace = container.record, container.trace
         netns = -1
+        spawning: asyncio.Task[Shim] | None = None
         try:
             network, kind = await self._network(container)
             shared = self._shared_namespaces(container)
             if kind is SandboxKind.OWN and "network" not in shared:
                 with trace.span("start", "network.sandbox"):
                     netns = await asyncio.to_thread(namespaces.new_netns)
+            with trace.span("start", "storage.mounts", record.storage_driver):
+                storage = await self._storage.get(record.storage_driver)
+                rootfs = await storage.call(storage.driver.mounts, container.id)
+            spawning = asyncio.create_task(self._spawn(container, rootfs, netns))
             endpoints: list[EndpointRecord] = []
             if network is not None:
                 with trace.span("start", "network.attach", network.driver):
                     endpoints = [await self._attach(container, network, netns)]
-            with trace.span("start", "storage.mounts", record.storage_driver):
-                storage = await self._storage.get(record.storage_driver)
-                rootfs = await storage.call(storage.driver.mounts, container.id)
             mounts = await self._ready_mounts(container)
             with trace.span("start", "spec.build"):
                 accounts = await self._container_accounts(container, rootfs)
-                spec = await self._build_spec(container, endpoints, network, kind, shared, mounts, accounts)
-                await asyncio.to_thread(_write_json, container.directories.bundle / "config.json", spec)
-            return await self._run(container, rootfs, netns)
+                await self._write_bundle(container, endpoints, network, kind, shared, mounts, accounts)
+            return await self._run(container, await spawning)
         finally:
+            if spawning is not None:
+                await asyncio.wait({spawning})  # its shim, if any, is in the container now: the caller deletes it
             if netns >= 0:
                 os.close(netns)
 
-    async def _run(self, container: Container, rootfs: Sequence[Mount], netns: int) -> Shim:
-        record, trace = container.record, container.trace
-        with trace.span("start", "shim.spawn"):
+    async def _spawn(self, container: Container, rootfs: Sequence[Mount], netns: int) -> Shim:
+        """Fork the shim while network and spec are made. One that is never told to launch ends by itself."""
+        with container.trace.span("start", "shim.spawn"):
+            await asyncio.to_thread(_ready_directories, container)
             zygote = await self._the_zygote()
-            shim = await zygote.spawn(self._shim_config(container, rootfs), netns)
-        container.shim = shim
+            container.shim = await zygote.spawn(self._shim_config(container, rootfs), netns)
+        return container.shim
+
+    async def _run(self, container: Container, shim: Shim) -> Shim:
+        record, trace = container.record, container.trace
         for streams in container.pending:
             await shim.attach(
                 stdin=streams.stdin,
@@ -210,37 +217,42 @@ class Starter:
         root = f"/proc/{container.record.state.pid}/root"
         return await asyncio.to_thread(_accounts_below, root)
 
-    async def _build_spec(
+    async def _write_bundle(
         self, container: Container, endpoints: list[EndpointRecord], network: NetworkRecord | None, kind: SandboxKind,
         shared: dict[str, str], mounts: list[MountPoint], accounts: Accounts,
-    ) -> oci.Spec:  # fmt: skip
-        record = container.record
-        user = resolve(record.config.user, accounts, record.host.group_add)
+    ) -> None:  # fmt: skip
+        """Write the container's own files and its spec, in one go on a thread; hooks see the spec in between."""
         gateway = network.subnets[0][1] if network and network.subnets else None
-        files = await asyncio.to_thread(
-            write_files,
-            container.directories.files,
-            record,
-            endpoints,
-            host_network=kind is SandboxKind.HOST,
-            gateway=gateway,
-        )
-        private = record.host.cgroupns_mode == "private" or (
-            not record.host.cgroupns_mode and not record.host.privileged and cgroups.detect().version == "v2"
-        )
-        around = oci.Surroundings(
-            user=user,
-            cgroups_path=self.cgroup_path(container),
-            private_cgroup_namespace=private,
-            files=files,
-            namespaces=shared,
-            sandbox=kind,
-            mounts=mounts,
-            hostname=record.config.hostname,
-        )
-        spec, container.warnings = await asyncio.to_thread(oci.build, record, around)
-        await self._adjust(container, spec)
-        return spec
+
+        def build() -> oci.Spec:
+            record = container.record
+            files = write_files(
+                container.directories.files,
+                record,
+                endpoints,
+                host_network=kind is SandboxKind.HOST,
+                gateway=gateway,
+            )
+            around = oci.Surroundings(
+                user=resolve(record.config.user, accounts, record.host.group_add),
+                cgroups_path=self.cgroup_path(container),
+                private_cgroup_namespace=_private_cgroups(record),
+                files=files,
+                namespaces=shared,
+                sandbox=kind,
+                mounts=mounts,
+                hostname=record.config.hostname,
+            )
+            spec, container.warnings = oci.build(record, around)
+            if not adjusted:
+                _write_json(container.directories.bundle / "config.json", spec)
+            return spec
+
+        adjusted = bool(self._registry.manager.hook.sampan_adjust_spec.get_hookimpls())
+        spec = await asyncio.to_thread(build)
+        if adjusted:
+            await self._adjust(container, spec)
+            await asyncio.to_thread(_write_json, container.directories.bundle / "config.json", spec)
 
     def cgroup_path(self, container: Container) -> str:
         """Give the container's cgroup, the same path in every hierarchy."""
@@ -248,9 +260,6 @@ class Starter:
         return f"/{parent.strip('/')}/{container.id}"
 
     async def _adjust(self, container: Container, spec: oci.Spec) -> None:
-        implementations = self._registry.manager.hook.sampan_adjust_spec.get_hookimpls()
-        if not implementations:
-            return
         view = hookspecs.ContainerView(
             container.id, container.record.name, container.record.config.image, dict(container.record.config.labels)
         )
@@ -267,10 +276,21 @@ class Starter:
         except Exception as error:
             raise System(f"start container {container.id[:12]}: a sampan_adjust_spec hook failed: {error!r}") from error
 
+    async def open(self) -> None:
+        """Have the zygote ready before the first start."""
+        await self._the_zygote()
+
     async def close(self) -> None:
         """End the zygote; shims go on."""
         if self._zygote is not None:
             await self._zygote.close()
+
+
+def _private_cgroups(record: ContainerRecord) -> bool:
+    """Say whether the container gets a cgroup namespace of its own: on pure v2 by default, as Docker does."""
+    if record.host.cgroupns_mode:
+        return record.host.cgroupns_mode == "private"
+    return not record.host.privileged and cgroups.detect().version == "v2"
 
 
 def _ready_directories(container: Container) -> None:
