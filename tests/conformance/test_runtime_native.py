@@ -1,10 +1,192 @@
+"""The suite on the native driver, and what is the native driver's own: attacks on how it builds a root, and refusals."""
+
 from __future__ import annotations
 
+import errno
+import os
+import resource
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from sampan.api.errors import Forbidden, InvalidArgument, Unsupported
+from sampan.api.runtime import Mount
+from sampan.linux.cgroups import favor_moves
+from sampan.linux.mounts import open_readonly_file
+from sampan.testing.rootfs import build_rootfs
+from sampan.testing.runtime import RuntimeDriverSuite, Workshop
+from sampan.testing.spec import process_spec
 from sampan_runtime_native.driver import NativeRuntime
 
-from sampan.testing.runtime import RuntimeDriverSuite
+TERMINAL_SIZE = {"height": 25, "width": 80}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_moves() -> Any:
+    """As the daemon has it: moves between v1 cgroups don't wait."""
+    fd = favor_moves()
+    yield
+    if fd >= 0:
+        os.close(fd)
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> Path:
+    """A root file system to put traps in."""
+    return build_rootfs(tmp_path / "hostile")
+
+
+def bound(tree: Path) -> tuple[Mount, ...]:
+    return (Mount("bind", str(tree), ("rbind",)),)
+
+
+def flip_for_ever(shared: Path) -> NoReturn:
+    """Swap `real` and `link`; what the driver makes meanwhile may be in the way of one turn."""
+    turns = (("real", "aside"), ("link", "real"), ("real", "link"), ("aside", "real"))
+    try:
+        while True:
+            for one, other in turns:
+                with suppress(OSError):
+                    os.rename(shared / one, shared / other)
+    finally:
+        os._exit(1)
 
 
 class TestNative(RuntimeDriverSuite):
     driver_class = NativeRuntime
     require_supported = True
+
+    @pytest.mark.parametrize("depth", [0, 1, 2])
+    def test_engine_is_not_run_from_a_container(self, workshop: Workshop, hostile: Path, depth: int) -> None:
+        """A02: the entrypoint is a link to the engine's executable, or a script that has it run, or a script of such."""
+        (hostile / "entry0").symlink_to("/proc/self/exe")
+        for number in (1, 2):
+            target = "/proc/self/exe" if number == 1 else "/entry1"
+            (hostile / f"entry{number}").write_text(f"#!{target}\n")
+            (hostile / f"entry{number}").chmod(0o755)
+        container = workshop.idle(rootfs=bound(hostile))
+        with pytest.raises(Forbidden, match="engine's own executable"):
+            container.exec(process_spec([f"/entry{depth}"]))
+        spec = workshop.spec("true")
+        spec["process"]["args"] = [f"/entry{depth}"]
+        with pytest.raises(Forbidden, match="engine's own executable"):
+            workshop.container(spec, rootfs=bound(hostile)).run()
+
+    def test_executable_from_a_readonly_mount_cannot_be_written(self, tmp_path: Path) -> None:
+        program = tmp_path / "program"
+        program.write_bytes(b"x")
+        fd = open_readonly_file(program)
+        try:
+            with pytest.raises(OSError, match="Read-only") as caught:
+                os.open(f"/proc/self/fd/{fd}", os.O_WRONLY)
+            assert caught.value.errno == errno.EROFS
+        finally:
+            os.close(fd)
+
+    def test_null_device_of_the_image_is_not_trusted(self, workshop: Workshop, hostile: Path) -> None:
+        """A03: without a tmpfs at /dev, the image's own /dev/null would be what masks paths."""
+        (hostile / "dev/null").symlink_to("/proc/sys/kernel/core_pattern")
+        spec = workshop.spec("true")
+        spec["mounts"] = [each for each in spec["mounts"] if not each["destination"].startswith("/dev")]
+        with pytest.raises(Forbidden, match="/dev/null"):
+            workshop.container(spec, rootfs=bound(hostile)).run()
+
+    def test_console_of_the_image_is_not_used(self, workshop: Workshop, hostile: Path) -> None:
+        """A04: /dev/console in the image leads to procfs; the terminal's mount lands on a new file."""
+        (hostile / "dev/console").symlink_to("/proc/self/mem")
+        (hostile / "dev/pts").mkdir()
+        spec = workshop.spec("test ! -L /dev/console && tty && mount | grep -c console", terminal=True)
+        spec["process"]["consoleSize"] = TERMINAL_SIZE
+        spec["mounts"] = [each for each in spec["mounts"] if each["destination"] not in ("/dev", "/dev/mqueue", "/dev/shm")]
+        assert workshop.container(spec, rootfs=bound(hostile)).run().lines == ["/dev/pts/0", "1"]
+
+    def test_sysctls_do_not_pass_through_the_image(self, workshop: Workshop, hostile: Path) -> None:
+        """A05: the container's /proc is a volume with a trap in it; the parameter is set in the kernel all the same."""
+        trap = hostile / "trap"
+        (trap / "sys/net/ipv4").mkdir(parents=True)
+        (trap / "sys/net/ipv4/ip_forward").symlink_to("/etc/passwd")
+        before = (hostile / "etc/passwd").read_text()
+        spec = workshop.spec("mount -t proc proc /run; cat /run/sys/net/ipv4/ip_forward")
+        spec["mounts"] = [each for each in spec["mounts"] if each["destination"] != "/proc"]
+        spec["mounts"].append({"destination": "/proc", "type": "bind", "source": str(trap), "options": ["bind"]})
+        spec["linux"]["sysctl"] = {"net.ipv4.ip_forward": "1"}
+        for kind in ("bounding", "effective", "permitted"):
+            spec["process"]["capabilities"][kind].append("CAP_SYS_ADMIN")
+        assert workshop.container(spec, rootfs=bound(hostile)).run().text == "1"
+        assert (hostile / "etc/passwd").read_text() == before
+
+    def test_swapped_directory_stays_in_the_root(self, workshop: Workshop, hostile: Path, tmp_path: Path) -> None:
+        """A07: someone flips a mount's target between a directory and a link to the host's all the while."""
+        victim = tmp_path / "victim"
+        victim.mkdir()
+        shared = hostile / "shared"
+        (shared / "real").mkdir(parents=True)
+        (shared / "link").symlink_to(victim)
+        spec = workshop.spec("true")
+        spec["mounts"] += [
+            {"destination": "/shared", "type": "bind", "source": str(shared), "options": ["bind"]},
+            {"destination": "/shared/real/deep", "type": "tmpfs", "source": "tmpfs", "options": []},
+        ]
+        pid = os.fork()  # a process, since the suite's own must have one thread when it forks
+        if pid == 0:
+            flip_for_ever(shared)
+        try:
+            for _ in range(25):
+                try:
+                    workshop.container(spec, rootfs=bound(hostile)).run()
+                except Exception as error:  # noqa: BLE001, whatever it says: it must not have left the root
+                    assert "victim" not in str(error)
+                assert list(victim.iterdir()) == []
+        finally:
+            os.kill(pid, 9)
+            os.waitpid(pid, 0)
+
+    @pytest.mark.parametrize("target", ["/proc", "/proc/self/attr", "/proc/sys/kernel"])
+    def test_nothing_is_bound_over_proc(self, workshop: Workshop, tmp_path: Path, target: str) -> None:
+        spec = workshop.spec("true")
+        spec["mounts"].append({"destination": target, "type": "bind", "source": str(tmp_path), "options": ["bind"]})
+        with pytest.raises(Forbidden, match="a bind over a part of /proc"):
+            workshop.container(spec).run()
+
+    def test_missing_working_directory_is_made(self, workshop: Workshop, hostile: Path) -> None:
+        (hostile / "dangling").symlink_to("/made/by/link")
+        spec = workshop.spec("pwd", cwd="/dangling/deep")
+        assert workshop.container(spec, rootfs=bound(hostile)).run().text == "/made/by/link/deep"
+        assert (hostile / "made/by/link/deep").is_dir()
+        assert not Path("/made").exists()
+
+    def test_limit_above_the_engines_own_is_cut(self, workshop: Workshop) -> None:
+        """Without CAP_SYS_RESOURCE the kernel refuses; with it the limit is what was asked for."""
+        ceiling = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        limits = [{"type": "RLIMIT_NOFILE", "soft": 1 << 19, "hard": 1 << 19}]
+        found = int(workshop.run("ulimit -Hn", rlimits=limits).text)
+        assert found in (ceiling, 1 << 19)
+
+    @pytest.mark.parametrize(
+        ("change", "kind", "words"),
+        [
+            ({"namespaces": [{"type": "mount"}, {"type": "user"}]}, Unsupported, "no user namespaces"),
+            ({"namespaces": [{"type": "pid"}]}, Unsupported, "mount namespace"),
+            ({"uidMappings": [{"containerID": 0, "hostID": 1, "size": 1}]}, Unsupported, "user namespaces"),
+            ({"sysctl": {"kernel.core_pattern": "x"}}, InvalidArgument, "not in a separate kernel namespace"),
+            ({"sysctl": {"net.nothing.here": "1"}}, InvalidArgument, "does not exist"),
+            ({"cgroupsPath": "/a/../../b"}, InvalidArgument, "cgroup path"),
+            ({"resources": {"cpu": {"cpus": "4000"}}}, Exception, "cpuset.cpus"),
+            ({"seccomp": {"defaultAction": "SCMP_ACT_NOTIFY"}}, Unsupported, "SCMP_ACT_NOTIFY"),
+            ({"seccomp": {"defaultAction": "SCMP_ACT_DANCE"}}, InvalidArgument, "SCMP_ACT_DANCE"),
+        ],
+    )
+    def test_what_it_cannot_do_is_refused(
+        self, workshop: Workshop, change: dict[str, Any], kind: type[Exception], words: str
+    ) -> None:
+        spec = workshop.spec("true")
+        spec["linux"].update(change)
+        with pytest.raises(kind, match=words):
+            workshop.container(spec).run()
+
+    def test_call_has_one_thread(self) -> None:
+        """What the driver's clone relies on, and what the shim gives it."""
+        assert threading.active_count() == 1

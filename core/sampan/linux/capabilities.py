@@ -91,9 +91,10 @@ def last_cap() -> int:
         os.close(fd)
 
 
-def current() -> CapabilitySets:
-    """Read the sets of the calling process from /proc."""
-    fd = os.open("/proc/self/status", os.O_RDONLY | os.O_CLOEXEC)
+def current(proc: int | None = None) -> CapabilitySets:
+    """Read the sets of the calling process from the procfs `proc`, a directory descriptor, or else from /proc."""
+    flags = os.O_RDONLY | os.O_CLOEXEC
+    fd = os.open("/proc/self/status", flags) if proc is None else os.open("self/status", flags, dir_fd=proc)
     try:
         text = os.read(fd, 8192)
     finally:

@@ -55,7 +55,7 @@ class Program:
         self._change_directory()
         self._env = dict(process.env)
         self._env.setdefault("HOME", home_of(process.uid))
-        have = capabilities.current()
+        have = capabilities.current(proc)
         capabilities.drop_bounding(process.capabilities.bounding, have.bounding)
         prctl(PR_SET_KEEPCAPS, 1)
         os.setgroups(process.groups)
