@@ -363,6 +363,7 @@ class Shim:
         """The first process was reaped: ask for the reason while its last output is read."""
         if self._handle is None:
             self._oom_killed = False
+            self._record_exit()
             return
 
         def done(killed: Any, error: SampanError | None) -> None:

@@ -1,0 +1,134 @@
+"""The daemon, the zygote or the shim is gone: what runs goes on, and what ended is known."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from launch_harness import Harness, attach, eventually, harness
+
+from sampan.api.errors import Unavailable
+from sampan.launch.client import Shim, Zygote
+from sampan.launch.protocol import read_exit
+
+# 2000 numbered lines, with a pause after every 20 so that the daemon's absence falls in the midst of them.
+COUNT = "i=0; while [ $i -lt 2000 ]; do echo $i; i=$((i+1)); [ $((i % 20)) = 0 ] && sleep 0.01; done; exit 5"
+LINES = b"".join(b"%d\n" % number for number in range(2000))
+
+
+async def kill_daemon(running: Harness, shim: Shim) -> None:
+    """Drop all that a killed daemon's kernel would: every connection and the zygote."""
+    await shim.close()
+    await running.zygote.close()
+    running.shims.remove(shim)
+
+
+async def reconnect(running: Harness, name: str = "c") -> Shim:
+    shim = await Shim.connect(running.directory / name / "state")
+    running.shims.append(shim)
+    return shim
+
+
+def test_a_container_outlives_the_daemon_with_no_hole_in_its_log(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with asyncio.timeout(60), harness(tmp_path) as running:
+            first = await running.spawn("sh", "-c", COUNT)
+            streams = await attach(first)
+            launched = await first.launch()
+            await streams.read(until=b"\n100\n")
+            streams.close()
+            await kill_daemon(running, first)
+            shim = await reconnect(running)
+            state = await shim.state()
+            assert (state.pid, state.started_at_ns) == (launched.pid, launched.started_at_ns)
+            assert (await shim.wait()).exit_code == 5
+            assert await running.logged() == LINES
+
+    asyncio.run(test())
+
+
+def test_an_exit_that_nobody_heard_is_found(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with asyncio.timeout(60), harness(tmp_path) as running:
+            first = await running.spawn("sh", "-c", "read a; exit 9", open_stdin=True)
+            await first.launch()
+            pid = first.pid
+            await first.close_stdin()
+            await kill_daemon(running, first)
+            await eventually(lambda: read_exit(tmp_path / "c") is not None)
+            assert (await (await reconnect(running)).wait()).exit_code == 9
+            os.kill(pid, signal.SIGKILL)
+            await running.shims.pop().closed.wait()
+            with pytest.raises(Unavailable):
+                await Shim.connect(tmp_path / "c" / "state")
+            record = read_exit(tmp_path / "c")
+            assert record is not None and record.exit_code == 9
+
+    asyncio.run(test())
+
+
+def test_the_death_of_a_shim_is_told(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with asyncio.timeout(60), harness(tmp_path) as running:
+            shim = await running.spawn("sleep", "100")
+            launched = await shim.launch()
+            waiting = asyncio.ensure_future(shim.wait())
+            await shim.state()
+            os.kill(shim.pid, signal.SIGKILL)
+            await shim.closed.wait()
+            os.kill(launched.pid, signal.SIGKILL)
+            with pytest.raises(Unavailable):
+                await waiting
+            assert read_exit(tmp_path / "c") is None
+
+    asyncio.run(test())
+
+
+def test_the_death_of_the_zygote_is_told_and_its_shims_go_on(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with asyncio.timeout(60), harness(tmp_path) as running:
+            shim = await running.spawn("sleep", "100")
+            await shim.launch()
+            os.kill(running.zygote.pid, signal.SIGKILL)
+            await running.zygote.died.wait()
+            with pytest.raises(Unavailable):
+                await running.spawn("true", name="d")
+            assert (await shim.state()).running
+            running.zygote = await Zygote.start(["host_runtime"])
+            other = await running.spawn("true", name="e")
+            await other.launch()
+            assert (await other.wait()).exit_code == 0
+            await running.zygote.close()
+
+    asyncio.run(test())
+
+
+def test_a_shim_that_was_never_launched_ends_with_the_daemon(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with asyncio.timeout(60), harness(tmp_path) as running:
+            shim = await running.spawn("true")
+            pidfd = os.pidfd_open(shim.pid)
+            await shim.close()
+            ended = asyncio.Event()
+            asyncio.get_running_loop().add_reader(pidfd, ended.set)
+            await ended.wait()
+            asyncio.get_running_loop().remove_reader(pidfd)
+            os.close(pidfd)
+
+    asyncio.run(test())
+
+
+def test_a_long_state_directory(tmp_path: Path) -> None:
+    async def test() -> None:
+        deep = tmp_path / ("d" * 120)
+        async with asyncio.timeout(60), harness(deep) as running:
+            shim = await running.spawn("sleep", "100")
+            await shim.launch()
+            await shim.close()
+            running.shims.clear()
+            assert (await (await reconnect(running)).state()).running
+
+    asyncio.run(test())
