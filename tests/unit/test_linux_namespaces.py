@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+
+from sampan.linux.namespaces import call_in_netns, new_netns
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="a network namespace needs CAP_SYS_ADMIN")
+
+
+def own_network() -> int:
+    return os.stat("/proc/thread-self/ns/net").st_ino
+
+
+@needs_root
+def test_network_namespace_is_reached_and_left() -> None:
+    before = own_network()
+    fd = new_netns()
+    try:
+        assert call_in_netns(fd, own_network) == os.fstat(fd).st_ino != before
+        assert own_network() == before
+        # A socket stays where it was made: the new namespace's loopback is down.
+        with call_in_netns(fd, socket.socket) as made, pytest.raises(OSError, match="unreachable"):
+            made.connect(("127.0.0.1", 9))
+    finally:
+        os.close(fd)
+
+
+@needs_root
+def test_error_in_another_namespace_reaches_the_caller() -> None:
+    fd = new_netns()
+    try:
+        with pytest.raises(ZeroDivisionError):
+            call_in_netns(fd, lambda: 1 // 0)
+    finally:
+        os.close(fd)

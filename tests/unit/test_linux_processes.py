@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from sampan.linux.processes import clone, keep_only, reset_signals
+
+
+def status_of_child(run: object) -> int:
+    pid = os.fork()
+    if pid == 0:
+        status = 255
+        try:
+            status = run()  # type: ignore[operator]
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_only_the_named_descriptors_stay() -> None:
+    def run() -> int:
+        kept = [os.dup(1) for _ in range(4)]
+        keep_only([kept[3], 1, kept[1]])
+        return 0 if set(os.listdir("/proc/self/fd")) - {"0"} == {"1", str(kept[1]), str(kept[3])} else 1
+
+    # fd 0 is the listing's own: the lowest free number
+    assert status_of_child(run) == 0
+
+
+def test_ignored_and_blocked_signals_are_forgotten() -> None:
+    def run() -> int:
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        signal.signal(signal.SIGRTMAX, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        reset_signals()
+        with Path("/proc/self/status").open("rb") as file:
+            masks = dict(line.split() for line in file if line.startswith((b"SigIgn", b"SigBlk")))
+        return 0 if {int(value, 16) for value in masks.values()} == {0} else 1
+
+    assert status_of_child(run) == 0
+
+
+def test_clone_is_a_fork() -> None:
+    def run() -> int:
+        # Without CLONE_PARENT and a signal at the end it is waited for with __WALL
+        pid = clone(0)
+        if pid == 0:
+            os._exit(7)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0x40000000)[1])
+
+    assert status_of_child(run) == 7
