@@ -1,4 +1,5 @@
-"""A real runtime driver for tests of the launch processes: it runs programs of the host, in a session of their own, uncontained.
+"""A real runtime driver for tests of the launch processes: it runs programs of the host, in a session of
+their own, uncontained.
 
 The shim and its children load it by name. Settings: `hang` or `fail` name an operation that does so.
 """
@@ -35,7 +36,7 @@ class HostRuntime(RuntimeDriver):
 
     def start(self, handle: Handle) -> None:
         self._misbehave("start")
-        with open(handle.data["gate"], "wb") as gate:
+        with Path(handle.data["gate"]).open("wb") as gate:
             gate.write(b"!")
 
     def signal(self, handle: Handle, signum: int, *, everyone: bool = False) -> None:
@@ -81,7 +82,9 @@ class HostRuntime(RuntimeDriver):
 
 
 def _spawn(process: Mapping[str, Any], stdio: Stdio, gate: Path | None) -> int:
-    """Fork twice, so that the process becomes the shim's; an exec that fails is told over a pipe that closes on exec."""
+    """Fork twice, so that the process becomes the shim's; an exec that fails is told over a pipe that
+    closes on exec.
+    """
     reader, writer = os.pipe2(os.O_CLOEXEC)
     middle = os.fork()
     if middle == 0:
@@ -93,7 +96,7 @@ def _spawn(process: Mapping[str, Any], stdio: Stdio, gate: Path | None) -> int:
         os._exit(0)
     os.close(writer)
     os.waitpid(middle, 0)
-    with open(reader, "rb") as answer:
+    with os.fdopen(reader, "rb") as answer:
         pid = int(answer.readline())
         failure = answer.read() if gate is None else b""
     if failure:
@@ -134,5 +137,5 @@ def _become(process: Mapping[str, Any], stdio: Stdio, gate: Path | None, writer:
 
 
 def _pass(gate: Path) -> None:
-    with open(gate, "rb") as opened:
+    with gate.open("rb") as opened:
         opened.read(1)

@@ -12,11 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from sampan_log_json_file.driver import JsonFile
-
 from sampan.api.logs import LogContext, LogQuery
 from sampan.launch.client import Shim, Zygote
 from sampan.launch.protocol import ClassRef, ShimConfig
+from sampan_log_json_file.driver import JsonFile
 
 RUNTIME = ClassRef("host_runtime", "HostRuntime")
 LOG = ClassRef("sampan_log_json_file.driver", "JsonFile")

@@ -6,12 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
-from sampan_log_json_file.driver import JsonFile
-from sampan_log_json_file.encoding import parse_time
 
 from sampan.api.errors import InvalidArgument, Unsupported
 from sampan.api.logs import LogContext, LogQuery, LogRecord
 from sampan.testing.logs import START, LogDriverSuite
+from sampan_log_json_file.driver import JsonFile
+from sampan_log_json_file.encoding import parse_time
 
 
 class TestJsonFile(LogDriverSuite):

@@ -8,8 +8,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from launch_harness import Harness, attach, eventually, harness
 
+from launch_harness import Harness, attach, eventually, harness
 from sampan.api.errors import Unavailable
 from sampan.launch.client import Shim, Zygote
 from sampan.launch.protocol import read_exit

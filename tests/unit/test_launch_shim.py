@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from launch_harness import Attached, Harness, attach, eventually, harness, open_fds
 
+from launch_harness import Attached, Harness, attach, eventually, harness, open_fds
 from sampan.api.errors import Conflict, InvalidArgument, NotFound, SampanError, System
 from sampan.launch.client import Shim
 from sampan.launch.protocol import ClassRef, ExecConfig, ExitRecord, read_exit

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class LogContext:
     """What a writer or reader gets: the container, its directory for logs, and the options of `--log-opt`.
 
-    `attributes` are what the options `labels`, `env` and `tag` chose of the container; a driver that can keeps them with
+    `attributes` are what the options `labels`, `env` and `tag` chose of the container; a driver that can
+    keeps them with
     each record.
     """
 
@@ -33,10 +34,13 @@ class LogContext:
 
 @dataclass(frozen=True, slots=True)
 class LogRecord:
-    """One piece of output. `stream` is `stdout` or `stderr`; `time_ns` since the epoch; `partial`: the line goes on.
+    """One piece of output. `stream` is `stdout` or `stderr`; `time_ns` since the epoch; `partial`: the line
+    goes on.
 
-    `data` is a whole line with its newline, or at most 16 KiB of one. To a writer it may also be many whole lines that were
-    read at the same moment, so that nothing is done line by line that can be done at once; a reader gives each line by itself.
+    `data` is a whole line with its newline, or at most 16 KiB of one. To a writer it may also be many whole
+    lines that were
+    read at the same moment, so that nothing is done line by line that can be done at once; a reader gives
+    each line by itself.
     """
 
     stream: str
@@ -59,7 +63,8 @@ class LogWriter:
 
 @dataclass(frozen=True, slots=True)
 class LogQuery:
-    """Which records a reader wants. Times in nanoseconds since the epoch; `tail` None is all; `follow` waits for more.
+    """Which records a reader wants. Times in nanoseconds since the epoch; `tail` None is all; `follow`
+    waits for more.
 
     `ended` is set when no more will be written: a reader that follows gives what is there and ends.
     """

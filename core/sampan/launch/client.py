@@ -1,6 +1,8 @@
-"""The daemon's side: start the zygote, spawn shims, talk to them. All on the running asyncio loop, without threads.
+"""The daemon's side: start the zygote, spawn shims, talk to them. All on the running asyncio loop, without
+threads.
 
-A call that is cancelled leaves nothing behind; its answer is dropped when it comes. Descriptors given to a call stay the
+A call that is cancelled leaves nothing behind; its answer is dropped when it comes. Descriptors given to a
+call stay the
 caller's: close them once it has returned.
 """
 
@@ -114,7 +116,9 @@ class Channel:
 
 
 class Shim:
-    """A container's shim. Every operation raises the errors of the runtime driver, and `Unavailable` if the shim is gone."""
+    """A container's shim. Every operation raises the errors of the runtime driver, and `Unavailable` if the
+    shim is gone.
+    """
 
     def __init__(self, channel: Channel, container_id: str, pid: int) -> None:
         """Use `Zygote.spawn` or `Shim.connect`."""
@@ -126,7 +130,9 @@ class Shim:
 
     @classmethod
     async def connect(cls, state_dir: Path) -> Shim:
-        """Connect to a shim that lives already. Raises `Unavailable` if no one answers, `Unsupported` for another protocol."""
+        """Connect to a shim that lives already. Raises `Unavailable` if no one answers, `Unsupported` for
+        another protocol.
+        """
         directory = _open_directory(state_dir)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         sock.setblocking(False)
@@ -155,8 +161,10 @@ class Shim:
     ) -> None:
         """Connect streams, before or after the launch. With a terminal `stdout` carries all output.
 
-        The shim gets copies of the descriptors (sockets, pipes), and closes its copies when the stream has ended and all was sent.
-        The end of `stdin` closes the container's input, after the last byte, if `stdin_eof_closes`; else nothing.
+        The shim gets copies of the descriptors (sockets, pipes), and closes its copies when the stream has
+        ended and all was sent.
+        The end of `stdin` closes the container's input, after the last byte, if `stdin_eof_closes`; else
+        nothing.
         A stream that is read slowly holds the container back; one that breaks is dropped.
         """
         names, fds = _named(stdin, stdout, stderr)
@@ -179,13 +187,17 @@ class Shim:
         await self._channel.request("close_stdin", exec_id=exec_id)
 
     async def exec(self, config: ExecConfig, *, stdin: int = -1, stdout: int = -1, stderr: int = -1) -> int:
-        """Start one more process and give its pid. Streams as in `attach`; the end of `stdin` closes the process's input."""
+        """Start one more process and give its pid. Streams as in `attach`; the end of `stdin` closes the
+        process's input.
+        """
         names, fds = _named(stdin, stdout, stderr)
         result: int = await self._channel.request("exec", fds, names=names, config=config.to_data())
         return result
 
     async def wait_exec(self, exec_id: str) -> ExitRecord:
-        """Wait for the end of a process started by `exec`. `NotFound` if there is none, or it ended long ago."""
+        """Wait for the end of a process started by `exec`. `NotFound` if there is none, or it ended long
+        ago.
+        """
         return ExitRecord.from_data(await self._exit(exec_id, "wait_exec", exec_id=exec_id))
 
     async def state(self) -> ShimState:
@@ -213,7 +225,9 @@ class Shim:
         return tuple(await self._channel.request("processes"))
 
     async def delete(self) -> None:
-        """Remove what the runtime made, killing what still runs, and let the shim end. After an error it can be asked again."""
+        """Remove what the runtime made, killing what still runs, and let the shim end. After an error it
+        can be asked again.
+        """
         await self._channel.request("delete")
         await self._channel.closed.wait()
         await self.close()
@@ -224,7 +238,9 @@ class Shim:
         await asyncio.gather(*self._exits.values(), return_exceptions=True)
 
     async def _exit(self, key: str, op: str, **fields: Any) -> Any:
-        """Let all who wait for one process share one request, so that a cancelled wait leaves nothing in the shim."""
+        """Let all who wait for one process share one request, so that a cancelled wait leaves nothing in
+        the shim.
+        """
         task = self._exits.get(key)
         if task is None:
             task = asyncio.ensure_future(self._channel.request(op, **fields))
@@ -251,7 +267,9 @@ class Zygote:
 
     @classmethod
     async def start(cls, preload: Sequence[str]) -> Zygote:
-        """Start the zygote and let it import `preload`. A module that fails to import is logged; its shims will say why."""
+        """Start the zygote and let it import `preload`. A module that fails to import is logged; its shims
+        will say why.
+        """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         path = [entry for entry in sys.path if entry]
         command = [sys.executable, "-I", "-S", "-c", _BOOT, str(theirs.fileno()), *path]
@@ -276,7 +294,8 @@ class Zygote:
         return self._process.pid
 
     async def spawn(self, config: ShimConfig, netns: int = -1) -> Shim:
-        """Fork a shim for a container that is to be launched. Raises `SampanError` if it can't be set up (log, driver).
+        """Fork a shim for a container that is to be launched. Raises `SampanError` if it can't be set up
+        (log, driver).
 
         A shim whose daemon goes away before the launch ends by itself.
         """

@@ -17,7 +17,9 @@ logger = logging.getLogger(__name__)
 
 
 class Request:
-    """One request. It is answered once, by `reply` or `fail`, maybe later; an answer to a closed connection is dropped."""
+    """One request. It is answered once, by `reply` or `fail`, maybe later; an answer to a closed connection
+    is dropped.
+    """
 
     __slots__ = ("_connection", "_id", "fds", "message", "op")
 

@@ -23,10 +23,14 @@ class Source:
 
 
 class Input:
-    """The standard input of a process. One writer at a time: a chunk is written whole before the next one is read."""
+    """The standard input of a process. One writer at a time: a chunk is written whole before the next one
+    is read.
+    """
 
     def __init__(self, loop: Loop, *, terminal: bool) -> None:
-        """Wait for `open`. A terminal has no end of its own that could be closed: there `close` only ends the writing."""
+        """Wait for `open`. A terminal has no end of its own that could be closed: there `close` only ends
+        the writing.
+        """
         self._loop = loop
         self._terminal = terminal
         self._fd = -1

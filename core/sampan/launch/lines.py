@@ -1,15 +1,21 @@
-"""From a stream of bytes to log records: whole lines where there are some, pieces of at most 16 KiB where a line is longer."""
+"""From a stream of bytes to log records: whole lines where there are some, pieces of at most 16 KiB where a
+line is longer.
+"""
 
 from __future__ import annotations
 
 from sampan.api.logs import LogRecord
 
 MAX_LINE = 16 * 1024
-"""Longest piece in one record, in bytes, as Docker's. A longer line becomes several records, all but the last partial."""
+"""Longest piece in one record, in bytes, as Docker's. A longer line becomes several records, all but the
+last partial.
+"""
 
 
 class LineFramer:
-    """Cuts one stream. What comes after the last newline is held back until its line is whole, too long, or the stream ends."""
+    """Cuts one stream. What comes after the last newline is held back until its line is whole, too long, or
+    the stream ends.
+    """
 
     def __init__(self, stream: str) -> None:
         """`stream` is `stdout` or `stderr`."""
@@ -17,7 +23,9 @@ class LineFramer:
         self._rest = b""
 
     def feed(self, data: bytes, time_ns: int) -> list[LogRecord]:
-        """Take bytes and give the records that they complete. A record may hold many whole lines of the same moment."""
+        """Take bytes and give the records that they complete. A record may hold many whole lines of the
+        same moment.
+        """
         data = self._rest + data if self._rest else data
         records = []
         start = 0

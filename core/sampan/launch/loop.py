@@ -42,7 +42,9 @@ class Loop:
         self._running = False
 
     def watch(self, fd: int, events: int, callback: Callable[[], None]) -> None:
-        """Call `callback` whenever one of `events` holds, and on error and hang-up. Again for `fd`: replaces."""
+        """Call `callback` whenever one of `events` holds, and on error and hang-up. Again for `fd`:
+        replaces.
+        """
         if fd in self._callbacks:
             self._epoll.modify(fd, events)
         else:
@@ -66,7 +68,8 @@ class Loop:
         self._running = True
         while self._running:
             ready = self._epoll.poll(self._timeout())
-            # What was seen before a change may be about another descriptor of that number, or not what is waited
+            # What was seen before a change may be about another descriptor of that number, or not what is
+            # waited
             # for now. Nothing is lost: a state that still holds is told again in the next round.
             self._changed.clear()
             for fd, _ in ready:

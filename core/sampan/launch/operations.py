@@ -1,6 +1,8 @@
-"""Runtime operations, each in a forked child: driver code never runs in the shim's loop, and may hang or crash there.
+"""Runtime operations, each in a forked child: driver code never runs in the shim's loop, and may hang or
+crash there.
 
-The child gets the driver freshly built, and no descriptors but those it is given. It answers one JSON object over a pipe and
+The child gets the driver freshly built, and no descriptors but those it is given. It answers one JSON
+object over a pipe and
 exits; its answer counts once it is reaped, for only then have its own children become the shim's.
 """
 

@@ -1,4 +1,6 @@
-"""The way out: from a process's pipe or terminal to the log, which comes first, and to the attached streams."""
+"""The way out: from a process's pipe or terminal to the log, which comes first, and to the attached
+streams.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +26,14 @@ LAST_CHUNKS = 16
 
 
 class Sink:
-    """One attached stream. What it does not take at once waits in a buffer; when it breaks it is dropped, and nothing else."""
+    """One attached stream. What it does not take at once waits in a buffer; when it breaks it is dropped,
+    and nothing else.
+    """
 
     def __init__(self, loop: Loop, fd: int, on_room: Callable[[], None], on_gone: Callable[[Sink], None]) -> None:
-        """Take over `fd`. `on_room` is called when the buffer has run empty, `on_gone` once, after the close."""
+        """Take over `fd`. `on_room` is called when the buffer has run empty, `on_gone` once, after the
+        close.
+        """
         os.set_blocking(fd, False)
         self._loop = loop
         self._fd = fd
@@ -100,7 +106,9 @@ class Sink:
 
 
 class StreamLog:
-    """One stream's part of the container's log. A log that can't be written stops nothing: `error` says what was lost."""
+    """One stream's part of the container's log. A log that can't be written stops nothing: `error` says
+    what was lost.
+    """
 
     def __init__(self, writer: LogWriter, stream: str) -> None:
         """Write what comes from `stream` to a writer that several streams share."""
@@ -126,10 +134,13 @@ class StreamLog:
 
 
 class Output:
-    """One output stream of a process. Reads no faster than the slowest attached stream takes it; drops no byte."""
+    """One output stream of a process. Reads no faster than the slowest attached stream takes it; drops no
+    byte.
+    """
 
     def __init__(self, loop: Loop, log: StreamLog | None, on_end: Callable[[], None]) -> None:
-        """Wait for `open`. `on_end` is called when the stream has ended and all of it is logged, and once more when
+        """Wait for `open`. `on_end` is called when the stream has ended and all of it is logged, and once
+        more when
         the last attached stream has got all of it later.
         """
         self._loop = loop
@@ -155,7 +166,9 @@ class Output:
             self._sinks.add(sink)
 
     def drain(self) -> None:
-        """End the stream now, though other processes may hold it open: take what it has, however slow the attached are."""
+        """End the stream now, though other processes may hold it open: take what it has, however slow the
+        attached are.
+        """
         for _ in range(LAST_CHUNKS):
             if self.ended or not self._read():
                 break
@@ -167,7 +180,9 @@ class Output:
             self._on_end()
 
     def _hold_or_read(self) -> None:
-        """Read if every attached stream has room. A held stream is not watched: a hang-up would wake us again and again."""
+        """Read if every attached stream has room. A held stream is not watched: a hang-up would wake us
+        again and again.
+        """
         wanted = self.fd >= 0 and not any(sink.full for sink in self._sinks)
         if wanted and not self._reading:
             self._loop.watch(self.fd, IN, self._readable)

@@ -12,11 +12,15 @@ from sampan.launch.loop import Loop, Timer
 from sampan.launch.streams import Streams
 
 GRACE_S = 2.0
-"""How long after a process's end its output may stay open in other hands, before its exit is told. Docker waits as long."""
+"""How long after a process's end its output may stay open in other hands, before its exit is told. Docker
+waits as long.
+"""
 
 
 class Process:
-    """One process and its streams. It has ended when it is reaped and its output is read, or `GRACE_S` later."""
+    """One process and its streams. It has ended when it is reaped and its output is read, or `GRACE_S`
+    later.
+    """
 
     def __init__(self, loop: Loop, streams: Streams, on_ended: Callable[[Process], None]) -> None:
         """Not started yet. `on_ended` is called once."""
@@ -36,7 +40,9 @@ class Process:
         return self._pidfd >= 0
 
     def started(self, pid: int) -> None:
-        """The driver says that this is it. Raises `System` if it is no child of ours, so that nobody could wait for it."""
+        """The driver says that this is it. Raises `System` if it is no child of ours, so that nobody could
+        wait for it.
+        """
         self.streams.handed_over()
         try:
             self._pidfd = os.pidfd_open(pid)

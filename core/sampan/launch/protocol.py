@@ -1,8 +1,12 @@
-"""What daemon, zygote and shim say to each other: JSON datagrams over SEQPACKET sockets, descriptors by `SCM_RIGHTS`.
+"""What daemon, zygote and shim say to each other: JSON datagrams over SEQPACKET sockets, descriptors by
+`SCM_RIGHTS`.
 
-A request is `{"id": N, "op": NAME, …}`, its answer `{"id": N, "result": …}` or `{"id": N, "error": {…}}`. Answers may come
-out of order: `wait` is answered when it happens. The first request on a connection is `hello`, answered with the
-protocol's version; a daemon talks to shims of its own major version and of any minor one. A message too long for a datagram
+A request is `{"id": N, "op": NAME, …}`, its answer `{"id": N, "result": …}` or `{"id": N, "error": {…}}`.
+Answers may come
+out of order: `wait` is answered when it happens. The first request on a connection is `hello`, answered
+with the
+protocol's version; a daemon talks to shims of its own major version and of any minor one. A message too
+long for a datagram
 travels in a memfd, sent as the last descriptor.
 
 Loaded into every shim: no pydantic, no asyncio. Sources: unix(7), cmsg(3), memfd_create(2).
@@ -53,8 +57,10 @@ class ClassRef:
 class ShimConfig:
     """All that a shim needs to know of its container.
 
-    `bundle` holds the OCI `config.json`. `root_dir` is where `exit.json` will lie, `state_dir` where `shim.sock`, `handle.json`
-    and the driver's own `runtime/` will. `log` None keeps no log. `log_attributes` are labels, environment and tag that the log's
+    `bundle` holds the OCI `config.json`. `root_dir` is where `exit.json` will lie, `state_dir` where
+    `shim.sock`, `handle.json`
+    and the driver's own `runtime/` will. `log` None keeps no log. `log_attributes` are labels, environment
+    and tag that the log's
     options chose. `console_size` is (height, width). `driver_timeout_s` ends a runtime operation that hangs.
     """
 
@@ -158,7 +164,9 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Launched:
-    """A container that runs: its first process in the shim's pid namespace, since when (ns since the epoch), and the spans."""
+    """A container that runs: its first process in the shim's pid namespace, since when (ns since the
+    epoch), and the spans.
+    """
 
     pid: int
     started_at_ns: int
@@ -248,7 +256,9 @@ class ShimState:
 
 
 def read_exit(root_dir: Path) -> ExitRecord | None:
-    """Give the exit record that a shim left in the container's root directory, or None. For a shim that is gone."""
+    """Give the exit record that a shim left in the container's root directory, or None. For a shim that is
+    gone.
+    """
     try:
         text = (root_dir / EXIT).read_bytes()
     except FileNotFoundError:
@@ -262,7 +272,9 @@ def encode(message: Message) -> bytes:
 
 
 def send(sock: socket.socket, payload: bytes, fds: Sequence[int] = ()) -> None:
-    """Send an encoded message whole with its descriptors, which stay the caller's. Raises `OSError`, `BlockingIOError`."""
+    """Send an encoded message whole with its descriptors, which stay the caller's. Raises `OSError`,
+    `BlockingIOError`.
+    """
     if len(payload) <= DATAGRAM:
         socket.send_fds(sock, [payload], list(fds), socket.MSG_NOSIGNAL)
         return
@@ -277,7 +289,8 @@ def send(sock: socket.socket, payload: bytes, fds: Sequence[int] = ()) -> None:
 
 
 def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
-    """Receive one message and the descriptors that came with it, now the caller's; None at the end of the connection.
+    """Receive one message and the descriptors that came with it, now the caller's; None at the end of the
+    connection.
 
     Raises `OSError`, `BlockingIOError` when there is none yet, `ValueError` for what is no message of ours.
     """

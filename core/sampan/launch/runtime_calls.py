@@ -27,7 +27,9 @@ def load_class(ref: ClassRef) -> Any:
 
 
 def launch(config: ShimConfig, stdio: Stdio, netns: int) -> dict[str, Any]:
-    """Create and start the container; give its handle and the spans. The handle is on disk before the start."""
+    """Create and start the container; give its handle and the spans. The handle is on disk before the
+    start.
+    """
     driver = _driver(config)
     bundle_file = config.bundle / "config.json"
     try:

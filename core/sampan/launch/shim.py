@@ -1,13 +1,17 @@
 """The shim: one process per container, between the daemon and the container's first process.
 
-It owns the pidfd, the pipes or the terminal, the log and the exit status, and answers whichever daemon connects to `shim.sock`.
+It owns the pidfd, the pipes or the terminal, the log and the exit status, and answers whichever daemon
+connects to `shim.sock`.
 It outlives the daemon. Single-threaded; its loop runs no runtime driver code (see `operations`).
 
-After a crash: if the daemon dies, nothing is lost, the next one connects. If the container ends while no daemon is there,
-`exit.json` tells it. If the shim itself is killed, its container's processes become children of init and nobody reads their
+After a crash: if the daemon dies, nothing is lost, the next one connects. If the container ends while no
+daemon is there,
+`exit.json` tells it. If the shim itself is killed, its container's processes become children of init and
+nobody reads their
 output: the daemon sees the connection close (`Shim.closed`) and kills the container through its cgroup.
 
-Sources: PR_SET_CHILD_SUBREAPER in prctl(2), pidfd_open(2), signal-safety of wakeup descriptors in Python's `signal`.
+Sources: PR_SET_CHILD_SUBREAPER in prctl(2), pidfd_open(2), signal-safety of wakeup descriptors in Python's
+`signal`.
 """
 
 from __future__ import annotations
@@ -417,7 +421,8 @@ class Shim:
             waiter.reply(record.to_data())
 
     def _finish_deletion(self) -> None:
-        """The driver has removed the container. Wait for an exit that is not recorded yet, then take leave."""
+        """The driver has removed the container. Wait for an exit that is not recorded yet, then take leave.
+        """
         _kill_children(self._operations.pids)
         self._reap()
         self._main.streams.handed_over()
@@ -465,7 +470,8 @@ class Shim:
     def _reap(self) -> None:
         """Reap what has ended.
 
-        While an operation may have made a process that we don't know of yet, only known children are reaped: an unknown one
+        While an operation may have made a process that we don't know of yet, only known children are
+        reaped: an unknown one
         could be that process, and its pid must stay taken until we hold a pidfd.
         """
         progress = True
@@ -496,7 +502,9 @@ class Shim:
 
 
 def main(config_data: dict[str, Any], sock: socket.socket, netns: int) -> None:
-    """Be the shim of a container, in a process that the zygote has just forked. `sock` is the daemon's first connection."""
+    """Be the shim of a container, in a process that the zygote has just forked. `sock` is the daemon's
+    first connection.
+    """
     os.setsid()
     os.chdir("/")
     os.umask(0o022)
@@ -536,7 +544,8 @@ def _open_log(config: ShimConfig) -> LogWriter | None:
 
 
 def _listen(state_dir: Path) -> socket.socket:
-    """Bind through a descriptor of the directory: a socket's address holds 107 bytes, a path may be longer."""
+    """Bind through a descriptor of the directory: a socket's address holds 107 bytes, a path may be longer.
+    """
     (state_dir / SOCKET).unlink(missing_ok=True)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     directory = os.open(state_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

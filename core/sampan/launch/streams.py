@@ -1,4 +1,6 @@
-"""The standard streams of one process: pipes or a terminal on one side, log and attached streams on the other."""
+"""The standard streams of one process: pipes or a terminal on one side, log and attached streams on the
+other.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,9 @@ class Streams:
         return next((log.error for log in self._logs if log.error), "")
 
     def attach(self, fds: Mapping[str, int], *, stdin_eof_closes: bool) -> None:
-        """Take over the descriptors named `stdin`, `stdout`, `stderr`. On a terminal `stdout` carries all output."""
+        """Take over the descriptors named `stdin`, `stdout`, `stderr`. On a terminal `stdout` carries all
+        output.
+        """
         for name, fd in fds.items():
             if name == "stdin":
                 self.input.attach(fd, eof_closes=stdin_eof_closes)
@@ -63,7 +67,9 @@ class Streams:
                 os.close(fd)
 
     def resize(self, height: int, width: int) -> None:
-        """Give the terminal a size in characters, now or as soon as there is one. No effect on pipes, as in Docker."""
+        """Give the terminal a size in characters, now or as soon as there is one. No effect on pipes, as in
+        Docker.
+        """
         self._size = (height, width)
         output = self.outputs["stdout"]
         if len(self.outputs) == 1 and output.fd >= 0:

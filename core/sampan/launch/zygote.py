@@ -1,7 +1,10 @@
-"""The zygote: a small process that forks shims, so that a container start pays for no interpreter and no imports.
+"""The zygote: a small process that forks shims, so that a container start pays for no interpreter and no
+imports.
 
-Started once by the daemon (`sampan.launch.client.Zygote`), single-threaded, with everything imported that a shim needs. It ends when
-the daemon's socket closes; its shims live on. Its heap stays small and is frozen (`gc.freeze`): a fork costs by the pages
+Started once by the daemon (`sampan.launch.client.Zygote`), single-threaded, with everything imported that a
+shim needs. It ends when
+the daemon's socket closes; its shims live on. Its heap stays small and is frozen (`gc.freeze`): a fork
+costs by the pages
 that are mapped, and a shim keeps sharing the pages that it does not write to.
 """
 
@@ -49,7 +52,9 @@ def _preload(modules: list[str]) -> dict[str, str]:
 
 
 def _spawn(sock: socket.socket, message: protocol.Message, fds: list[int]) -> int:
-    """Fork a shim that has `fds`: its first connection, and the network namespace if there is one. Give its pid."""
+    """Fork a shim that has `fds`: its first connection, and the network namespace if there is one. Give its
+    pid.
+    """
     pid = os.fork()
     if pid:
         for fd in fds:

@@ -26,7 +26,9 @@ _BUFFER = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One change: which watch, what (`IN_*` bits), the cookie that pairs both halves of a rename, and the name in a directory."""
+    """One change: which watch, what (`IN_*` bits), the cookie that pairs both halves of a rename, and the
+    name in a directory.
+    """
 
     watch: int
     mask: int
@@ -46,12 +48,16 @@ class Inotify:
         return self._fd
 
     def add(self, path: str | os.PathLike[str], mask: int) -> int:
-        """Watch a path and give the watch's number. Raises `OSError`: `ENOENT`, `ENOSPC` at the limit of watches."""
+        """Watch a path and give the watch's number. Raises `OSError`: `ENOENT`, `ENOSPC` at the limit of
+        watches.
+        """
         result = libc.inotify_add_watch(self._fd, os.fsencode(path), ctypes.c_uint32(mask))
         return _checked(result, f"inotify_add_watch {os.fspath(path)}")
 
     def read(self) -> list[Event]:
-        """Give the events that wait, oldest first; none waiting is an empty list. `IN_Q_OVERFLOW` says that some were lost."""
+        """Give the events that wait, oldest first; none waiting is an empty list. `IN_Q_OVERFLOW` says that
+        some were lost.
+        """
         try:
             data = os.read(self._fd, _BUFFER)
         except BlockingIOError:

@@ -1,6 +1,8 @@
-"""Docker's line: `{"log":"text\\n","stream":"stdout","attrs":{…},"time":"RFC 3339 with nanoseconds"}` and a newline.
+"""Docker's line: `{"log":"text\\n","stream":"stdout","attrs":{…},"time":"RFC 3339 with nanoseconds"}` and a
+newline.
 
-Written for throughput: what bytes methods can do for many lines at once is never done line by line. Escapes as moby's
+Written for throughput: what bytes methods can do for many lines at once is never done line by line. Escapes
+as moby's
 `jsonlog`: besides JSON's own also `<`, `>`, `&` and U+2028/9; each byte that is no UTF-8 becomes U+FFFD.
 """
 

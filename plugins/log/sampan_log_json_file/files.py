@@ -18,7 +18,9 @@ def rotated(path: Path, number: int) -> Path:
 
 
 def existing(path: Path) -> list[Path]:
-    """Give all files that there are, newest first. A gap in the numbers is what a crash in a rotation leaves."""
+    """Give all files that there are, newest first. A gap in the numbers is what a crash in a rotation
+    leaves.
+    """
     numbers = []
     for other in path.parent.glob(f"{path.name}.*"):
         suffix = other.name[len(path.name) + 1 :]

@@ -25,7 +25,9 @@ class Rotation:
 
 
 def parse(options: Mapping[str, str]) -> Rotation:
-    """Check all options and give those that matter here. Sizes are decimal, as Docker's. Raises `InvalidArgument`, `Unsupported`."""
+    """Check all options and give those that matter here. Sizes are decimal, as Docker's. Raises
+    `InvalidArgument`, `Unsupported`.
+    """
     for key in options:
         if key not in KNOWN:
             raise InvalidArgument(

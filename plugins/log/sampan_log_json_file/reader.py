@@ -1,4 +1,6 @@
-"""The reading side: in the daemon, from the oldest line or from the last N, and on as lines come, across rotations."""
+"""The reading side: in the daemon, from the oldest line or from the last N, and on as lines come, across
+rotations.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ class OpenFile:
         self._rest = b""
 
     def lines(self) -> list[bytes]:
-        """Give the next whole lines, at most about `_BLOCK` bytes of them; none at the end of what is written."""
+        """Give the next whole lines, at most about `_BLOCK` bytes of them; none at the end of what is
+        written.
+        """
         while data := os.pread(self.fd, _BLOCK, self.offset):
             self.offset += len(data)
             lines = (self._rest + data).split(b"\n")
@@ -40,7 +44,9 @@ class OpenFile:
         return []
 
     def skip_to_last(self, count: int) -> int:
-        """Go to where the last `count` lines begin, reading blocks from the end; give how many lines those are."""
+        """Go to where the last `count` lines begin, reading blocks from the end; give how many lines those
+        are.
+        """
         end = os.fstat(self.fd).st_size
         found = 0
         torn = True  # what comes after the last newline is no line yet

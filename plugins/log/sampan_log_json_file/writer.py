@@ -17,7 +17,9 @@ class JsonFileWriter(LogWriter):
     """Appends to the current file and rotates it when it is full."""
 
     def __init__(self, context: LogContext) -> None:
-        """Open, after a crash too: a torn last line is cut off, for it was never readable. Raises `OSError`."""
+        """Open, after a crash too: a torn last line is cut off, for it was never readable. Raises
+        `OSError`.
+        """
         self._rotation = parse(context.options)
         self._encoder = Encoder(context.attributes)
         self._path = current(context)
@@ -59,7 +61,9 @@ class JsonFileWriter(LogWriter):
         self._size += len(data)
 
     def _rotate(self) -> None:
-        """Shift the files by one. Each step is a rename, so that a crash leaves at most a gap in the numbers."""
+        """Shift the files by one. Each step is a rename, so that a crash leaves at most a gap in the
+        numbers.
+        """
         for number in range(self._rotation.max_file - 1, 0, -1):
             source = rotated(self._path, number - 1)
             if source.exists():
