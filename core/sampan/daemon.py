@@ -52,6 +52,7 @@ def run(overrides: Mapping[str, Any], config_file: str | None) -> int:
 
 
 async def _serve(settings: Settings) -> None:
+    notify_socket = os.environ.pop("NOTIFY_SOCKET", "")  # ours alone: a runtime program would speak to it as well
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
@@ -70,9 +71,9 @@ async def _serve(settings: Settings) -> None:
             ", ".join(settings.hosts),
             engine.storage.default,
         )
-        _notify("READY=1")
+        _notify(notify_socket, "READY=1")
         await stop.wait()
-        _notify("STOPPING=1")
+        _notify(notify_socket, "STOPPING=1")
         log.info("stopping; containers go on")
     finally:
         engine.events.close()
@@ -128,9 +129,8 @@ def _group(name: str) -> int | None:
         return None
 
 
-def _notify(state: str) -> None:
+def _notify(address: str, state: str) -> None:
     """Tell systemd, if it asked to be told (sd_notify(3))."""
-    address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
     if address.startswith("@"):

@@ -14,7 +14,7 @@ from sampan.testing.storage import StorageDriverSuite
 from sampan.testing.trees import in_mounts
 from sampan_storage_btrfs.config import BtrfsConfig
 from sampan_storage_btrfs.driver import BtrfsDriver
-from sampan_storage_vfs.copying import copy_tree
+from sampan.linux.copying import copy_tree
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from sampan.linux import trees
-from sampan_storage_vfs import copying
-from sampan_storage_vfs.copying import copy_tree
+from sampan.linux import copying
+from sampan.linux.copying import copy_tree
 
 DEPTH = 3000
 

@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from sampan import plugins
 from sampan.api.errors import Conflict, InvalidArgument, NotFound, SampanError, Unsupported
@@ -25,8 +26,9 @@ from sampan.engine.networks import Networks
 from sampan.engine.ports import mappings, parse_port
 from sampan.engine.records import ContainerRecord, ImageRecord, MountPoint, Status
 from sampan.engine.resources import check_limits
+from sampan.engine.rootfs import copy_directory
 from sampan.engine.spec import stop_signal
-from sampan.engine.storage import StorageDrivers, snapshot_options
+from sampan.engine.storage import Storage, StorageDrivers, snapshot_options
 from sampan.engine.volumes import Volumes
 from sampan.settings import Settings
 from sampan.store import snapshots
@@ -152,6 +154,7 @@ class Containers:
             await storage.call(storage.driver.prepare, container.id, parent, options)  # type: ignore[arg-type]
         try:
             record.mounts = await self._make_volumes(points)
+            await self._fill_volumes(record, storage)
             for directory in (container.directories.root, container.directories.bundle, container.directories.logs):
                 directory.mkdir(mode=0o710, parents=True)
             with container.trace.span("create", "store.insert"):
@@ -161,6 +164,15 @@ class Containers:
             await self._remove_anonymous(record)
             await self._storage.remove(storage.name, container.id)
             raise
+
+    async def _fill_volumes(self, record: ContainerRecord, storage: Storage) -> None:
+        """Give volumes that are empty what the image has at their places, as Docker does."""
+        empty = [point for point in record.mounts if point.type == "volume" and point.copy_up and point.source]
+        if not empty:
+            return
+        rootfs = await storage.call(storage.driver.mounts, record.id)
+        for point in empty:
+            await asyncio.to_thread(copy_directory, rootfs, point.destination, Path(point.source))
 
     async def _insert(self, record: ContainerRecord, driver: str) -> None:
         owner = SnapshotOwner(driver, record.id, "container", record.id)

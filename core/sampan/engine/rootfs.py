@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Sequence
+from pathlib import Path
 
 from sampan.api.errors import System
 from sampan.api.storage import Mount
-from sampan.linux import files, mounts
+from sampan.linux import copying, files, mounts
 
 MAX_FILE = 4 << 20
 """Bytes of a container's file that are read at most."""
@@ -27,6 +28,42 @@ def read_files(root: Sequence[Mount], paths: Sequence[str]) -> dict[str, bytes]:
         return {path: read_below(fd, path) for path in paths}
     finally:
         os.close(fd)
+
+
+def copy_directory(root: Sequence[Mount], path: str, target: Path) -> None:
+    """Copy what is in a directory of a root into the host's directory `target`, if that is empty.
+
+    Nothing happens where the root has no such directory. Symbolic links on the way are resolved inside the root.
+    """
+    if os.listdir(target):
+        return
+    try:
+        fd = mounts.open_mount(root[0])
+    except OSError as error:
+        raise System(f"look into the container's root: {error.strerror}") from error
+    try:
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        resolve = files.RESOLVE_IN_ROOT | files.RESOLVE_NO_MAGICLINKS
+        try:
+            source = files.openat2(fd, path.lstrip("/"), flags, resolve=resolve)
+        except OSError:
+            return
+        try:
+            _copy(source, path, target)
+        finally:
+            os.close(source)
+    finally:
+        os.close(fd)
+
+
+def _copy(source: int, path: str, target: Path) -> None:
+    into = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        copying.copy_contents(source, into)
+    except OSError as error:
+        raise System(f"copy the image's {path} into the new volume: {error.strerror}") from error
+    finally:
+        os.close(into)
 
 
 def read_below(root: int, path: str) -> bytes:

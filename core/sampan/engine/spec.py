@@ -174,12 +174,14 @@ def _mounts(record: ContainerRecord, around: Surroundings) -> list[Spec]:
         mounts.append(_mount("/dev/shm", "bind", "/dev/shm", "rbind", "rprivate"))
     taken = {point.destination for point in around.mounts}
     mounts = [mount for mount in mounts if mount["destination"] not in taken]
-    for destination, path in around.files.items():
-        if destination not in taken:
-            options = ("rbind", "rprivate", *(("ro",) if host.readonly_rootfs else ()))
-            mounts.append(_mount(destination, "bind", str(path), *options))
-    by_depth = sorted(around.mounts, key=lambda point: point.destination.count("/"))
-    return [*mounts, *map(_user_mount, by_depth)]
+    options = ("rbind", "rprivate", *(("ro",) if host.readonly_rootfs else ()))
+    own = [_mount(to, "bind", str(path), *options) for to, path in around.files.items() if to not in taken]
+    return [*mounts, *sorted([*own, *map(_user_mount, around.mounts)], key=_depth)]
+
+
+def _depth(mount: Spec) -> int:
+    """A mount must come after those on the way to it: a volume on /etc does not hide /etc/hosts."""
+    return str(mount["destination"]).count("/")
 
 
 def _mount(destination: str, kind: str, source: str, *options: str) -> Spec:

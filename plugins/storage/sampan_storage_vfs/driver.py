@@ -31,7 +31,7 @@ from sampan.api.storage import (
     Whiteouts,
 )
 from sampan.linux import trees
-from sampan_storage_vfs.copying import copy_tree
+from sampan.linux.copying import copy_tree
 
 
 class VfsDriver(StorageDriver):

@@ -97,15 +97,16 @@ def start_exec(engine: Engine, item: Exec, asked: ExecStartRequest, request: Req
                 await stream.write(text if tty else frame(STDOUT, text))
                 return
             pair.release_remote()
-            await join(stream, pair, framed=not tty, detach_keys=keys)
+            if not await join(stream, pair, framed=not tty, detach_keys=keys):
+                await item.ended.wait()  # a client that sees the end of the stream asks for the exit code next
         finally:
             pair.close()
 
     return Upgrade(run, _content_type(request, tty))
 
 
-async def join(stream: Stream, pair: StdioPair, *, framed: bool, detach_keys: bytes) -> None:
-    """Carry bytes both ways until the outputs have ended, the client has gone, or typed the detach keys."""
+async def join(stream: Stream, pair: StdioPair, *, framed: bool, detach_keys: bytes) -> bool:
+    """Carry bytes both ways until the outputs have ended, the client has gone, or typed the detach keys (then True)."""
     outputs = [
         pump(source, stream, stream_id if framed else None)
         for source, stream_id in ((_chunks(pair.stdout), STDOUT), (_chunks(pair.stderr), STDERR))
@@ -122,6 +123,7 @@ async def join(stream: Stream, pair: StdioPair, *, framed: bool, detach_keys: by
             task.cancel()
         out.cancel()
         await asyncio.gather(feeding, leaving, out, return_exceptions=True)
+    return detached.is_set()
 
 
 def _chunks(source: object) -> AsyncIterator[bytes] | None:

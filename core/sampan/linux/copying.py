@@ -1,4 +1,4 @@
-"""Copy a directory tree with all that a file system can hold, on the same file system.
+"""Copy a directory tree with all that a file system can hold.
 
 Kept are owner, mode, times in nanoseconds, extended attributes (ACLs and capabilities are among them), hard
 links, symlinks, devices, fifos, sockets and holes. File contents are shared by reflink where the file system
@@ -20,6 +20,7 @@ from sampan.linux.files import ficlone
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CANNOT_CLONE = frozenset({errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ETXTBSY})
 _CHUNK = 1 << 30
+_BUFFER = 1 << 20
 
 
 def copy_tree(source: Path, target: Path) -> None:
@@ -28,6 +29,14 @@ def copy_tree(source: Path, target: Path) -> None:
     """
     target.mkdir()
     level = _Level(os.open(source, _OPEN_DIRECTORY), os.open(target, _OPEN_DIRECTORY))
+    _Copy(root=level).run()
+
+
+def copy_contents(source: int, target: int) -> None:
+    """Copy what is in the directory `source` into the empty directory `target`, both open descriptors, and the directory's own
+    owner, mode and attributes. Raises `OSError`; then a part may be there.
+    """
+    level = _Level(os.open(".", _OPEN_DIRECTORY, dir_fd=source), os.open(".", _OPEN_DIRECTORY, dir_fd=target))
     _Copy(root=level).run()
 
 
@@ -138,11 +147,22 @@ def _copy_data(source: int, target: int, size: int) -> None:
             raise
         offset = os.lseek(source, start, os.SEEK_HOLE)
         while start < offset:
-            copied = os.copy_file_range(source, target, min(offset - start, _CHUNK), start, start)
+            copied = _copy_range(source, target, min(offset - start, _CHUNK), start)
             if copied == 0:
                 raise OSError(errno.EIO, "the file became shorter while it was copied")
             start += copied
     os.ftruncate(target, size)
+
+
+def _copy_range(source: int, target: int, count: int, offset: int) -> int:
+    """Copy in the kernel; between file systems that can't (`copy_file_range(2)`, EXDEV) through memory."""
+    try:
+        return os.copy_file_range(source, target, count, offset, offset)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL):
+            raise
+    data = os.pread(source, min(count, _BUFFER), offset)
+    return os.pwrite(target, data, offset)
 
 
 def _copy_metadata(source: int, target: int, name: str) -> None:
