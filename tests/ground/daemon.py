@@ -35,6 +35,8 @@ class Daemon:
     arguments: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
     mark: str = field(default_factory=lambda: secrets.token_hex(3))
+    python: str = sys.executable
+    """The interpreter of daemon and client, and with it the environment that their plugins come from."""
 
     @property
     def root(self) -> Path:
@@ -69,7 +71,7 @@ class Daemon:
 
     def command(self) -> list[str]:
         return [
-            sys.executable, "-m", "sampan.cli", "daemon", "--root", str(self.root), "--state", str(self.state),
+            self.python, "-m", "sampan.cli", "daemon", "--root", str(self.root), "--state", str(self.state),
             "-H", self.host, "--bridge-name", f"sp{self.mark}", "--bridge-subnet", "172.31.77.1/24",
             *self.arguments,
         ]  # fmt: skip
@@ -143,7 +145,7 @@ class Daemon:
 
     def sampan(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
         """Run our own client."""
-        return self.run(sys.executable, "-m", "sampan.cli", *arguments, **options)
+        return self.run(self.python, "-m", "sampan.cli", *arguments, **options)
 
     def api(self, method: str, path: str, body: Any = None) -> Any:
         """Call the API directly; give the parsed answer. Fails for a status of 400 and up."""

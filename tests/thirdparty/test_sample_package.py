@@ -1,0 +1,239 @@
+"""A third party's driver, from the outside: built, installed in a clean environment, proved and used like ours."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from ground.daemon import Daemon, new_daemon
+from ground.leaks import check_nothing_left
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLE = Path(__file__).parent / "sampan-storage-example"
+BROKEN = Path(__file__).parent / "sampan-network-broken"
+CACHE = ROOT / ".cache" / "thirdparty"
+
+SOURCES = [ROOT / "pyproject.toml", ROOT / "README.md", ROOT / "LICENSE", ROOT / "core", ROOT / "plugins", EXAMPLE, BROKEN]
+"""All that the wheels are made of."""
+
+QUIETLY = ("-q", "-p", "no:cacheprovider")
+
+
+@dataclass(frozen=True)
+class Installation:
+    """A virtual environment with Sampan and the example, and a directory that has the broken plugin on top."""
+
+    python: Path
+    broken: Path
+
+
+@pytest.fixture(scope="module")
+def installation() -> Installation:
+    """Each part is made anew only when what it is made of has changed."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    projects = [source / "pyproject.toml" for source in (ROOT, EXAMPLE, BROKEN)]
+    with (CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        keep("builder", content_key([]), make_builder)
+        keep("wheels", content_key(SOURCES), make_wheels)
+        keep("venv", content_key(projects), make_venv)
+        keep("installed", content_key(SOURCES), install_wheels)
+    return Installation(CACHE / "venv" / "bin" / "python", CACHE / "broken")
+
+
+def content_key(sources: list[Path]) -> str:
+    hashed = hashlib.sha256(sys.version.encode())
+    for source in sources:
+        for path in sorted([source] if source.is_file() else source.rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                hashed.update(f"{path.relative_to(ROOT)}\0{path.stat().st_size}\0".encode())
+                hashed.update(path.read_bytes())
+    return hashed.hexdigest()
+
+
+def keep(name: str, key: str, make: Callable[[], None]) -> None:
+    """Make the part unless it was made, wholly, of the same things."""
+    stamp = CACHE / f"{name}.key"
+    if stamp.is_file() and stamp.read_text() == key:
+        return
+    stamp.unlink(missing_ok=True)
+    make()
+    stamp.write_text(key)
+
+
+def make_builder() -> None:
+    checked(sys.executable, "-m", "venv", "--clear", CACHE / "builder")
+    checked(*pip("builder"), "install", "hatchling>=1.27")
+
+
+def make_wheels() -> None:
+    shutil.rmtree(CACHE / "wheels", ignore_errors=True)
+    checked(*pip("builder"), "wheel", "--no-build-isolation", "--no-deps", "-w", CACHE / "wheels", ROOT, EXAMPLE, BROKEN)
+
+
+def make_venv() -> None:
+    checked(sys.executable, "-m", "venv", "--clear", CACHE / "venv")
+    checked(*pip("venv"), "install", wheel("sampan"), f"{wheel('sampan_storage_example')}[testing]")
+
+
+def install_wheels() -> None:
+    checked(*pip("venv"), "install", "--no-deps", "--force-reinstall", wheel("sampan"), wheel("sampan_storage_example"))
+    shutil.rmtree(CACHE / "broken", ignore_errors=True)
+    checked(*pip("venv"), "install", "--no-deps", "--target", CACHE / "broken", wheel("sampan_network_broken"))
+
+
+def pip(environment: str) -> list[str | Path]:
+    return [CACHE / environment / "bin" / "python", "-m", "pip", "--quiet", "--disable-pip-version-check"]
+
+
+def wheel(name: str) -> Path:
+    return next((CACHE / "wheels").glob(f"{name}-*.whl"))
+
+
+def checked(*command: str | Path, cwd: Path | None = None) -> str:
+    done = subprocess.run(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    assert done.returncode == 0, f"{command} gave {done.returncode}:\n{done.stdout[-6000:]}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def their_daemon(installation: Installation) -> Iterator[Daemon]:
+    with new_daemon() as daemon:
+        daemon.python = str(installation.python)
+        daemon.start()
+        daemon.api("POST", "/sampan/images/bootstrap")
+        yield daemon
+        daemon.stop()
+
+
+def test_the_engine_comes_from_the_wheel(installation: Installation) -> None:
+    """And not from this checkout, or the tests below would show nothing."""
+    script = "import sampan as a, sampan_runtime_native as b, sampan_storage_example as c; print(*(m.__file__ for m in (a, b, c)))"
+    for path in checked(installation.python, "-c", script, cwd=Path("/")).split():
+        assert Path(path).is_relative_to(CACHE / "venv"), path
+
+
+def test_its_own_conformance_test_passes(installation: Installation, tmp_path: Path) -> None:
+    """As its author runs it: pytest in the environment, nothing of this project's tests beside it."""
+    shutil.copytree(EXAMPLE / "tests", tmp_path / "tests")
+    output = checked(installation.python, "-m", "pytest", *QUIETLY, "--basetemp", tmp_path / "t", "tests", cwd=tmp_path)
+    passed = int(output.rpartition(" passed")[0].split()[-1])
+    assert passed > 30
+    assert " skipped" not in output
+
+
+def test_a_wrong_driver_fails_its_conformance_test(installation: Installation, tmp_path: Path) -> None:
+    """One that forgets to copy the parent is found out, and the failing assert shows its values."""
+    (tmp_path / "test_wrong.py").write_text(
+        "from sampan.testing.storage import StorageDriverSuite\n"
+        "from sampan_storage_example.driver import ExampleDriver\n"
+        "class Forgetful(ExampleDriver):\n"
+        "    def _copy(self, key, source, target):\n"
+        "        target.mkdir(mode=0o755)\n"
+        "class TestWrong(StorageDriverSuite):\n"
+        "    driver_class = Forgetful\n"
+    )
+    done = subprocess.run(
+        [installation.python, "-m", "pytest", *QUIETLY, "-x", "--basetemp", tmp_path / "t", "-k", "a_key_is_opaque", tmp_path],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stdout
+    assert "AssertionError: assert [] == ['file']" in done.stdout
+
+
+def test_the_list_of_plugins_names_driver_and_distribution(their_daemon: Daemon) -> None:
+    entries = {(entry["Kind"], entry["Name"]): entry for entry in their_daemon.api("GET", "/sampan/plugins")}
+    assert entries["storage", "example"] == {
+        "Kind": "storage", "Name": "example", "Distribution": "sampan-storage-example", "Version": "1.0.0",
+        "State": "ready", "Reason": "", "Capabilities": [], "Default": False,
+    }  # fmt: skip
+    lines = their_daemon.sampan("plugins").stdout.decode().splitlines()
+    assert any(line.split()[:5] == ["storage", "example", "sampan-storage-example", "1.0.0", "ready"] for line in lines)
+
+
+def test_docker_runs_a_container_on_it(their_daemon: Daemon) -> None:
+    output = their_daemon.docker("run", "--name", "sample", "--storage-opt", "driver=example", "--network", "none", "busybox",
+                                 "sh", "-c", "echo written > /file && cat /file")  # fmt: skip
+    assert output.stdout == b"written\n"
+    container = their_daemon.api("GET", "/containers/sample/json")
+    assert container["GraphDriver"]["Name"] == "example"
+    trees = their_daemon.root / "storage" / "example" / "snapshots"
+    assert [path.read_text() for path in trees.glob("*/file")] == ["written\n"]
+    spans = their_daemon.api("GET", "/containers/sample/trace")["Spans"]
+    assert "example" in {span["Driver"] for span in spans}
+    their_daemon.docker("rm", "sample")
+    assert list(trees.glob("*/file")) == []
+    check_nothing_left(their_daemon)
+
+
+def test_it_can_be_the_default_with_settings_of_its_own(installation: Installation) -> None:
+    with new_daemon("--storage-driver", "example") as daemon:
+        daemon.python = str(installation.python)
+        config = daemon.base / "config.toml"
+        config.write_text('[storage.example]\nreflink = "never"\n')
+        daemon.start("--config", str(config))
+        daemon.sampan("image", "bootstrap")
+        assert daemon.sampan("run", "--rm", "--network", "none", "busybox", "echo", "hi").stdout == b"hi\n"
+        assert daemon.api("GET", "/info")["Driver"] == "example"
+        check_nothing_left(daemon)
+        daemon.stop()
+        config.write_text("[storage.example]\nreflnk = 1\n")
+        with pytest.raises(AssertionError, match=r"settings \[storage\.example\]: reflnk"):
+            daemon.start("--config", str(config))
+
+
+def test_a_root_made_with_it_says_what_is_missing_without_it(installation: Installation) -> None:
+    """The default of a root is never switched in silence: its images would seem to be gone."""
+    with new_daemon() as daemon:
+        daemon.python = str(installation.python)
+        daemon.start("--storage-driver", "example")
+        daemon.stop()
+        daemon.environment["SAMPAN_DISABLED_PLUGINS"] = "sampan-storage-example"
+        with pytest.raises(AssertionError, match="unknown storage driver 'example'"):
+            daemon.start()
+
+
+def test_a_broken_plugin_is_listed_and_breaks_nothing(installation: Installation) -> None:
+    with new_daemon(environment={"PYTHONPATH": str(installation.broken)}) as daemon:
+        daemon.python = str(installation.python)
+        daemon.start()
+        broken = [entry for entry in daemon.api("GET", "/sampan/plugins") if entry["State"] == "broken"]
+        assert [(entry["Name"], entry["Distribution"], entry["Version"]) for entry in broken] == [
+            ("sampan-network-broken", "sampan-network-broken", "0.3.0")
+        ]
+        assert "No module named 'library_that_is_not_installed'" in broken[0]["Reason"]
+        assert any("sampan-network-broken" in warning for warning in daemon.api("GET", "/info")["Warnings"])
+        line = next(line for line in daemon.sampan("plugins").stdout.decode().splitlines() if "sampan-network-broken" in line)
+        assert "broken" in line.split()
+        daemon.sampan("image", "bootstrap")
+        assert daemon.docker("run", "--rm", "--storage-opt", "driver=example", "busybox", "echo", "hi").stdout == b"hi\n"
+        refused = daemon.api_raw("POST", "/containers/create", {"Image": "busybox", "HostConfig": {"NetworkMode": "sampan-driver:broken"}})
+        assert refused[0] == 400
+        assert "is installed but broken" in json.loads(refused[1])["message"]
+        check_nothing_left(daemon)
+        daemon.stop()
+
+
+def test_the_example_is_within_the_public_contract() -> None:
+    """It imports `sampan.api` and `sampan.linux`, and nothing else of ours."""
+    import ast
+
+    imported = set()
+    for path in (EXAMPLE / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                imported.add(node.module)
+            elif isinstance(node, ast.Import):
+                imported |= {alias.name for alias in node.names}
+    ours = {name for name in imported if name.split(".")[0] == "sampan"}
+    assert ours
+    assert all(name.startswith(("sampan.api", "sampan.linux")) for name in ours), ours
