@@ -79,9 +79,7 @@ class _Rules:
         self.conditional: dict[int, list[tuple[tuple[Condition, ...], int]]] = {}
 
     def add(self, number: int, conditions: tuple[Condition, ...], answer: int) -> None:
-        if not conditions:
-            self.always.setdefault(number, answer)
-            return
+        """Add a rule with conditions: all must hold, but of several on one argument any."""
         seen = [index for index, *_ in conditions]
         alternatives = [conditions] if len(set(seen)) == len(seen) else [(one,) for one in conditions]
         self.conditional.setdefault(number, []).extend((each, answer) for each in alternatives)
@@ -107,6 +105,12 @@ def compile(seccomp: Mapping[str, Any], arch: str = MACHINE) -> bytes:  # noqa: 
     calls = _parse_calls(seccomp.get("syscalls") or (), default)
     programs = {each: _segments(_rules_of(each, calls), default, tell_new) for each in arches}
     return _Assembler(default).program(programs)
+
+
+def warm_up(arch: str = MACHINE) -> None:
+    """Read the tables of this machine's architectures now, for processes that are forked later to share."""
+    for each in _COMPATIBLE.get(arch, ()):
+        numbers(each)
 
 
 def flags_of(seccomp: Mapping[str, Any]) -> int:
@@ -164,13 +168,17 @@ def _rules_of(arch: str, calls: Sequence[_Call]) -> _Rules:
     table = numbers(arch)
     rules = _Rules()
     for names, conditions, answer in calls:
-        for name in names:
-            if arch == "x86" and name in _MULTIPLEXED and not conditions:
+        known = [table[name] for name in names if name in table]
+        if conditions:
+            for number in known:
+                rules.add(number, conditions, answer)
+            continue
+        for number in known:
+            rules.always.setdefault(number, answer)
+        if arch == "x86":
+            for name in _MULTIPLEXED.keys() & names:
                 entry, number = _MULTIPLEXED[name]
                 rules.add(table[entry], ((0, "SCMP_CMP_EQ", number, 0),), answer)
-            known = table.get(name)
-            if known is not None:
-                rules.add(known, conditions, answer)
     return rules
 
 

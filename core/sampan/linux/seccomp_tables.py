@@ -8,6 +8,8 @@ Taken from libseccomp's tables (2.5) and the kernel's headers, and for calls fro
 
 from __future__ import annotations
 
+from functools import cache
+
 _TABLES = {
     "x86_64": """
     0 read write open close stat fstat lstat poll lseek mmap mprotect munmap brk rt_sigaction rt_sigprocmask
@@ -226,6 +228,7 @@ _TABLES = {
 }
 
 
+@cache
 def numbers(arch: str) -> dict[str, int]:
     """Give name → number for `x86_64`, `x86`, `x32`, `aarch64` or `arm`."""
     table: dict[str, int] = {}

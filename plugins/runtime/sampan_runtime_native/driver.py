@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _VERSION: Final = 1
 
+seccomp.warm_up()  # a zygote imports this module once, and every container compiles its filter in a fork of a fork
+
 
 class NativeRuntime(RuntimeDriver):
     """Containers by system calls from this process; no helper program, no daemon."""
