@@ -282,8 +282,9 @@ class Starter:
 
     async def close(self) -> None:
         """End the zygote; shims go on."""
-        if self._zygote is not None:
-            await self._zygote.close()
+        async with self._zygote_lock:  # it may be starting just now
+            if self._zygote is not None:
+                await self._zygote.close()
 
 
 def _private_cgroups(record: ContainerRecord) -> bool:
