@@ -22,6 +22,7 @@ from sampan.engine.container import Container
 from sampan.engine.containers import Containers
 from sampan.engine.drivers import driver_config
 from sampan.engine.files import write_files
+from sampan.engine.logs import attributes as log_attributes
 from sampan.engine.mounts import make_bind_source
 from sampan.engine.networks import Networks
 from sampan.engine.ports import mappings
@@ -136,6 +137,7 @@ class Starter:
             log=ClassRef(log_driver.__module__, log_driver.__qualname__),
             log_directory=container.directories.logs,
             log_options=record.host.log_config.config,
+            log_attributes=log_attributes(record),
             rootfs=tuple(rootfs),
             tty=record.config.tty,
             open_stdin=record.config.open_stdin,
