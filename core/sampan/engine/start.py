@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -261,6 +262,11 @@ class Starter:
         parent = container.record.host.cgroup_parent or f"{self._settings.cgroup_parent}/{self._engine_id}"
         return f"/{parent.strip('/')}/{container.id}"
 
+    def _remove_empty_cgroup(self) -> None:
+        for root in cgroups.detect().roots:
+            with contextlib.suppress(OSError):  # it was never made, or containers go on in it
+                os.rmdir(f"{root}{self._settings.cgroup_parent}/{self._engine_id}")
+
     async def _adjust(self, container: Container, spec: oci.Spec) -> None:
         view = hookspecs.ContainerView(
             container.id, container.record.name, container.record.config.image, dict(container.record.config.labels)
@@ -283,7 +289,8 @@ class Starter:
         await self._the_zygote()
 
     async def close(self) -> None:
-        """End the zygote; shims go on."""
+        """End the zygote and remove the engine's own cgroup if nothing is in it; shims go on."""
+        await asyncio.to_thread(self._remove_empty_cgroup)
         async with self._zygote_lock:  # it may be starting just now
             if self._zygote is not None:
                 await self._zygote.close()
