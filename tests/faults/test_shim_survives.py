@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from launch_harness import Harness, attach, eventually, harness
+from ground.launch import Harness, attach, eventually, harness
 from sampan.api.errors import Unavailable
 from sampan.launch.client import Shim, Zygote
 from sampan.launch.protocol import read_exit
@@ -97,7 +97,7 @@ def test_the_death_of_the_zygote_is_told_and_its_shims_go_on(tmp_path: Path) -> 
             with pytest.raises(Unavailable):
                 await running.spawn("true", name="d")
             assert (await shim.state()).running
-            running.zygote = await Zygote.start(["host_runtime"])
+            running.zygote = await Zygote.start(["ground.host_runtime"])
             other = await running.spawn("true", name="e")
             await other.launch()
             assert (await other.wait()).exit_code == 0

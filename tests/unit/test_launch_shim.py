@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from launch_harness import Attached, Harness, attach, eventually, harness, open_fds
+from ground.launch import Attached, Harness, attach, eventually, harness, open_fds
 from sampan.api.errors import Conflict, InvalidArgument, NotFound, SampanError, System
 from sampan.launch.client import Shim
 from sampan.launch.protocol import ClassRef, ExecConfig, ExitRecord, read_exit

@@ -17,7 +17,7 @@ from sampan.launch.client import Shim, Zygote
 from sampan.launch.protocol import ClassRef, ShimConfig
 from sampan_log_json_file.driver import JsonFile
 
-RUNTIME = ClassRef("host_runtime", "HostRuntime")
+RUNTIME = ClassRef("ground.host_runtime", "HostRuntime")
 LOG = ClassRef("sampan_log_json_file.driver", "JsonFile")
 
 
@@ -48,7 +48,7 @@ class Harness:
 
 @contextlib.asynccontextmanager
 async def harness(directory: Path) -> AsyncIterator[Harness]:
-    zygote = await Zygote.start(["host_runtime", LOG.module])
+    zygote = await Zygote.start(["ground.host_runtime", LOG.module])
     running = Harness(directory, zygote)
     try:
         yield running
