@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 import re
@@ -173,7 +175,7 @@ def test_every_command_is_described() -> None:
 
 
 def table_rows(text: str) -> list[list[str]]:
-    return [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in text.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in text.splitlines() if line.startswith("| ")]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -214,3 +216,20 @@ def test_a_decision_has_its_three_parts(page: Path) -> None:
 def test_decisions_are_numbered_once() -> None:
     numbers = [page.name[:4] for page in ADRS]
     assert len(numbers) == len(set(numbers)) > 5
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_code_in_a_page_imports_what_there_is(page: Path) -> None:
+    missing = []
+    for code in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+        for node in ast.walk(ast.parse(code)):
+            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith(("sampan.", "sampan_runtime_oci.")):
+                continue
+            module = importlib.import_module(node.module or "")
+            missing += [f"{node.module}.{alias.name}" for alias in node.names if not exists(module, alias.name)]
+    assert missing == []
+
+
+def exists(module: Any, name: str) -> bool:
+    is_package = hasattr(module, "__path__")
+    return hasattr(module, name) or (is_package and importlib.util.find_spec(f"{module.__name__}.{name}") is not None)
