@@ -89,6 +89,12 @@ class Container:
             if not future.done():
                 future.set_result(code)
 
+    async def settle(self) -> None:
+        """Wait for a start that is under way: the process may have spoken before the daemon knows that it runs."""
+        if not self.is_running and self.lock.locked():
+            async with self.lock:
+                pass
+
     def when_exited(self) -> asyncio.Future[int]:
         """Give a future of the next exit code; shield it when cancelling must not reach others."""
         return self._next_exit

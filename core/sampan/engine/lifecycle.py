@@ -227,6 +227,7 @@ class Lifecycle:
 
     async def kill(self, container: Container, signum: int) -> None:
         """Send a signal. Raises `Conflict` if the container does not run."""
+        await container.settle()
         shim = container.shim
         if shim is None or not container.is_running:
             raise Conflict(f"Cannot kill container: {container.id}: container {container.id} is not running")
