@@ -98,7 +98,9 @@ class ContainerRoutes:
 
     async def inspect(self, request: Request) -> Response:
         """Tell everything about a container."""
-        return json_response(inspect(self._engine, self._get(request)))
+        container = self._get(request)
+        await container.settle()
+        return json_response(inspect(self._engine, container))
 
     async def start(self, request: Request) -> Response:
         """Start a container."""
@@ -148,6 +150,7 @@ class ContainerRoutes:
     async def resize(self, request: Request) -> Response:
         """Set the terminal's size."""
         container = self._get(request)
+        await container.settle()
         if container.shim is None or not container.is_running:
             raise Conflict(f"Container {container.id} is not running")
         await container.shim.resize(request.query.get_int("h"), request.query.get_int("w"))
@@ -183,6 +186,8 @@ class ContainerRoutes:
         """Answer with the exit code when the condition holds; the head goes out at once."""
         container = self._get(request)
         condition = request.query.get("condition") or "not-running"
+        if condition == "not-running":
+            await container.settle()
         if condition == "not-running" and not container.is_running and container.status is not Status.RESTARTING:
             waiting: Awaitable[int] = _ready(container.record.state.exit_code)
         elif condition in ("not-running", "next-exit"):
@@ -237,6 +242,7 @@ class ContainerRoutes:
     async def top(self, request: Request) -> Response:
         """List the container's processes with the host's `ps`."""
         container = self._get(request)
+        await container.settle()
         if container.shim is None or not container.is_running:
             raise Conflict(f"Container {container.id} is not running")
         if shutil.which("ps") is None:

@@ -30,6 +30,7 @@ class ExecRoutes:
         """Note what is to be run."""
         container = self._engine.containers.get(request.params["id"])
         asked = await body.model(request, ExecCreateRequest)
+        await container.settle()
         return json_response({"Id": self._engine.execs.create(container, asked).id}, 201)
 
     async def start(self, request: Request) -> AnyResponse:
