@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import shutil
@@ -111,49 +112,60 @@ class Containers:
     # ------------------------------------------------------------------ making
 
     async def create(self, request: ContainerCreateRequest, name: str | None) -> Created:
-        """Make a container from an image: record, snapshot, volumes. On an error nothing is left."""
+        """Make a container from an image: record, snapshot, volumes. On an error nothing is left.
+
+        Raises `NotFound` for the image alone: a client takes that as the word to pull it. What else is missing is
+        `InvalidArgument`.
+        """
         image = self._images.resolve(request.image)
-        name = (name or "").removeprefix("/")
-        if name:
-            check_name("container", name)
-            self._check_name_free(name)
-        else:
-            name = self._free_name()
-        config = merge(request, image)
-        host = request.host_config
+        config, host = merge(request, image), request.host_config
         warnings = self._check(config, host)
-        driver = host.storage_opt.get("driver") or self._storage.default
-        options = snapshot_options(host.storage_opt)
         container_id = new_id()
-        if not config.hostname:
-            config.hostname = os.uname().nodename if host.network_mode == "host" else container_id[:12]
-        points = mount_points(host, list(config.volumes), lambda ref: self.get(ref).record)
-        record = ContainerRecord(
-            id=container_id, name=name, created=time.time_ns(), image_id=image.id, config=config, host=host,
-            networks=dict(request.networking_config.endpoints_config), storage_driver=driver,
-            runtime=host.runtime or self._settings.runtime, log_driver=host.log_config.type or self._settings.log_driver,
-        )  # fmt: skip
-        await self._check_network(record)
-        container = Container(record, self.directories(container_id))
-        self._by_name[name] = container_id  # claimed while we wait for drivers
+        name = self._claim_name((name or "").removeprefix("/"), container_id)
         try:
-            with container.trace.span("create", "image.unpack", driver):
-                parent = await self._storage.ensure_unpacked(image, driver)
-            await self._make(container, parent, options, points)
-        except BaseException:
-            self._by_name.pop(name, None)
-            raise
-        self._enter(container)
+            container = self._container(container_id, name, image, config, request)
+            await self._make(container, image)
+        except NotFound as error:
+            raise InvalidArgument(error.message, remedy=error.remedy) from error
+        finally:
+            if container_id not in self._by_id:
+                self._by_name.pop(name, None)
         self._emit(container, "create")
         return Created(container, warnings)
 
-    async def _make(self, container: Container, parent: str | None, options: object, points: list[MountPoint]) -> None:
+    def _container(
+        self, container_id: str, name: str, image: ImageRecord, config: ContainerConfig, request: ContainerCreateRequest
+    ) -> Container:
+        host = request.host_config
+        if not config.hostname:
+            config.hostname = os.uname().nodename if host.network_mode == "host" else container_id[:12]
+        record = ContainerRecord(
+            id=container_id,
+            name=name,
+            created=time.time_ns(),
+            image_id=image.id,
+            config=config,
+            host=host,
+            networks=dict(request.networking_config.endpoints_config),
+            mounts=mount_points(host, list(config.volumes), lambda ref: self.get(ref).record),
+            storage_driver=host.storage_opt.get("driver") or self._storage.default,
+            runtime=host.runtime or self._settings.runtime,
+            log_driver=host.log_config.type or self._settings.log_driver,
+        )
+        return Container(record, self.directories(container_id))
+
+    async def _make(self, container: Container, image: ImageRecord) -> None:
+        """Make what a container consists of, and enter it. All or nothing."""
         record = container.record
+        options = snapshot_options(record.host.storage_opt)
+        await self._check_network(record)
+        with container.trace.span("create", "image.unpack", record.storage_driver):
+            parent = await self._storage.ensure_unpacked(image, record.storage_driver)
         storage = await self._storage.get(record.storage_driver)
         with container.trace.span("create", "storage.prepare", storage.name):
-            await storage.call(storage.driver.prepare, container.id, parent, options)  # type: ignore[arg-type]
+            await storage.call(storage.driver.prepare, container.id, parent, options)
         try:
-            record.mounts = await self._make_volumes(points)
+            record.mounts = await self._make_volumes(record.mounts)
             await self._fill_volumes(record, storage)
             for directory in (container.directories.root, container.directories.bundle, container.directories.logs):
                 directory.mkdir(mode=0o710, parents=True)
@@ -164,6 +176,7 @@ class Containers:
             await self._remove_anonymous(record)
             await self._storage.remove(storage.name, container.id)
             raise
+        self._enter(container)
 
     async def _fill_volumes(self, record: ContainerRecord, storage: Storage) -> None:
         """Give volumes that are empty what the image has at their places, as Docker does."""
@@ -197,11 +210,21 @@ class Containers:
 
     async def _remove_anonymous(self, record: ContainerRecord) -> None:
         for point in record.mounts:
-            if point.type == "volume" and self._volumes.get(point.name).anonymous:
-                try:
+            if point.type != "volume" or not point.name:
+                continue
+            with contextlib.suppress(Conflict, NotFound):  # still used by another, or gone already
+                if self._volumes.get(point.name).anonymous:
                     await self._volumes.remove(point.name)
-                except Conflict:
-                    pass
+
+    def _claim_name(self, name: str, container_id: str) -> str:
+        """Take the wanted name, or a random one, before anything is waited for. Raises `InvalidArgument`, `Conflict`."""
+        if name:
+            check_name("container", name)
+            self._check_name_free(name)
+        else:
+            name = self._free_name()
+        self._by_name[name] = container_id
+        return name
 
     def _check_name_free(self, name: str) -> None:
         if holder := self._by_name.get(name):
