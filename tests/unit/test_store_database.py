@@ -12,7 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 from sampan.api.errors import Conflict, InvalidArgument, NotFound, System, Unsupported
-from sampan.store import blobs, leftovers, settings, snapshots, tags
+from sampan.store import blobs, settings, snapshots, tags
 from sampan.store.database import Database
 from sampan.store.schema import MIGRATIONS
 from sampan.store.tables import CONTAINERS, ENDPOINTS, IMAGES, NETWORKS, VOLUMES, Table
@@ -204,14 +204,6 @@ def test_ledgers(database):
     assert database.query(lambda tx: snapshots.owned(tx, "image", "i2")) == [two]
     assert not write(database, lambda tx: snapshots.remove(tx, one))
     assert write(database, lambda tx: snapshots.remove(tx, two))
-
-    veth = leftovers.Leftover("endpoint", "e1", {"link": "sv1"})
-    blob = leftovers.Leftover("blob", "d1")
-    write(database, lambda tx: (leftovers.add(tx, veth), leftovers.add(tx, blob)))
-    assert database.query(leftovers.everything) == [veth, blob]
-    assert database.query(lambda tx: leftovers.everything(tx, "blob")) == [blob]
-    write(database, lambda tx: leftovers.done(tx, "endpoint", "e1"))
-    assert database.query(leftovers.everything) == [blob]
 
     assert write(database, lambda tx: settings.get_or_put(tx, "engine_id", "x")) == "x"
     assert write(database, lambda tx: settings.get_or_put(tx, "engine_id", "y")) == "x"

@@ -86,6 +86,7 @@ class Engine:
         recovery = Recovery(self.containers, self.lifecycle, self.settings.state)
         await recovery.run(rebooted=await self.metadata.rebooted())
         everyone = self.containers.all()
+        await self.images.sweep()
         await self.networks.sweep({c.id for c in everyone if c.is_running})
         await self.storage.sweep({(c.record.storage_driver, c.id) for c in everyone})
         await asyncio.to_thread(self._sweep_directories, {c.id for c in everyone})

@@ -118,6 +118,11 @@ class Images:
         self._emit("load", image, names[0] if names else None)
         return image, [references.familiar(name) for name in names]
 
+    async def sweep(self) -> None:
+        """Delete blobs that came in for an image which a crash kept from being recorded."""
+        self._unwanted.update(digest for digest, _ in await asyncio.to_thread(lambda: list(self._blobs.walk())))
+        await self._collect()
+
     @asynccontextmanager
     async def _blobs_kept(self) -> AsyncIterator[None]:
         """Delete no blob meanwhile: one that comes in is there before any image needs it."""

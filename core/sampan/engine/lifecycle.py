@@ -64,6 +64,7 @@ class Lifecycle:
             if container.status in (Status.REMOVING, Status.DEAD):
                 raise Conflict("container is marked for removal and cannot be started")
             self._cancel_restart(container)
+            container.record.restart_count = 0
             container.record.manually_stopped = False
             await self._start(container)
 

@@ -1,5 +1,5 @@
 """Metadata: what the engine must remember, in one sqlite file, and its migrations.
 
 `database` holds the connections, `tables` the documents of the engine (containers, images, networks,
-endpoints, volumes), and `tags`, `blobs`, `snapshots`, `leftovers`, `settings` one small ledger each.
+endpoints, volumes), and `tags`, `blobs`, `snapshots`, `settings` one small ledger each.
 """

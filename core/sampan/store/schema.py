@@ -49,12 +49,6 @@ MIGRATIONS: tuple[str, ...] = (
     ) STRICT;
     CREATE INDEX snapshots_owner ON snapshots (owner_kind, owner_id);
 
-    CREATE TABLE leftovers (
-        kind TEXT NOT NULL,
-        key TEXT NOT NULL,
-        doc TEXT NOT NULL,
-        PRIMARY KEY (kind, key)
-    ) STRICT;
     CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
     """,
 )
