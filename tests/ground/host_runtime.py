@@ -85,19 +85,22 @@ def _spawn(process: Mapping[str, Any], stdio: Stdio, gate: Path | None) -> int:
     """Fork twice, so that the process becomes the shim's; an exec that fails is told over a pipe that
     closes on exec.
     """
+    number, to_number = os.pipe2(os.O_CLOEXEC)
     reader, writer = os.pipe2(os.O_CLOEXEC)
     middle = os.fork()
     if middle == 0:
         pid = os.fork()
         if pid == 0:
+            os.close(to_number)
             os.close(reader)
             _become(process, stdio, gate, writer)
-        os.write(writer, b"%d\n" % pid)
+        os.write(to_number, b"%d" % pid)
         os._exit(0)
+    os.close(to_number)
     os.close(writer)
     os.waitpid(middle, 0)
-    with os.fdopen(reader, "rb") as answer:
-        pid = int(answer.readline())
+    with os.fdopen(number, "rb") as numbers, os.fdopen(reader, "rb") as answer:
+        pid = int(numbers.read(16))
         failure = answer.read() if gate is None else b""
     if failure:
         raise NotFound(f"exec {process['args'][0]}: {failure.decode()}")
