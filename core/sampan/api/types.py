@@ -6,7 +6,7 @@ same as a missing field, as Docker's own daemon takes it.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_pascal
@@ -25,8 +25,11 @@ class ApiModel(BaseModel):
         return data
 
     def wire(self) -> dict[str, Any]:
-        """Give the object as the API shows it."""
-        return self.model_dump(by_alias=True)
+        """Give the object as the API shows it: fields in `only_if_set` are left out while they are empty."""
+        shown = self.model_dump(by_alias=True)
+        return {key: value for key, value in shown.items() if value or key not in self.only_if_set}
+
+    only_if_set: ClassVar[frozenset[str]] = frozenset()
 
 
 class HealthConfig(ApiModel):
@@ -46,6 +49,10 @@ def _as_list(value: Any) -> Any:
 
 class ContainerConfig(ApiModel):
     """What runs: the part of a container's configuration that does not depend on the host; also an image's."""
+
+    only_if_set = frozenset(
+        ("ExposedPorts", "Healthcheck", "MacAddress", "NetworkDisabled", "Shell", "StopSignal", "StopTimeout")
+    )
 
     hostname: str = ""
     domainname: str = ""
@@ -181,6 +188,8 @@ class ThrottleDevice(ApiModel):
 
 class HostConfig(ApiModel):
     """What the host gives a container: mounts, network, limits, isolation. Sizes in bytes, cpu times in microseconds."""
+
+    only_if_set = frozenset(("Annotations", "Init", "Mounts", "StorageOpt", "Sysctls", "Tmpfs"))
 
     binds: list[str] = []
     container_id_file: str = Field("", alias="ContainerIDFile")

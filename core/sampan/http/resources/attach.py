@@ -9,6 +9,7 @@ from sampan.api.errors import InvalidArgument
 from sampan.api.types import ExecStartRequest
 from sampan.engine import logs
 from sampan.engine.container import Container, PendingStreams
+from sampan.engine.containers import attributes
 from sampan.engine.engine import Engine
 from sampan.engine.execs import Exec
 from sampan.engine.records import Status
@@ -31,7 +32,8 @@ def attach(engine: Engine, container: Container, request: Request) -> Upgrade:
     stdout, stderr = query.get_bool("stdout"), query.get_bool("stderr")
     streaming, replay = query.get_bool("stream"), query.get_bool("logs")
     pair = StdioPair.open(stdin=stdin, stdout=stdout, stderr=stderr and not tty) if streaming else None
-    waiting = _wait_for_start(container, pair) if pair is not None and not container.is_running else None
+    waiting = _wait_for_start(container, pair) if pair is not None and container.shim is None else None
+    engine.events.emit("container", "attach", container.id, attributes(container.record))
 
     async def run(stream: Stream) -> None:
         try:

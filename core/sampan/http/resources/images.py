@@ -42,7 +42,7 @@ class ImageRoutes:
         filters = request.query.filters()
         lines = []
         for image, tags in self._engine.images.all():
-            line = self._summary(image, tags)
+            line = self._summary(image, tags) | _virtual_size(request, image)
             if _fits(image, line, filters):
                 lines.append(line)
         return json_response(lines)
@@ -79,6 +79,7 @@ class ImageRoutes:
                 **({"Variant": config["variant"]} if config.get("variant") else {}),
                 "Os": image.os,
                 "Size": image.size,
+                **_virtual_size(request, image),
                 "GraphDriver": {"Name": self._engine.storage.default, "Data": None},
                 "RootFS": {"Type": "layers", "Layers": image.diff_ids},
                 "Metadata": {"LastTagTime": rfc3339(image.loaded)},
@@ -161,6 +162,11 @@ class ImageRoutes:
             "application/json",
             _lines([{"status": f"{references.familiar(str(references.parse(reference)))} {image.id}"}]),
         )
+
+
+def _virtual_size(request: Request, image: ImageRecord) -> dict[str, int]:
+    """A field that API 1.44 removed."""
+    return {"VirtualSize": image.size} if request.version < (1, 44) else {}
 
 
 def _fits(image: ImageRecord, line: dict[str, Any], filters: dict[str, list[str]]) -> bool:
