@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import os
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -34,6 +35,13 @@ def masked_paths() -> tuple[str, ...]:
         "/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap",
         "/sys/firmware", *sorted(glob.glob("/sys/devices/system/cpu/cpu[0-9]*/thermal_throttle")),
     )  # fmt: skip
+
+
+def effective_paths(asked: list[str] | None, default: Sequence[str], privileged: bool) -> list[str]:
+    """Give the paths to mask or to make read-only: those asked for, else the default, for a privileged container none."""
+    if asked is not None:
+        return asked
+    return [] if privileged else list(default)
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,8 +51,8 @@ def build(record: ContainerRecord, around: Surroundings) -> tuple[Spec, list[str
         "cgroupsPath": around.cgroups_path,
         "resources": resources,
         "devices": _devices(record),
-        "maskedPaths": _paths(host.masked_paths, isolation.masked_paths(), host.privileged),
-        "readonlyPaths": _paths(host.readonly_paths, isolation.READONLY_PATHS, host.privileged),
+        "maskedPaths": isolation.effective_paths(host.masked_paths, isolation.masked_paths(), host.privileged),
+        "readonlyPaths": isolation.effective_paths(host.readonly_paths, isolation.READONLY_PATHS, host.privileged),
         "sysctl": _sysctls(record, around),
         "rootfsPropagation": _root_propagation(around.mounts),
     }
@@ -226,12 +226,6 @@ def _device_rules(record: ContainerRecord) -> list[Spec]:
             )
     rules.extend(isolation.device_rule(text) for text in record.host.device_cgroup_rules)
     return rules
-
-
-def _paths(asked: list[str] | None, default: Sequence[str], privileged: bool) -> list[str]:
-    if asked is not None:
-        return asked
-    return [] if privileged else list(default)
 
 
 def _sysctls(record: ContainerRecord, around: Surroundings) -> dict[str, str]:

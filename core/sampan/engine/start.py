@@ -239,7 +239,7 @@ class Starter:
             around = oci.Surroundings(
                 user=resolve(record.config.user, accounts, record.host.group_add),
                 cgroups_path=self.cgroup_path(container),
-                private_cgroup_namespace=_private_cgroups(record),
+                private_cgroup_namespace=private_cgroups(record),
                 files=files,
                 namespaces=shared,
                 sandbox=kind,
@@ -296,7 +296,7 @@ class Starter:
                 await self._zygote.close()
 
 
-def _private_cgroups(record: ContainerRecord) -> bool:
+def private_cgroups(record: ContainerRecord) -> bool:
     """Say whether the container gets a cgroup namespace of its own: on pure v2 by default, as Docker does."""
     if record.host.cgroupns_mode:
         return record.host.cgroupns_mode == "private"

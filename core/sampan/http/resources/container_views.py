@@ -9,8 +9,11 @@ from typing import Any
 from sampan.api.types import EndpointSettings
 from sampan.engine.container import Container
 from sampan.engine.engine import Engine
+from sampan.engine.isolation import READONLY_PATHS, effective_paths, masked_paths
 from sampan.engine.ports import shown
 from sampan.engine.records import ContainerState, EndpointRecord, MountPoint, Status
+from sampan.engine.resources import DEFAULT_SHM_SIZE
+from sampan.engine.start import private_cgroups
 from sampan.engine.times import rfc3339
 from sampan.http.resources.durations import human
 
@@ -147,7 +150,11 @@ def inspect(engine: Engine, container: Container) -> dict[str, Any]:
     host["NetworkMode"] = _network_mode(container)
     host["Runtime"] = record.runtime
     host["LogConfig"] = {"Type": record.log_driver, "Config": record.host.log_config.config}
-    host["ShmSize"] = record.host.shm_size or 64 << 20
+    host["ShmSize"] = record.host.shm_size or DEFAULT_SHM_SIZE
+    host["IpcMode"] = record.host.ipc_mode or "private"
+    host["CgroupnsMode"] = "private" if private_cgroups(record) else "host"
+    host["MaskedPaths"] = effective_paths(record.host.masked_paths, masked_paths(), record.host.privileged)
+    host["ReadonlyPaths"] = effective_paths(record.host.readonly_paths, READONLY_PATHS, record.host.privileged)
     return {
         "Id": container.id,
         "Created": rfc3339(record.created),
