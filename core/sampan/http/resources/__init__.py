@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sampan.engine.engine import Engine
+from sampan.http.resources import unbuilt
 from sampan.http.resources.containers import ContainerRoutes
 from sampan.http.resources.execs import ExecRoutes
 from sampan.http.resources.images import ImageRoutes
@@ -17,5 +18,6 @@ def build_router(engine: Engine) -> Router:
     router = Router()
     for routes in (SystemRoutes, ContainerRoutes, ExecRoutes, ImageRoutes, NetworkRoutes, VolumeRoutes):
         routes(engine).register(router)
+    unbuilt.register(router)
     engine.registry.manager.hook.sampan_register_routes(router=router)
     return router

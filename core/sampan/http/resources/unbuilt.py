@@ -1,0 +1,66 @@
+"""What Docker's API has and this version has not: each known endpoint answers 501 and says so, rather than 'page not found'."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from sampan import __version__
+from sampan.api.errors import Unsupported
+from sampan.http.request import Request
+from sampan.http.response import Response
+from sampan.http.router import Router
+
+ENDPOINTS: tuple[tuple[str, str, str], ...] = (
+    ("GET", "/containers/{id}/changes", "list a container's changed files"),
+    ("GET", "/containers/{id}/export", "export a container"),
+    ("GET", "/containers/{id}/stats", "watch a container's use"),
+    ("POST", "/containers/{id}/update", "change a container's limits"),
+    ("HEAD", "/containers/{id}/archive", "copy files out of a container"),
+    ("GET", "/containers/{id}/archive", "copy files out of a container"),
+    ("PUT", "/containers/{id}/archive", "copy files into a container"),
+    ("GET", "/containers/{id}/attach/ws", "attach by websocket"),
+    ("GET", "/containers/{id}/checkpoints", "list checkpoints"),
+    ("POST", "/containers/{id}/checkpoints", "make a checkpoint"),
+    ("DELETE", "/containers/{id}/checkpoints/{checkpoint}", "delete a checkpoint"),
+    ("POST", "/commit", "make an image of a container"),
+    ("POST", "/images/{name:path}/push", "push an image"),
+    ("GET", "/images/search", "search images"),
+    ("POST", "/images/prune", "prune images"),
+    ("GET", "/images/get", "save images"),
+    ("GET", "/images/{name:path}/get", "save an image"),
+    ("GET", "/distribution/{name:path}/json", "look at an image in a registry"),
+    ("POST", "/auth", "log in to a registry"),
+    ("POST", "/build", "build an image"),
+    ("POST", "/build/prune", "prune the build cache"),
+    ("POST", "/build/cancel", "cancel a build"),
+    ("POST", "/session", "open a build session"),
+    ("POST", "/grpc", "open a build session"),
+    ("PUT", "/volumes/{name}", "change a volume"),
+    ("GET", "/system/df", "measure disk use"),
+    ("GET", "/plugins", "list managed plugins (Sampan's own are in GET /sampan/plugins)"),
+    ("GET", "/plugins/privileges", "ask for a plugin's privileges"),
+    ("POST", "/plugins/pull", "install a managed plugin (Sampan's are installed with pip)"),
+    ("POST", "/plugins/create", "make a managed plugin"),
+    *((method, f"/plugins/{{name:path}}/{action}", f"{action} a managed plugin") for method, action in (
+        ("GET", "json"), ("POST", "enable"), ("POST", "disable"), ("POST", "upgrade"), ("POST", "push"), ("POST", "set"),
+    )),
+    ("DELETE", "/plugins/{name:path}", "remove a managed plugin"),
+    ("GET", "/swarm", "inspect the swarm"),
+    *(("POST", f"/swarm/{action}", f"{action} a swarm") for action in ("init", "join", "leave", "update", "unlock")),
+    ("GET", "/swarm/unlockkey", "read the swarm's key"),
+    *(("GET", f"/{kind}", f"list {kind}") for kind in ("nodes", "services", "tasks", "secrets", "configs")),
+    *(("POST", f"/{kind}/create", f"make {kind}") for kind in ("services", "secrets", "configs")),
+)  # fmt: skip
+
+
+def register(router: Router) -> None:
+    """Add a refusal for each."""
+    for method, template, what in ENDPOINTS:
+        router.add(method, template, _refusal(what))
+
+
+def _refusal(what: str) -> Callable[[Request], Awaitable[Response]]:
+    async def refuse(request: Request) -> Response:
+        raise Unsupported(f"{what}: not built yet in Sampan {__version__}", remedy="see the table in its README")
+
+    return refuse
