@@ -64,15 +64,18 @@ def test_a_closed_descriptor_is_missed() -> None:
 
 def test_a_child_and_a_zombie_are_named() -> None:
     leaks = Leaks.before(mark="no-such-thing")
-    child = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+    child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+    assert child.stdin is not None and child.stdout is not None
     try:
+        child.stdin.write(b"!")
+        assert child.stdout.read(1) == b"!"  # Popen returns a moment before the kernel changes the name
         assert leaks.after(timeout=0)["children"].appeared == (f"{child.pid} (cat)",)
         child.kill()
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
         assert leaks.after(timeout=0)["children"].appeared == (f"{child.pid} (cat)",)
     finally:
-        assert child.stdin is not None
         child.stdin.close()
+        child.stdout.close()
         child.wait()
     leaks.check(timeout=0)
 

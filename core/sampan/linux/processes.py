@@ -11,7 +11,7 @@ import signal
 from collections.abc import Collection
 
 from sampan.linux.namespaces import CLONE_INTO_CGROUP
-from sampan.linux.syscalls import NR, close_range, libc
+from sampan.linux.syscalls import NR, close_range, syscall
 
 _python = ctypes.PyDLL(None, use_errno=True)
 _python.syscall.restype = ctypes.c_long
@@ -58,7 +58,12 @@ def keep_only(fds: Collection[int]) -> None:
 
 def reset_signals() -> None:
     """Give every ignored signal its default again and block none. Both would survive an exec, which resets
-    handlers."""
+    handlers.
+
+    By the kernel's own call: glibc's `signal` refuses 32 and 33, which whatever its `posix_spawn` started
+    (all that make runs) inherits as ignored.
+    """
+    default = bytes(32)  # struct sigaction of the kernel: SIG_DFL, no flags, no restorer, empty mask
     fd = os.open("/proc/self/status", os.O_RDONLY | os.O_CLOEXEC)
     try:
         status = os.read(fd, 8192)
@@ -69,7 +74,7 @@ def reset_signals() -> None:
     number = 1
     while ignored:
         if ignored & 1:
-            libc.signal(number, None)
+            syscall("rt_sigaction", number, default, None, 8)
         ignored >>= 1
         number += 1
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
