@@ -10,11 +10,11 @@ import pytest
 
 from sampan.api.storage import Mount, SnapshotOptions, StorageContext
 from sampan.linux import trees
+from sampan.linux.copying import copy_tree
 from sampan.testing.storage import StorageDriverSuite
 from sampan.testing.trees import in_mounts
 from sampan_storage_btrfs.config import BtrfsConfig
 from sampan_storage_btrfs.driver import BtrfsDriver
-from sampan.linux.copying import copy_tree
 
 
 @pytest.fixture(scope="module")

@@ -80,7 +80,8 @@ def test_an_exit_that_nobody_heard_is_found_later(own_daemon: Daemon) -> None:
 
 def test_after_a_restart_a_container_can_be_used_as_before(own_daemon: Daemon) -> None:
     daemon = own_daemon
-    daemon.docker("run", "-d", "--name", "uu", "-p", "8080:80", "busybox", "sh", "-c", "mkdir -p /w; echo hi > /w/index.html; httpd -f -p 80 -h /w")
+    serve = "mkdir -p /w; echo hi > /w/index.html; httpd -f -p 80 -h /w"
+    daemon.docker("run", "-d", "--name", "uu", "-p", "8080:80", "busybox", "sh", "-c", serve)
     address = ("127.0.0.1", "8080")
     fetch = ["busybox", "wget", "-qO-", f"http://{':'.join(address)}/index.html"]
     wait_until(lambda: daemon.run(*fetch, check=None).stdout == b"hi\n", "the published port answers")
@@ -147,7 +148,10 @@ def test_a_connection_that_breaks_off_disturbs_nobody(own_daemon: Daemon) -> Non
     for _ in range(50):
         with socket.socket(socket.AF_UNIX) as sock:
             sock.connect(str(daemon.socket))
-            sock.sendall(b"POST /containers/aa/attach?stream=1&stdout=1&stderr=1 HTTP/1.1\r\nHost: x\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n\r\n")
+            sock.sendall(
+                b"POST /containers/aa/attach?stream=1&stdout=1&stderr=1 HTTP/1.1\r\n"
+                b"Host: x\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n\r\n"
+            )
             assert sock.recv(64).startswith(b"HTTP/1.1 101")
     wait_until(lambda: len(os.listdir(f"/proc/{daemon.pid}/fd")) <= before + 2, "the descriptors are closed")
     assert inspect(daemon, "aa")["Status"] == "running"

@@ -132,7 +132,8 @@ class Daemon:
             capture_output=True, timeout=timeout, pass_fds=(self.netns,), env=self.client_environment(),
         )  # fmt: skip
         if check is not None:
-            assert done.returncode == check, f"{command} gave {done.returncode}:\n{done.stdout[-2000:]!r}\n{done.stderr[-2000:]!r}\n{self.log[-4000:]}"
+            outputs = f"{done.stdout[-2000:]!r}\n{done.stderr[-2000:]!r}\n{self.log[-4000:]}"
+            assert done.returncode == check, f"{command} gave {done.returncode}:\n{outputs}"
         return done
 
     def client_environment(self) -> dict[str, str]:

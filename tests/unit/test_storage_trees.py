@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sampan.linux import trees
-from sampan.linux import copying
+from sampan.linux import copying, trees
 from sampan.linux.copying import copy_tree
 
 DEPTH = 3000
