@@ -346,18 +346,13 @@ class Containers:
         record = container.record
         record.state.status = Status.REMOVING
         await self.save(container)
-        with container.trace.span("remove", "storage.remove", record.storage_driver):
-            try:
-                await self._storage.remove(record.storage_driver, container.id)
-            except SampanError as error:
-                log.warning("remove container %s: its snapshot stays: %s", container.id[:12], error)
+        await asyncio.gather(self._remove_snapshot(container), asyncio.to_thread(self._remove_files, container))
         owner = SnapshotOwner(record.storage_driver, container.id, "container", container.id)
 
         def forget(tx: object) -> None:
             snapshots.remove(tx, owner)  # type: ignore[arg-type]
             self._metadata.containers.delete(tx, container.id)  # type: ignore[arg-type]
 
-        await asyncio.to_thread(self._remove_files, container)
         await self._metadata.database.write(forget)
         self._by_id.pop(container.id, None)
         if self._by_name.get(record.name) == container.id:
@@ -366,6 +361,14 @@ class Containers:
             await self._remove_anonymous(record)
         self._emit(container, "destroy")
         container.tell_removed()
+
+    async def _remove_snapshot(self, container: Container) -> None:
+        driver = container.record.storage_driver
+        with container.trace.span("remove", "storage.remove", driver):
+            try:
+                await self._storage.remove(driver, container.id)
+            except SampanError as error:
+                log.warning("remove container %s: its snapshot stays: %s", container.id[:12], error)
 
     @staticmethod
     def _remove_files(container: Container) -> None:

@@ -51,6 +51,10 @@ class Images:
         """Find an image. Raises `NotFound`, or `InvalidArgument` for a beginning that fits several."""
         return self._metadata.database.query(lambda tx: self._resolve(tx, name))
 
+    def find(self, image_id: str) -> ImageRecord | None:
+        """Give the image with this id, or None if it is gone (a forced removal leaves containers without)."""
+        return self._metadata.database.query(lambda tx: self._metadata.images.find(tx, image_id))
+
     def _resolve(self, tx: Transaction, name: str) -> ImageRecord:
         images = self._metadata.images
         if name.startswith("sha256:") and (image := images.find(tx, name)):

@@ -90,7 +90,7 @@ class Lifecycle:
     async def _undo_start(self, container: Container, error: BaseException) -> None:
         shim, container.shim = container.shim, None
         await self._delete_shim(container, shim)
-        await self._networks.detach_all(container.id)
+        await self._networks.detach(container.id)
         await self._unmount_volumes(container)
         container.log_ended.set()
         container.tell_exit(start_exit_code(error))
@@ -148,8 +148,9 @@ class Lifecycle:
                 "finished_at": end.finished_at_ns, "error": end.error,
             }
         )  # fmt: skip
-        await self._containers.save(container)
-        await asyncio.to_thread(container.trace.save)
+        if not record.host.auto_remove:
+            await self._containers.save(container)
+            await asyncio.to_thread(container.trace.save)
         if end.oom_killed:
             self._emit(container, "oom")
         self._emit(container, "die", exitCode=str(end.exit_code), execDuration=str(int(ran_for)))
@@ -162,7 +163,7 @@ class Lifecycle:
 
     async def _detach(self, container: Container) -> None:
         with container.trace.span("exit", "network.detach"):
-            await self._networks.detach_all(container.id)
+            await self._networks.detach(container.id)
 
     async def _delete_shim(self, container: Container, shim: Shim | None) -> None:
         if shim is None:

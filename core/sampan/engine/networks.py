@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from sampan import plugins
-from sampan.api.errors import InvalidArgument, SampanError, Unavailable, Unsupported
+from sampan.api.errors import InvalidArgument, NotFound, SampanError, Unavailable, Unsupported
 from sampan.api.ipam import AddressRequest, IpamDriver, PoolRequest
 from sampan.api.network import (
     Endpoint,
@@ -55,6 +55,9 @@ class Networks:
         self._open: dict[str, NetworkPlank] = {}
         self._opening = asyncio.Lock()
         self._allocating = asyncio.Lock()
+        self._networks: dict[str, NetworkRecord] = {}
+        self._by_container: dict[str, EndpointRecord] = {}
+        self._joining: set[str] = set()  # addresses given to endpoints that are not up yet
         self._ipam = DriverHandle(self._make_ipam("default"))
         self.unavailable: dict[str, str] = {}
 
@@ -66,6 +69,9 @@ class Networks:
 
     async def open(self) -> None:
         """Open every driver that has networks here, and the three default ones; what can't work is listed, not fatal."""
+        self._networks = {r.id: r for r in self._metadata.database.query(self._metadata.networks.list)}
+        endpoints = self._metadata.database.query(self._metadata.endpoints.list)
+        self._by_container = {endpoint.container_id: endpoint for endpoint in endpoints}
         used = {record.driver for record in self.all()}
         for name in sorted(used | {"bridge", "host", "none"}):
             try:
@@ -140,15 +146,29 @@ class Networks:
 
     def all(self) -> list[NetworkRecord]:
         """Give all networks, oldest first."""
-        return self._metadata.database.query(self._metadata.networks.list)
+        return list(self._networks.values())
 
     def resolve(self, name: str) -> NetworkRecord:
-        """Find a network by name, id or the beginning of one. Raises `NotFound`."""
-        return self._metadata.database.query(lambda tx: self._metadata.networks.resolve(tx, name))
+        """Find a network by id, name or the beginning of an id. Raises `NotFound`, or `InvalidArgument` if several fit."""
+        if name in self._networks:
+            return self._networks[name]
+        for record in self._networks.values():
+            if record.name == name:
+                return record
+        fitting = [record for key, record in self._networks.items() if name and key.startswith(name)]
+        if len(fitting) > 1:
+            raise InvalidArgument(f"network {name} is ambiguous ({len(fitting)} matches found on ID prefix)")
+        if not fitting:
+            raise NotFound(f"network {name} not found")
+        return fitting[0]
 
-    def endpoints(self, **of: str) -> list[EndpointRecord]:
-        """Give the endpoints of a network (`network_id=`) or a container (`container_id=`)."""
-        return self._metadata.database.query(lambda tx: self._metadata.endpoints.list(tx, **of))
+    def endpoints_of(self, network: NetworkRecord) -> list[EndpointRecord]:
+        """Give the endpoints in a network."""
+        return [endpoint for endpoint in self._by_container.values() if endpoint.network_id == network.id]
+
+    def endpoint_of(self, container_id: str) -> EndpointRecord | None:
+        """Give a running container's endpoint."""
+        return self._by_container.get(container_id)
 
     async def _create(
         self,
@@ -183,10 +203,12 @@ class Networks:
                 is_default=is_default,
             )
             await self._metadata.database.write(lambda tx: self._metadata.networks.insert(tx, record))
+            self._networks[record.id] = record
         try:
             await plank.call(plank.driver.create_network, to_network(record))
         except BaseException:
             await self._metadata.database.write(lambda tx: self._metadata.networks.delete(tx, record.id))
+            del self._networks[record.id]
             raise
         self._events.emit("network", "create", record.id, {"name": record.name, "type": record.driver})
         return record
@@ -217,14 +239,14 @@ class Networks:
         endpoint = await self._allocate(network, container_id, asked, ports, mac)
         try:
             attachment = await plank.call(plank.driver.attach, to_network(network), to_endpoint(endpoint), netns)
-        except BaseException:
-            await self._metadata.database.note(lambda tx: self._metadata.endpoints.delete(tx, endpoint.id))
-            raise
-        made = [(p.protocol, p.container_port, p.host_port, p.host_ip, p.count) for p in attachment.ports]
-        endpoint = endpoint.model_copy(
-            update={"host_interface": attachment.host_interface, "mac": attachment.mac or endpoint.mac, "ports": made}
-        )
-        await self._metadata.database.note(lambda tx: self._metadata.endpoints.update(tx, endpoint))
+            made = [(p.protocol, p.container_port, p.host_port, p.host_ip, p.count) for p in attachment.ports]
+            known = {"host_interface": attachment.host_interface, "mac": attachment.mac or endpoint.mac, "ports": made}
+            endpoint = endpoint.model_copy(update=known)
+            # recorded after it exists: one that a crash leaves unrecorded is found by its engine's mark, by `gc`
+            await self._metadata.database.note(lambda tx: self._metadata.endpoints.insert(tx, endpoint))
+            self._by_container[container_id] = endpoint
+        finally:
+            self._joining.discard(endpoint.ipv4 or "")
         self._events.emit("network", "connect", network.id, self._attributes(network, container_id))
         return endpoint
 
@@ -237,42 +259,41 @@ class Networks:
                 "invalid config for network bridge: user specified IP address is supported on user defined networks only"
             )
         async with self._allocating:
-            ipv4 = None
-            if network.subnets:
-                prefix, gateway = network.subnets[0]
-                taken = {item.ipv4.partition("/")[0] for item in self.endpoints(network_id=network.id) if item.ipv4}
-                request = AddressRequest(
-                    Subnet(prefix, gateway),
-                    preferred=preferred or None,
-                    in_use=taken | ({gateway} if gateway else set()),
-                )
-                ipv4 = await self._ipam.call(self._ipam.driver.choose_address, request)
-            endpoint = EndpointRecord(
-                id=new_id(),
-                network_id=network.id,
-                container_id=container_id,
-                mac=mac,
-                ipv4=ipv4,
-                gateway=not network.internal,
-                ports=[(p.protocol, p.container_port, p.host_port, p.host_ip, p.count) for p in ports],
-            )
-            await self._metadata.database.note(lambda tx: self._metadata.endpoints.insert(tx, endpoint))
-        return endpoint
+            ipv4 = await self._choose_address(network, preferred) if network.subnets else None
+            self._joining.add(ipv4 or "")
+        return EndpointRecord(
+            id=new_id(),
+            network_id=network.id,
+            container_id=container_id,
+            mac=mac,
+            ipv4=ipv4,
+            gateway=not network.internal,
+            ports=[(p.protocol, p.container_port, p.host_port, p.host_ip, p.count) for p in ports],
+        )
 
-    async def detach_all(self, container_id: str) -> None:
-        """Take a container out of all its networks. Best-effort: what fails stays in the store, for the next sweep."""
-        for endpoint in self.endpoints(container_id=container_id):
-            network = self._metadata.database.query(partial(self._metadata.networks.find, key=endpoint.network_id))
+    async def _choose_address(self, network: NetworkRecord, preferred: str) -> str:
+        prefix, gateway = network.subnets[0]
+        held = [endpoint.ipv4 for endpoint in self.endpoints_of(network) if endpoint.ipv4]
+        taken = {address.partition("/")[0] for address in (*held, *self._joining, gateway or "") if address}
+        request = AddressRequest(Subnet(prefix, gateway), preferred=preferred or None, in_use=taken)
+        return await self._ipam.call(self._ipam.driver.choose_address, request)
+
+    async def detach(self, container_id: str) -> None:
+        """Take a container out of its network. Best-effort: what fails stays recorded, for the next sweep."""
+        endpoint = self._by_container.get(container_id)
+        if endpoint is None:
+            return
+        network = self._networks.get(endpoint.network_id)
+        if network is not None:
             try:
-                if network is not None:
-                    plank = await self.get(network.driver)
-                    await plank.call(plank.driver.detach, to_network(network), to_endpoint(endpoint))
+                plank = await self.get(network.driver)
+                await plank.call(plank.driver.detach, to_network(network), to_endpoint(endpoint))
             except SampanError as error:
                 log.warning("detach endpoint %s of container %s: %s", endpoint.id[:12], container_id[:12], error)
-                continue
-            await self._metadata.database.note(partial(self._metadata.endpoints.delete, key=endpoint.id))
-            if network is not None:
-                self._events.emit("network", "disconnect", network.id, self._attributes(network, container_id))
+                return
+            self._events.emit("network", "disconnect", network.id, self._attributes(network, container_id))
+        await self._metadata.database.note(partial(self._metadata.endpoints.delete, key=endpoint.id))
+        self._by_container.pop(container_id, None)
 
     @staticmethod
     def _attributes(network: NetworkRecord, container_id: str) -> dict[str, str]:
@@ -280,10 +301,9 @@ class Networks:
 
     async def sweep(self, living: set[str]) -> None:
         """Remove from host and store whatever belongs to containers that no longer run."""
-        for endpoint in self.endpoints():
-            if endpoint.container_id not in living:
-                await self.detach_all(endpoint.container_id)
-        networks, endpoints = self.all(), self.endpoints()
+        for container_id in set(self._by_container) - living:
+            await self.detach(container_id)
+        networks, endpoints = self.all(), list(self._by_container.values())
         for plank in self.opened():
             own = [to_network(record) for record in networks if record.driver == plank.name]
             ids = {network.id for network in own}

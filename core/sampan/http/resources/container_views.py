@@ -6,6 +6,7 @@ import shlex
 import time
 from typing import Any
 
+from sampan.api.errors import SampanError
 from sampan.api.types import EndpointSettings
 from sampan.engine.container import Container
 from sampan.engine.engine import Engine
@@ -42,7 +43,7 @@ def status_text(state: ContainerState) -> str:
 def summary(engine: Engine, container: Container, *, with_size: bool) -> dict[str, Any]:
     """Give one line of `GET /containers/json`."""
     record = container.record
-    endpoints = engine.networks.endpoints(container_id=container.id) if container.is_running else []
+    endpoint = engine.networks.endpoint_of(container.id) if container.is_running else None
     return {
         "Id": container.id,
         "Names": [f"/{record.name}"],
@@ -52,21 +53,19 @@ def summary(engine: Engine, container: Container, *, with_size: bool) -> dict[st
         if any(" " in part for part in record.command)
         else " ".join(record.command),
         "Created": record.created // 10**9,
-        "Ports": _port_list(container, endpoints),
+        "Ports": _port_list(container, endpoint),
         "Labels": record.config.labels,
         "State": record.state.status,
         "Status": status_text(record.state),
         "HostConfig": {"NetworkMode": _network_mode(container)},
-        "NetworkSettings": {"Networks": _networks(engine, container, endpoints)},
+        "NetworkSettings": {"Networks": _networks(engine, container, endpoint)},
         "Mounts": [_mount(point) for point in record.mounts if point.type != "tmpfs"],
     }
 
 
-def _port_list(container: Container, endpoints: list[EndpointRecord]) -> list[dict[str, Any]]:
+def _port_list(container: Container, endpoint: EndpointRecord | None) -> list[dict[str, Any]]:
     ports: list[dict[str, Any]] = []
-    published: dict[str, list[dict[str, str]]] = {}
-    for endpoint in endpoints:
-        published.update(shown(endpoint.ports))
+    published = shown(endpoint.ports) if endpoint is not None else {}
     for port, bindings in published.items():
         number, _, protocol = port.partition("/")
         for binding in bindings:
@@ -91,17 +90,16 @@ def _network_mode(container: Container) -> str:
     return "bridge" if mode in ("", "default") else mode
 
 
-def _networks(engine: Engine, container: Container, endpoints: list[EndpointRecord]) -> dict[str, Any]:
+def _networks(engine: Engine, container: Container, endpoint: EndpointRecord | None) -> dict[str, Any]:
     mode = _network_mode(container)
     if mode.startswith("container:"):
         return {}
-    by_network = {endpoint.network_id: endpoint for endpoint in endpoints}
-    known = {record.name: record for record in engine.networks.all()} | {r.id: r for r in engine.networks.all()}
-    record = known.get(mode)
-    if record is None:
+    try:
+        record = engine.networks.resolve(mode)
+    except SampanError:
         return {mode: _endpoint(container, None, "", None)}
     gateway = record.subnets[0][1] if record.subnets else None
-    return {record.name: _endpoint(container, by_network.get(record.id), record.id, gateway)}
+    return {record.name: _endpoint(container, endpoint, record.id, gateway)}
 
 
 def _endpoint(
@@ -144,8 +142,8 @@ def inspect(engine: Engine, container: Container) -> dict[str, Any]:
     """Give the answer of `GET /containers/{id}/json`."""
     record, state = container.record, container.record.state
     command = record.command
-    endpoints = engine.networks.endpoints(container_id=container.id) if container.is_running else []
-    image = next((i for i, _ in engine.images.all() if i.id == record.image_id), None)
+    endpoint = engine.networks.endpoint_of(container.id) if container.is_running else None
+    image = engine.images.find(record.image_id)
     host = record.host.wire()
     host["NetworkMode"] = _network_mode(container)
     host["Runtime"] = record.runtime
@@ -192,18 +190,17 @@ def inspect(engine: Engine, container: Container) -> dict[str, Any]:
         "GraphDriver": {"Name": record.storage_driver, "Data": {"Snapshot": container.id}},
         "Mounts": [_mount(point) for point in record.mounts if point.type != "tmpfs"],
         "Config": record.config.wire(),
-        "NetworkSettings": _network_settings(engine, container, endpoints),
+        "NetworkSettings": _network_settings(engine, container, endpoint),
     }
 
 
-def _network_settings(engine: Engine, container: Container, endpoints: list[EndpointRecord]) -> dict[str, Any]:
-    networks = _networks(engine, container, endpoints)
+def _network_settings(engine: Engine, container: Container, endpoint: EndpointRecord | None) -> dict[str, Any]:
+    networks = _networks(engine, container, endpoint)
     first = next(iter(networks.values()), None) or {}
     ports: dict[str, Any] = {}
     if container.is_running:
         ports = dict.fromkeys(container.record.config.exposed_ports)
-        for endpoint in endpoints:
-            ports.update(shown(endpoint.ports))
+        ports.update(shown(endpoint.ports) if endpoint is not None else {})
     return {
         "Bridge": "",
         "SandboxID": container.id if container.is_running else "",
