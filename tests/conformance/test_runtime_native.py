@@ -103,6 +103,13 @@ class TestNative(RuntimeDriverSuite):
         spec["mounts"] = [each for each in spec["mounts"] if each["destination"] not in ("/dev", "/dev/mqueue", "/dev/shm")]
         assert workshop.container(spec, rootfs=bound(hostile)).run().lines == ["/dev/pts/0", "1"]
 
+    def test_terminal_has_its_size_from_the_first_moment(self, workshop: Workshop) -> None:
+        """Stricter than the suite, which lets a runtime set it a little later."""
+        container = workshop.idle(workshop.spec("stty size; exec sleep 1000", terminal=True, consoleSize=TERMINAL_SIZE))
+        assert container.main.read_until(b"\r\n") == b"25 80\r\n"
+        process = container.start_exec(process_spec(["stty", "size"], terminal=True, consoleSize=TERMINAL_SIZE))
+        assert process.finish().text == "25 80"
+
     def test_sysctls_do_not_pass_through_the_image(self, workshop: Workshop, hostile: Path) -> None:
         """A05: the container's /proc is a volume with a trap in it; the parameter is set in the kernel all the same."""
         trap = hostile / "trap"
