@@ -107,6 +107,11 @@ class Registry:
                 text += f"; the plugin {broken.plugin} is installed but broken ({broken.reason})"
         return text
 
+    def report(self, plugin: str, reason: str) -> None:
+        """Note what is wrong with a plugin, under its entry point's name."""
+        known = next((r for r in self._drivers.values() if r.plugin == plugin), None)
+        self.broken.append(Broken(plugin, known.distribution if known else "", known.version if known else "", reason))
+
     def claim(self, registration: Registration) -> None:
         """Enter a driver, or note why it can't be entered."""
         cls = registration.driver

@@ -15,7 +15,8 @@ import pytest
 from ground.daemon import Daemon
 from ground.leaks import check_nothing_left
 
-COUNT = "i=0; while [ $i -lt {limit} ]; do echo line $i; i=$((i+1)); usleep 2000; done; exit {code}"
+COUNT = "i=0; while [ ! -e /stop ]; do echo line $i; i=$((i+1)); usleep 2000; done; echo end $i; exit 7"
+"""Writes numbered lines until it is told to stop, then how many there were."""
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = 15.0) -> None:
@@ -52,7 +53,7 @@ def finish(daemon: Daemon) -> None:
 
 def test_a_container_goes_on_and_its_log_has_no_hole(own_daemon: Daemon) -> None:
     daemon = own_daemon
-    daemon.docker("run", "-d", "--name", "ww", "busybox", "sh", "-c", COUNT.format(limit=600, code=7))
+    daemon.docker("run", "-d", "--name", "ww", "busybox", "sh", "-c", COUNT)
     wait_until(lambda: len(log_lines(daemon, "ww")) > 20, "the container writes")
     pid = inspect(daemon, "ww")["Pid"]
     daemon.kill()
@@ -60,8 +61,10 @@ def test_a_container_goes_on_and_its_log_has_no_hole(own_daemon: Daemon) -> None
     daemon.start()
     state = inspect(daemon, "ww")
     assert (state["Status"], state["Pid"]) == ("running", pid)
+    daemon.docker("exec", "ww", "touch", "/stop")
     assert daemon.docker("wait", "ww").stdout.strip() == b"7"
-    assert log_lines(daemon, "ww") == [f"line {i}" for i in range(600)]
+    *lines, end = log_lines(daemon, "ww")
+    assert lines == [f"line {i}" for i in range(int(end.removeprefix("end ")))]
     finish(daemon)
 
 

@@ -15,7 +15,8 @@ from sampan.engine.records import ContainerRecord, MountPoint
 from sampan.engine.resources import DEFAULT_SHM_SIZE, linux_resources
 from sampan.engine.users import User
 
-OCI_VERSION = "1.2.0"
+OCI_VERSION = "1.0.2"
+"""The oldest version that has all we write: older runtimes refuse a newer one by its number alone (crun 1.8)."""
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 Spec = dict[str, Any]

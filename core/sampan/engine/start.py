@@ -67,7 +67,6 @@ class Starter:
         """Launch a container: afterwards its record says that it runs. On an error `container.shim` is what is to be deleted."""
         record, trace = container.record, container.trace
         container.log_ended.clear()
-        record, trace = container.record, container.trace
         netns = -1
         spawning: asyncio.Task[Shim] | None = None
         try:
@@ -210,7 +209,7 @@ class Starter:
         found = await asyncio.to_thread(read_files, rootfs, ("etc/passwd", "etc/group"))
         accounts = Accounts(found["etc/passwd"], found["etc/group"])
         if not record.has_started:
-            if len(self._accounts) >= 256:
+            if len(self._accounts) >= IMAGES_REMEMBERED:
                 self._accounts.clear()
             self._accounts[record.image_id] = accounts
         return accounts

@@ -1,4 +1,4 @@
-"""Settings of the driver: `[runtime.native]`."""
+"""Settings of the driver: `[runtimes.native]`."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from sampan.api.config import DriverConfig
 
 
 class OciConfig(DriverConfig):
-    """`[runtime.runc]`, `[runtime.crun]`, … in config.toml."""
+    """`[runtimes.runc]`, `[runtimes.crun]`, … in config.toml."""
 
     binary: str = Field(
         default="", description="Name on PATH or absolute path of the program; empty: the driver's name"

@@ -51,7 +51,7 @@ class OciRuntime(RuntimeDriver):
 
     @classmethod
     def config_model(cls) -> type[DriverConfig]:
-        """Give the model of `[runtime.NAME]`."""
+        """Give the model of `[runtimes.NAME]`."""
         from sampan_runtime_oci.config import OciConfig
 
         return OciConfig

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from sampan.engine.engine import Engine
 from sampan.http.resources import unbuilt
 from sampan.http.resources.containers import ContainerRoutes
@@ -12,6 +14,8 @@ from sampan.http.resources.system import SystemRoutes
 from sampan.http.resources.volumes import VolumeRoutes
 from sampan.http.router import Router
 
+log = logging.getLogger(__name__)
+
 
 def build_router(engine: Engine) -> Router:
     """Give the whole API over one engine, the plugins' routes included."""
@@ -19,5 +23,15 @@ def build_router(engine: Engine) -> Router:
     for routes in (SystemRoutes, ContainerRoutes, ExecRoutes, ImageRoutes, NetworkRoutes, VolumeRoutes):
         routes(engine).register(router)
     unbuilt.register(router)
-    engine.registry.manager.hook.sampan_register_routes(router=router)
+    _add_plugin_routes(engine, router)
     return router
+
+
+def _add_plugin_routes(engine: Engine, router: Router) -> None:
+    """Ask each plugin for its routes; one that fails adds none, or not all, and is listed as broken."""
+    for implementation in engine.registry.manager.hook.sampan_register_routes.get_hookimpls():
+        try:
+            implementation.function(**dict.fromkeys(implementation.argnames, router))
+        except Exception as error:
+            log.exception("plugin %s failed to register its routes", implementation.plugin_name)
+            engine.registry.report(implementation.plugin_name, f"sampan_register_routes: {type(error).__name__}: {error}")
