@@ -27,7 +27,7 @@ from sampan.launch.protocol import SOCKET, ExecConfig, ExitRecord, Launched, Shi
 
 logger = logging.getLogger(__name__)
 
-_BOOT = "import sys; sys.path[:] = sys.argv[2:]; from sampan.launch.zygote import main; main(int(sys.argv[1]))"
+_BOOT = "import sys; sys.path[:] = sys.argv[2:]; from sampan.launch.boot import boot; boot()"
 
 
 class Channel:
@@ -301,15 +301,17 @@ class Zygote:
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         channel = Channel(ours, f"the shim of container {config.id}")
+        greeting = asyncio.ensure_future(_greet(channel))  # waits in the socket, and is answered by a shim that is ready
         try:
             fds = [theirs.fileno()] if netns < 0 else [theirs.fileno(), netns]
             await self._channel.request("spawn", fds, config=config.to_data())
         except BaseException:
+            greeting.cancel()
             channel.close()
             raise
         finally:
-            theirs.close()
-        return await _greet(channel)
+            theirs.close()  # so that the end of the shim can be seen
+        return await greeting
 
     async def close(self) -> None:
         """Let the zygote end and wait for it. Its shims go on."""

@@ -1,19 +1,21 @@
 """Runtime operations, each in a forked child: driver code never runs in the shim's loop, and may hang or
 crash there.
 
-The child gets the driver freshly built, and no descriptors but those it is given. It answers one JSON
-object over a pipe and
-exits; its answer counts once it is reaped, for only then have its own children become the shim's.
+The child gets the driver freshly built, and no descriptors but those it is given. It takes its steps one after
+the other, answers each with a line of JSON over a pipe and exits. The answer to its last step counts once it is
+reaped, for only then have its own children become the shim's; the others count at once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import signal
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from sampan.api.errors import SampanError, System, Unavailable, from_wire, to_wire
@@ -29,19 +31,31 @@ Done = Callable[[Any, SampanError | None], None]
 """What is called in the shim with the answer, or with the error."""
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing for a child to do, whatever became of the steps before. `name` is for errors; it has `timeout_s`
+    if that is less than what all operations have.
+    """
+
+    name: str
+    work: Work
+    done: Done
+    timeout_s: float = float("inf")
+
+
 class Operation:
-    """A running child of one operation."""
+    """A child and what it has still to do."""
 
-    __slots__ = ("answer", "done", "makes_process", "name", "pid", "pipe", "timed_out", "timer")
+    __slots__ = ("answers", "gate", "makes_process", "pid", "pipe", "steps", "timed_out", "timer")
 
-    def __init__(self, name: str, pid: int, pipe: int, makes_process: bool, done: Done) -> None:
-        """`pipe` is where the answer comes from, ours from now on."""
-        self.name = name
+    def __init__(self, pid: int, gate: int, pipe: int, makes_process: bool, steps: Sequence[Step]) -> None:
+        """The child begins when `gate` is written to; `pipe` is where the answers come from. Both are ours now."""
         self.pid = pid
+        self.gate = gate
         self.pipe = pipe
         self.makes_process = makes_process
-        self.done = done
-        self.answer = b""
+        self.steps = list(steps)
+        self.answers = b""
         self.timed_out = False
         self.timer: Timer | None = None
 
@@ -50,7 +64,7 @@ class Operations:
     """All operations that run now."""
 
     def __init__(self, loop: Loop, container_id: str, timeout_s: float) -> None:
-        """`timeout_s` ends each of them by SIGKILL."""
+        """`timeout_s` ends each step by SIGKILL of the child."""
         self._loop = loop
         self._container_id = container_id
         self._timeout_s = timeout_s
@@ -66,46 +80,60 @@ class Operations:
         """Whether a child of the shim may be a process that an operation has made and not told us of yet."""
         return any(operation.makes_process for operation in self._running.values())
 
-    def run(
-        self,
-        name: str,
-        work: Work,
-        done: Done,
-        *,
-        fds: Sequence[int] = (),
-        makes_process: bool = False,
-        timeout_s: float | None = None,
-    ) -> None:
-        """Run `work` in a child that keeps only `fds`, and call `done` when it has been reaped."""
+    def run(self, *steps: Step, fds: Sequence[int] = (), makes_process: bool = False) -> None:
+        """Take the steps in a child that keeps only `fds`, and call each one's `done`."""
+        self.begin(self.prepare(*steps, fds=fds, makes_process=makes_process))
+
+    def prepare(self, *steps: Step, fds: Sequence[int] = (), makes_process: bool = False) -> Operation:
+        """Fork the child ahead of time: it takes its steps once it is told to `begin`."""
+        hold, gate = os.pipe2(os.O_CLOEXEC)
         reader, writer = os.pipe2(os.O_CLOEXEC)
         pid = os.fork()
         if pid == 0:
-            _child(f"{name} container {self._container_id}", work, writer, fds)
+            _child(self._container_id, steps, hold, writer, fds)
+        os.close(hold)
         os.close(writer)
         os.set_blocking(reader, False)
-        operation = Operation(name, pid, reader, makes_process, done)
-        limit = self._timeout_s if timeout_s is None else timeout_s
-        operation.timer = self._loop.call_later(limit, lambda: self._expire(operation))
+        operation = Operation(pid, gate, reader, makes_process, steps)
         self._running[pid] = operation
         self._loop.watch(reader, IN, lambda: self._take(operation))
+        return operation
+
+    def begin(self, operation: Operation) -> None:
+        """Let a prepared child go. Its death before that is told by `done` as well."""
+        with contextlib.suppress(BrokenPipeError):
+            os.write(operation.gate, b"!")
+        os.close(operation.gate)
+        operation.gate = -1
+        self._set_timer(operation)
 
     def reaped(self, pid: int, status: int) -> bool:
         """A child of the shim has been reaped; finish its operation. False if it was none of ours."""
-        operation = self._running.pop(pid, None)
+        operation = self._running.get(pid)
         if operation is None:
             return False
         while self._read(operation):
             pass
+        del self._running[pid]
         self._loop.unwatch(operation.pipe)
         os.close(operation.pipe)
+        if operation.gate >= 0:
+            os.close(operation.gate)
         if operation.timer is not None:
             operation.timer.cancel()
-        result, error = self._outcome(operation, status)
-        operation.done(result, error)
+        answers = operation.answers.split(b"\n")
+        for number, step in enumerate(operation.steps):
+            answer = answers[number] if number < len(answers) else b""
+            step.done(*self._outcome(operation, step, answer, status))
         return True
 
     def _take(self, operation: Operation) -> None:
         self._read(operation)
+        while len(operation.steps) > 1 and b"\n" in operation.answers:
+            answer, _, operation.answers = operation.answers.partition(b"\n")
+            step = operation.steps.pop(0)
+            self._set_timer(operation)
+            step.done(*_parse(answer))
 
     def _read(self, operation: Operation) -> bool:
         try:
@@ -114,18 +142,27 @@ class Operations:
             return False
         if not data:
             self._loop.unwatch(operation.pipe)
-        operation.answer += data
+        operation.answers += data
         return bool(data)
+
+    def _set_timer(self, operation: Operation) -> None:
+        if operation.timer is not None:
+            operation.timer.cancel()
+        limit = min(self._timeout_s, operation.steps[0].timeout_s)
+        operation.timer = self._loop.call_later(limit, lambda: self._expire(operation))
 
     def _expire(self, operation: Operation) -> None:
         operation.timed_out = True
         os.killpg(operation.pid, signal.SIGKILL)
 
-    def _outcome(self, operation: Operation, status: int) -> tuple[Any, SampanError | None]:
-        what = f"{operation.name} container {self._container_id}"
+    def _outcome(
+        self, operation: Operation, step: Step, answer: bytes, status: int
+    ) -> tuple[Any, SampanError | None]:
+        """Give the result or error of a step whose child has ended, with an `answer` or without."""
         try:
-            answer = json.loads(operation.answer)
+            return _parse(answer)
         except ValueError:
+            what = f"{step.name} container {self._container_id}"
             if operation.timed_out:
                 return None, Unavailable(
                     f"{what}: the runtime driver did not answer in time and was killed",
@@ -133,30 +170,39 @@ class Operations:
                 )
             code = os.waitstatus_to_exitcode(status)
             return None, System(f"{what}: the runtime driver ended without an answer (status {code})")
-        if "error" in answer:
-            return None, from_wire(answer["error"])
-        return answer["result"], None
 
 
-def _child(what: str, work: Work, writer: int, fds: Sequence[int]) -> NoReturn:
-    """Do the work and leave, whatever happens."""
+def _parse(answer: bytes) -> tuple[Any, SampanError | None]:
+    """Raises `ValueError` for an answer that is cut off."""
+    parsed = json.loads(answer)
+    return (None, from_wire(parsed["error"])) if "error" in parsed else (parsed["result"], None)
+
+
+def _child(container_id: str, steps: Sequence[Step], hold: int, writer: int, fds: Sequence[int]) -> NoReturn:
+    """Wait for the gate, take the steps and leave, whatever happens."""
     code = 1
     try:
-        _isolate([0, 1, 2, writer, *fds])
-        answer = json.dumps({"result": work()})
+        _isolate([0, 1, 2, hold, writer, *fds])
+        told = os.read(hold, 1)  # nothing, if the shim has ended before it came to that
+        os.close(hold)
+        for step in steps if told else ():
+            rest = memoryview(_answer(f"{step.name} container {container_id}", step.work) + b"\n")
+            while rest:
+                rest = rest[os.write(writer, rest) :]
         code = 0
+    finally:
+        os._exit(code)
+
+
+def _answer(what: str, work: Work) -> bytes:
+    try:
+        return json.dumps({"result": work()}).encode()
     except SampanError as error:
-        answer = json.dumps({"error": to_wire(error)})
+        return json.dumps({"error": to_wire(error)}).encode()
     except BaseException as error:
         logger.exception("%s: the runtime driver raised what it should not", what)
         text = f"{what}: the runtime driver failed: {type(error).__name__}: {error}"
-        answer = json.dumps({"error": to_wire(System(text, remedy="see shim.log of the container"))})
-    try:
-        rest = memoryview(answer.encode())
-        while rest:
-            rest = rest[os.write(writer, rest) :]
-    finally:
-        os._exit(code)
+        return json.dumps({"error": to_wire(System(text, remedy="see shim.log of the container"))}).encode()
 
 
 def _isolate(keep: Sequence[int]) -> None:

@@ -34,7 +34,7 @@ from sampan.api.runtime import Handle
 from sampan.launch import protocol, runtime_calls
 from sampan.launch.connection import Connection, Request
 from sampan.launch.loop import IN, Loop
-from sampan.launch.operations import Operations, monotonic_ns
+from sampan.launch.operations import Operation, Operations, Step, monotonic_ns
 from sampan.launch.process import Process
 from sampan.launch.protocol import EXIT, HANDLE, SOCKET, ExecConfig, ExecState, ExitRecord, ShimConfig, ShimState, Span
 from sampan.launch.streams import Streams
@@ -77,13 +77,13 @@ class Shim:
         self._exec_waiters: dict[str, list[Request]] = {}
         self._handle: Handle | None = None
         self._launched = False
-        self._launch_spans: list[Span] = []
+        self._launcher: Operation | None = None
+        self._launch: Request | None = None
+        self._launch_began = 0
         self._started_at_ns = 0
         self._paused = False
-        self._oom_killed: bool | None = None
-        self._oom_error = ""
         self._exit: ExitRecord | None = None
-        self._main_told = False
+        self._removing = False
         self._deletion: Request | None = None
         self._deleted = False
         self._watch_children()
@@ -138,6 +138,8 @@ class Shim:
 
     def _on_hello(self, request: Request) -> None:
         request.reply({"version": protocol.VERSION, "container": self._config.id, "pid": os.getpid()})
+        if not self._launched and self._launcher is None:
+            self._launcher = self._prepare_launch()  # 2 ms that pass while the daemon makes network and spec
 
     def _on_state(self, request: Request) -> None:
         execs = {key: ExecState(process.pid, None) for key, process in self._execs.items() if process.pid}
@@ -157,19 +159,9 @@ class Shim:
         self._launched = True
         (self._config.root_dir / EXIT).unlink(missing_ok=True)
         (self._config.state_dir / "runtime").mkdir(mode=0o700, exist_ok=True)
-        stdio = self._main.streams.stdio
-        began = monotonic_ns()
-
-        def done(result: Any, error: SampanError | None) -> None:
-            self._finish_launch(request, began, result, error)
-
-        self._operations.run(
-            "launch",
-            lambda: runtime_calls.launch(self._config, stdio, self._netns),
-            done,
-            fds=(stdio.stdin, stdio.stdout, stdio.stderr, stdio.console, self._netns),
-            makes_process=True,
-        )
+        self._launch = request
+        self._launch_began = monotonic_ns()
+        self._operations.begin(self._launcher or self._prepare_launch())
 
     def _on_attach(self, request: Request) -> None:
         self._main.streams.attach(request.take_fds(), stdin_eof_closes=bool(request.message["stdin_eof_closes"]))
@@ -221,9 +213,7 @@ class Shim:
 
         stdio = streams.stdio
         self._operations.run(
-            "exec in",
-            lambda: runtime_calls.execute(self._config, handle, config, stdio),
-            done,
+            Step("exec in", lambda: runtime_calls.execute(self._config, handle, config, stdio), done),
             fds=(stdio.stdin, stdio.stdout, stdio.stderr, stdio.console),
             makes_process=True,
         )
@@ -279,17 +269,8 @@ class Shim:
         self._deletion = request
         if self._handle is None:
             self._finish_deletion()
-            return
-
-        def done(_: Any, error: SampanError | None) -> None:
-            if error is not None:
-                self._deletion = None
-                request.fail(error)
-            else:
-                self._handle = None
-                self._finish_deletion()
-
-        self._operations.run("delete", runtime_calls.call(self._config, self._handle, "delete"), done)
+        elif not self._removing:  # as it is since the exit
+            self._operations.run(self._removal(self._handle))
 
     # What the requests have in common
 
@@ -329,11 +310,24 @@ class Shim:
                 then()
                 request.reply(result)
 
-        self._operations.run(name, work, done)
+        self._operations.run(Step(name, work, done))
 
     # The container's life
 
-    def _finish_launch(self, request: Request, began: int, result: Any, error: SampanError | None) -> None:
+    def _prepare_launch(self) -> Operation:
+        """Fork the child that will launch the container."""
+        stdio = self._main.streams.stdio
+        return self._operations.prepare(
+            Step("launch", lambda: runtime_calls.launch(self._config, stdio, self._netns), self._finish_launch),
+            fds=(stdio.stdin, stdio.stdout, stdio.stderr, stdio.console, self._netns),
+            makes_process=True,
+        )
+
+    def _finish_launch(self, result: Any, error: SampanError | None) -> None:
+        self._launcher = None
+        request, self._launch = self._launch, None
+        if request is None:  # something has killed the child before it was needed: the launch forks another
+            return
         if self._netns >= 0:
             os.close(self._netns)
             self._netns = -1
@@ -356,44 +350,57 @@ class Shim:
             self._waiters.clear()
             return
         spans = [Span(*span) for span in result["spans"]]
-        spans.insert(0, Span("fork", "shim", began, spans[0].start_ns))
+        spans.insert(0, Span("fork", "shim", self._launch_began, spans[0].start_ns))
         request.reply(protocol.Launched(self._main.pid, self._started_at_ns, tuple(spans)).to_data())
 
     def _main_output_ended(self) -> None:
         self._main.output_ended()
         self._leave_if_done()
 
-    def _main_exited(self) -> None:
-        """The first process was reaped: ask for the reason while its last output is read."""
-        if self._handle is None:
-            self._oom_killed = False
-            self._record_exit()
-            return
-
-        def done(killed: Any, error: SampanError | None) -> None:
-            self._oom_killed = bool(killed)
-            if error is not None and self._deletion is None:
-                self._oom_error = str(error)
-            self._record_exit()
-
-        self._operations.run(
-            "ask for the end of",
-            runtime_calls.call(self._config, self._handle, "oom_killed"),
-            done,
-            timeout_s=min(OOM_TIMEOUT_S, self._config.driver_timeout_s),
-        )
-
     def _main_ended(self, _: Process) -> None:
-        self._main_told = True
-        self._record_exit()
-
-    def _record_exit(self) -> None:
-        """Write the exit down, then tell it, once all of it is known."""
-        if self._exit is not None or not self._main_told or self._oom_killed is None:
+        """The first process was reaped and its output read: ask for the reason, and let the driver remove the
+        container at once, while the daemon does its part.
+        """
+        if self._handle is None:
+            self._record_exit(False, None)
             return
+        steps = [
+            Step(
+                "ask for the end of",
+                runtime_calls.call(self._config, self._handle, "oom_killed"),
+                self._record_exit,
+                OOM_TIMEOUT_S,
+            )
+        ]
+        if not self._removing:
+            steps.append(self._removal(self._handle))
+        self._operations.run(*steps)
+
+    def _removal(self, handle: Handle) -> Step:
+        self._removing = True
+        return Step("delete", runtime_calls.call(self._config, handle, "delete"), self._removed)
+
+    def _removed(self, _: Any, error: SampanError | None) -> None:
+        self._removing = False
+        if error is None:
+            self._handle = None
+        if self._deletion is None:
+            if error is not None:
+                logger.warning("%s; the daemon's request to delete will try again", error)
+        elif error is None:
+            self._finish_deletion()
+        else:
+            request, self._deletion = self._deletion, None
+            request.fail(error)
+
+    def _record_exit(self, killed: Any, oom_error: SampanError | None) -> None:
+        """Write the exit down, then tell it."""
         assert self._main.exit_code is not None
-        error = "; ".join(filter(None, (self._oom_error, self._main.streams.log_error)))
-        record = ExitRecord(self._main.exit_code, self._oom_killed, self._main.finished_at_ns, error)
+        problems = [self._main.streams.log_error]
+        if oom_error is not None and self._deletion is None:
+            problems.insert(0, str(oom_error))
+        error = "; ".join(filter(None, problems))
+        record = ExitRecord(self._main.exit_code, bool(killed), self._main.finished_at_ns, error)
         try:
             runtime_calls.write_file(self._config.root_dir / EXIT, json.dumps(record.to_data()).encode())
         except OSError as problem:
@@ -493,8 +500,6 @@ class Shim:
             process = self._processes().get(pid)
             if process is not None:
                 process.exited(status)
-                if process is self._main:
-                    self._main_exited()
         return True
 
     def _processes(self) -> dict[int, Process]:

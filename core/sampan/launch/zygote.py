@@ -10,6 +10,7 @@ that are mapped, and a shim keeps sharing the pages that it does not write to.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import logging
@@ -28,7 +29,7 @@ def main(fd: int) -> None:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps the shims that end before us
-    with socket.socket(fileno=fd) as sock:
+    with socket.socket(fileno=fd) as sock, contextlib.suppress(ConnectionError):  # the daemon went away
         while (received := protocol.receive(sock)) is not None:
             message, fds = received
             if message["op"] == "preload":
