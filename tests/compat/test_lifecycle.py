@@ -151,7 +151,8 @@ def test_ps(client: Client) -> None:
 
 
 def test_inspect(client: Client) -> None:
-    container = client.out("run", "-d", "-e", "A=1", "-w", "/tmp", "-m", "32m", "-p", "8090:80", "-v", "/tmp:/t:ro", "busybox", "sleep", "60")
+    options = ("-e", "A=1", "-w", "/tmp", "-m", "32m", "-p", "8090:80", "-v", "/tmp:/t:ro")
+    container = client.out("run", "-d", *options, "busybox", "sleep", "60")
     (told,) = json.loads(client.out("inspect", container))
     assert told["Id"] == container
     assert (told["Path"], told["Args"]) == ("sleep", ["60"])
@@ -194,17 +195,20 @@ def test_rm_and_a_restart_policy_contradict_each_other(client: Client) -> None:
 def test_events(client: Client) -> None:
     since = f"{time.time():.6f}"
     client("run", "--rm", "--name", "ee", "busybox", "sh", "-c", "exit 3", check=3)
-    lines = client.out("events", "--since", since, "--until", f"{time.time() + 0.01:.6f}", "--format", "{{.Type}} {{.Action}}").splitlines()
+    span = ("--since", since, "--until", f"{time.time() + 0.01:.6f}")
+    lines = client.out("events", *span, "--format", "{{.Type}} {{.Action}}").splitlines()
     assert [line for line in lines if line.startswith("container")] == [
         "container create", "container attach", "container start", "container die", "container destroy",
     ]  # fmt: skip
-    told = client.out(
-        "events", "--since", since, "--until", f"{time.time() + 0.01:.6f}", "--filter", "event=die", "--format", "{{json .Actor.Attributes}}"
-    )
+    told = client.out("events", *span, "--filter", "event=die", "--format", "{{json .Actor.Attributes}}")
     attributes = json.loads(told)
     assert (attributes["exitCode"], attributes["name"], attributes["image"]) == ("3", "ee", "busybox")
 
 
 def test_top(client: Client) -> None:
     client("run", "-d", "--name", "tt", "busybox", "sh", "-c", "sleep 61 & sleep 62")
-    wait_until(lambda: {"sleep 61", "sleep 62"} <= {" ".join(line.split()[7:]) for line in client.out("top", "tt").splitlines()}, "both are shown")
+
+    def shown() -> set[str]:
+        return {" ".join(line.split()[7:]) for line in client.out("top", "tt").splitlines()}
+
+    wait_until(lambda: {"sleep 61", "sleep 62"} <= shown(), "both are shown")

@@ -84,11 +84,11 @@ def parse_security_options(options: list[str]) -> SecurityOptions:
     return SecurityOptions(no_new_privileges, seccomp, unconfined, apparmor)
 
 
-def _capability(name: str) -> str:
+def _capability(name: str, field: str) -> str:
     full = name.upper()
     full = full if full.startswith("CAP_") else f"CAP_{full}"
     if full not in capabilities.NAMES:
-        raise InvalidArgument(f"invalid CapAdd: unknown capability: {name!r}")
+        raise InvalidArgument(f'invalid {field}: unknown capability: "{full}"')
     return full
 
 
@@ -106,8 +106,8 @@ def container_capabilities(host: HostConfig) -> tuple[list[str], list[str]]:
     if host.privileged:
         wanted = everything
     else:
-        names_added = {_capability(item) for item in add if item != "ALL"}
-        names_dropped = {_capability(item) for item in drop if item != "ALL"}
+        names_added = {_capability(item, "CapAdd") for item in add if item != "ALL"}
+        names_dropped = {_capability(item, "CapDrop") for item in drop if item != "ALL"}
         base = everything if "ALL" in add else [] if "ALL" in drop else list(DEFAULT_CAPABILITIES)
         wanted = [name for name in everything if (name in base and name not in names_dropped) or name in names_added]
         if "ALL" in add:

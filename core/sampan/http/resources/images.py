@@ -42,9 +42,9 @@ class ImageRoutes:
         filters = request.query.filters()
         lines = []
         for image, tags in self._engine.images.all():
-            line = self._summary(image, tags) | _virtual_size(request, image)
-            if _fits(image, line, filters):
-                lines.append(line)
+            if _fits(image, tags, filters):
+                shown = _tags_asked_for(tags, filters.get("reference", []))
+                lines.append(self._summary(image, shown) | _virtual_size(request, image))
         return json_response(lines)
 
     def _summary(self, image: ImageRecord, tags: Sequence[str]) -> dict[str, Any]:
@@ -169,21 +169,26 @@ def _virtual_size(request: Request, image: ImageRecord) -> dict[str, int]:
     return {"VirtualSize": image.size} if request.version < (1, 44) else {}
 
 
-def _fits(image: ImageRecord, line: dict[str, Any], filters: dict[str, list[str]]) -> bool:
+def _fits(image: ImageRecord, tags: Sequence[str], filters: dict[str, list[str]]) -> bool:
     for name, values in filters.items():
         if name == "dangling":
             wanted = values[0].lower() in ("1", "true")
-            if wanted is bool(line["RepoTags"]):
+            if wanted is bool(tags):
                 return False
         elif name == "label":
             if not all(matches_label(image.config.labels, value) for value in values):
                 return False
         elif name == "reference":
-            if not any(_matches_reference(tag, value) for tag in line["RepoTags"] for value in values):
+            if not _tags_asked_for(tags, values):
                 return False
         else:
             raise InvalidArgument(f"invalid filter '{name}'")
     return True
+
+
+def _tags_asked_for(tags: Sequence[str], patterns: Sequence[str]) -> Sequence[str]:
+    """Give the tags that fit a `reference` filter; all when there is none. Docker shows no others."""
+    return [tag for tag in tags if any(_matches_reference(tag, p) for p in patterns)] if patterns else tags
 
 
 def _matches_reference(tag: str, pattern: str) -> bool:

@@ -1,0 +1,110 @@
+"""The Docker SDK for Python."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import docker
+import pytest
+from docker.errors import APIError, ContainerError, ImageNotFound, NotFound
+
+from ground.daemon import Daemon
+
+
+@pytest.fixture
+def sdk(daemon: Daemon) -> Iterator[docker.DockerClient]:
+    client = docker.DockerClient(base_url=daemon.host, timeout=30)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def test_versions(sdk: docker.DockerClient) -> None:
+    assert sdk.ping() is True
+    assert sdk.version()["ApiVersion"] == "1.51"
+    assert sdk.info()["OSType"] == "linux"
+
+
+def test_run(sdk: docker.DockerClient) -> None:
+    assert sdk.containers.run("busybox", ["echo", "hi"], remove=True) == b"hi\n"
+    assert sdk.containers.run("busybox", "sh -c 'echo $A'", environment={"A": "b"}, remove=True) == b"b\n"
+    with pytest.raises(ContainerError, match="returned non-zero exit status 3: b'bad") as caught:
+        sdk.containers.run("busybox", ["sh", "-c", "echo bad >&2; exit 3"], remove=True)
+    assert caught.value.exit_status == 3
+    with pytest.raises(ImageNotFound):
+        sdk.containers.create("absent:1", "true")
+
+
+def test_exec_logs_and_attach(sdk: docker.DockerClient) -> None:
+    script = "echo first; read word; echo got $word; exit 4"
+    container = sdk.containers.run("busybox", ["sh", "-c", script], detach=True, stdin_open=True, name="sdk")
+    assert container.exec_run(["sh", "-c", "echo out; echo err >&2; exit 5"], demux=True) == (5, (b"out\n", b"err\n"))
+    streamed = container.exec_run(["sh", "-c", "for i in 1 2 3; do echo $i; done"], stream=True)
+    assert b"".join(streamed.output) == b"1\n2\n3\n"
+    following = container.logs(stream=True, follow=True)
+    assert next(following) == b"first\n"
+    stdin = container.attach_socket(params={"stdin": 1, "stream": 1})
+    stdin._sock.sendall(b"word\n")
+    assert next(following) == b"got word\n"
+    assert container.wait(timeout=20)["StatusCode"] == 4
+    assert list(following) == []
+    stdin._sock.close()
+    stdin.close()
+    assert container.logs() == b"first\ngot word\n"
+    container.reload()
+    assert (container.status, container.attrs["State"]["ExitCode"]) == ("exited", 4)
+    container.remove()
+    with pytest.raises(NotFound):
+        sdk.containers.get("sdk")
+
+
+def test_attach_stream(sdk: docker.DockerClient) -> None:
+    container = sdk.containers.create("busybox", ["sh", "-c", "echo a; echo b >&2"])
+    stream = container.attach(stream=True, demux=True, stdout=True, stderr=True)
+    container.start()
+    parts = list(stream)
+    assert b"".join(out for out, _ in parts if out) == b"a\n"
+    assert b"".join(err for _, err in parts if err) == b"b\n"
+
+
+def test_volumes_networks_and_limits(sdk: docker.DockerClient) -> None:
+    volume = sdk.volumes.create("sdk-data", labels={"a": "b"})
+    assert volume.attrs["Labels"] == {"a": "b"}
+    out = sdk.containers.run(
+        "busybox", ["sh", "-c", "echo x > /data/x; cat /sys/class/net/*/address"], remove=True, network_mode="none",
+        volumes={"sdk-data": {"bind": "/data", "mode": "rw"}}, mem_limit="32m", pids_limit=10,
+    )  # fmt: skip
+    assert out == b"00:00:00:00:00:00\n"
+    volume.remove()
+    assert [network.name for network in sdk.networks.list(names=["bridge"])] == ["bridge"]
+
+
+def test_images(sdk: docker.DockerClient) -> None:
+    sdk.images.get("busybox").tag("sdk-tag", "v1")
+    assert "sdk-tag:v1" in sdk.images.get("sdk-tag:v1").tags
+    assert [image.id for image in sdk.images.list("sdk-tag")] == [sdk.images.get("busybox").id]
+    sdk.images.remove("sdk-tag:v1")
+
+
+def test_events(sdk: docker.DockerClient) -> None:
+    events = sdk.events(decode=True, filters={"type": "container"})
+    sdk.containers.run("busybox", "true", remove=True)
+    seen = []
+    for event in events:
+        seen.append(event["Action"])
+        if event["Action"] == "destroy":
+            break
+    events.close()
+    events._response.close()
+    assert [action for action in seen if action != "attach"] == ["create", "start", "die", "destroy"]
+
+
+def test_errors_have_dockers_status(sdk: docker.DockerClient) -> None:
+    with pytest.raises(APIError) as caught:
+        sdk.containers.create("busybox", "true", mem_limit="1m")
+    assert caught.value.status_code == 400
+    sdk.containers.create("busybox", "true", name="taken")
+    with pytest.raises(APIError) as caught:
+        sdk.containers.create("busybox", "true", name="taken")
+    assert caught.value.status_code == 409
