@@ -105,7 +105,7 @@ class TestBridge(NetworkDriverSuite):
 
     def test_the_machines_own_kernel_view_agrees(self, lab: Lab) -> None:
         """Our netlink code is judged by somebody else's: pyroute2 sees what `attach` says it made."""
-        pyroute2 = pytest.importorskip("pyroute2")
+        import pyroute2
         network = lab.network()
         sandbox, endpoint, made = lab.container(network)
 

@@ -81,7 +81,7 @@ FAULTS = {
 """,
     ),
     "swallows what it cannot do": (
-        "refusal and pause",
+        "refusal",
         "DID NOT RAISE",
         """
     @classmethod
@@ -114,8 +114,7 @@ def run_suite(tmp_path: Path, body: str, select: str) -> subprocess.CompletedPro
 def test_a_modest_driver_passes(tmp_path: Path) -> None:
     done = run_suite(tmp_path, MODEST, "refusal or exit_code or pause or only_three")
     assert done.returncode == 0, done.stdout
-    assert "9 passed" in done.stdout
-    assert "2 skipped" in done.stdout
+    assert "skipped" not in done.stdout
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -7,7 +7,7 @@
 
 It needs root and pytest. The host is a network namespace, containers are namespaces, and a neighbour outside
 is one more, joined by a veth: what is tested are real packets, and the machine's own network is never
-touched. A test of an optional part of the contract is skipped for a driver whose probe does not claim that
+touched. A test of an optional part of the contract is taken out for a driver whose probe does not claim that
 part.
 """
 
@@ -17,7 +17,7 @@ import itertools
 import os
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -41,6 +41,7 @@ from sampan.api.network import (
 from sampan.linux.namespaces import call_in_netns
 from sampan.linux.netlink import Netlink, add_bridge, add_route, delete_link, link_index, set_link
 from sampan.testing.namespaces import Namespace, cable, listen, reaches, unreachable
+from sampan.testing.selection import DriverSuite, needs
 
 __all__ = ["Lab", "NetworkDriverSuite", "needs"]
 
@@ -48,16 +49,6 @@ _ENGINE = "5a3bca7e"
 _OTHER_ENGINE = "5a3b0000"
 _ETH_P_IP = 0x0800
 HOST, HOST6, OUTSIDE, OUTSIDE6 = "192.0.2.1", "2001:db8::1", "192.0.2.9", "2001:db8::9"
-
-
-def needs(*capabilities: NetworkCapability) -> Callable[[Any], Any]:
-    """Mark a test of an optional part of the contract."""
-
-    def mark(test: Any) -> Any:
-        test.needs = capabilities
-        return test
-
-    return mark
 
 
 class Lab:
@@ -132,20 +123,17 @@ def address_of(endpoint: Endpoint) -> str:
     return str(endpoint.ipv4).partition("/")[0]
 
 
-class NetworkDriverSuite:
+class NetworkDriverSuite(DriverSuite):
     """The contract's tests. Set `driver_class`, and `driver_config` if it needs one."""
 
     driver_class: ClassVar[type[NetworkDriver]]
     driver_config: ClassVar[dict[str, Any]] = {}
 
     @pytest.fixture
-    def lab(self, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
-        """Give a lab; skip if the driver does not claim what the test needs."""
+    def lab(self, tmp_path: Path) -> Iterator[Lab]:
+        """Give a lab."""
         probe = self.driver_class.probe(tmp_path)
         assert probe.supported, probe.reason
-        missing = set(getattr(request.function, "needs", ())) - probe.capabilities
-        if missing:
-            pytest.skip(f"driver {self.driver_class.name} does not claim {', '.join(sorted(missing))}")
         with ExitStack() as stack:
             yield Lab(self.driver_class, self.driver_config, tmp_path, stack)
 

@@ -8,7 +8,7 @@
         require_supported = True
 
 It needs root, a static busybox on the host and pytest. Every test ends with a look for what the driver
-has left behind. A test of an optional part of the contract is skipped for a driver whose probe does not
+has left behind. A test of an optional part of the contract is taken out for a driver whose probe does not
 claim that part, and the refusal is tested in its place.
 """
 
@@ -32,6 +32,7 @@ from sampan.linux.namespaces import new_netns
 from sampan.testing.containers import Container, Output, subreaper
 from sampan.testing.leaks import Leaks
 from sampan.testing.rootfs import build_rootfs
+from sampan.testing.selection import DriverSuite, needs, needs_refusal
 from sampan.testing.spec import container_spec, process_spec
 
 __all__ = ["RuntimeDriverSuite"]
@@ -45,16 +46,6 @@ _CAP_NET_BIND_SERVICE = 1 << 10
 
 _SIZE = "until stty size 2>/dev/null; do sleep 0.01; done"
 """Prints the terminal's size once it has one: some runtimes (crun 1.8) set it when the program runs already."""
-
-
-def needs(capability: RuntimeCapability) -> Callable[[Any], Any]:
-    """Mark a test of an optional part of the contract."""
-
-    def mark(test: Any) -> Any:
-        test.needs = capability
-        return test
-
-    return mark
 
 
 def shell(script: str, **changes: Any) -> Spec:
@@ -105,7 +96,7 @@ class Workshop:
         return f"{self.mark}-{len(self.made)}"
 
 
-class RuntimeDriverSuite:
+class RuntimeDriverSuite(DriverSuite):
     """The suite; see the module's text."""
 
     driver_class: ClassVar[type[RuntimeDriver]]
@@ -137,7 +128,6 @@ class RuntimeDriverSuite:
     @pytest.fixture
     def workshop(
         self,
-        request: pytest.FixtureRequest,
         capabilities: frozenset[str],
         settings: Mapping[str, Any],
         tree: Path,
@@ -145,9 +135,6 @@ class RuntimeDriverSuite:
     ) -> Iterator[Workshop]:
         """Make containers in the test; afterwards they are deleted and nothing of them is left on the
         host."""
-        needed = getattr(request.function, "needs", None)
-        if needed is not None and needed not in capabilities:
-            pytest.skip(f"{self.driver_class.name} does not claim {needed}")
         workshop = Workshop(self.driver_class, settings, tree, tmp_path)
         leaks = Leaks.before(mark=workshop.mark)
         with subreaper():
@@ -813,11 +800,9 @@ class RuntimeDriverSuite:
 
     # What is not claimed
 
-    @pytest.mark.parametrize("capability", ["exec", "pause", "update", "own-network"])
-    def test_refusal(self, workshop: Workshop, capabilities: frozenset[str], capability: str) -> None:
+    @needs_refusal("exec", "pause", "update", "own-network")
+    def test_refusal(self, workshop: Workshop, capabilities: frozenset[str]) -> None:
         """What the probe does not claim is refused as `Unsupported`, and the container goes on."""
-        if capability in capabilities:
-            pytest.skip(f"{self.driver_class.name} claims {capability}, which has tests of its own")
         container = workshop.idle()
         refused: dict[str, Callable[[], Any]] = {
             "exec": lambda: container.exec(shell("true")),
@@ -825,8 +810,9 @@ class RuntimeDriverSuite:
             "update": lambda: container.update({"memory": {"limit": 64 * MiB}}),
             "own-network": lambda: _create_in_new_network(workshop),
         }
-        with pytest.raises(Unsupported):
-            refused[capability]()
+        for capability in refused.keys() - capabilities:
+            with pytest.raises(Unsupported):
+                refused[capability]()
         container.signal(signal.SIGKILL)
         assert container.main.wait() == 137
 
