@@ -108,6 +108,17 @@ def test_binds_and_volumes(client: Client, tmp_path: Path) -> None:
     client("volume", "rm", "hold")
 
 
+def test_a_new_volume_gets_the_images_files(client: Client) -> None:
+    look = ("busybox", "sh", "-c", "ls /v; ls -ld /v | cut -c1-10")
+    client("run", "--rm", "-v", "filled:/etc", "busybox", "true")
+    assert "passwd" in client.out("run", "--rm", "-v", "filled:/v", *look).split()
+    client("run", "--rm", "-v", "sticky:/tmp", "busybox", "touch", "/tmp/mine")
+    client("run", "--rm", "-v", "sticky:/etc", "busybox", "true")
+    assert client.out("run", "--rm", "-v", "sticky:/v", *look).split() == ["mine", "drwxrwxrwt"]
+    assert client.out("run", "--rm", "-v", "bare:/etc:nocopy", "busybox", "ls", "/etc").split() == ["hostname", "hosts", "resolv.conf"]
+    client("volume", "rm", "filled", "sticky", "bare")
+
+
 def test_anonymous_volumes_go_with_rm(client: Client) -> None:
     client("run", "--rm", "-v", "/data", "busybox", "touch", "/data/x")
     assert client.out("volume", "ls", "-q") == ""

@@ -403,9 +403,10 @@ def merge(request: ContainerCreateRequest, image: ImageRecord) -> ContainerConfi
     config.env = [*config.env, *(item for item in own.env if item.partition("=")[0] not in names)]
     config.stop_signal = config.stop_signal or own.stop_signal
     config.healthcheck = config.healthcheck or own.healthcheck
-    if config.entrypoint is None or config.entrypoint == [""]:
-        reset = config.entrypoint == [""]
-        config.entrypoint = [] if reset else own.entrypoint
-        if not config.cmd and not reset:
-            config.cmd = own.cmd
+    if not config.entrypoint and not config.cmd:
+        config.cmd = own.cmd
+    if config.entrypoint is None:
+        config.entrypoint = own.entrypoint
+    elif config.entrypoint == [""]:  # how `--entrypoint ""` arrives
+        config.entrypoint = []
     return config

@@ -52,7 +52,7 @@ class EventBus:
         try:
             while True:
                 following = await self._next(queue, until_ns)
-                if following is None:
+                if following is None or (until_ns is not None and following.time_ns > until_ns):
                     return
                 yield following
         finally:

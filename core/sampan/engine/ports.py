@@ -66,7 +66,7 @@ def join(single: Iterable[PortMapping]) -> list[PortMapping]:
         last = joined[-1] if joined else None
         if (
             last is not None
-            and item.host_port
+            and last.host_port
             and (last.protocol, last.host_ip) == (item.protocol, item.host_ip)
             and last.host_port + last.count == item.host_port
             and last.container_port + last.count == item.container_port

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -117,26 +118,24 @@ def capability_sets(granted: Sequence[str], user: User) -> Spec:
     return {"bounding": list(granted), "effective": held, "permitted": held}
 
 
+_NUMBERED_SIGNAL = re.compile(r"(RTMIN(?=\+)|RTMAX(?=-)|)([+-]?[0-9]{1,3})\Z")
+_SIGNAL_BASES = {"": 0, "RTMIN": signal.SIGRTMIN, "RTMAX": signal.SIGRTMAX}
+
+
 def stop_signal(text: str | None) -> int:
     """Read a signal's name or number. Raises `InvalidArgument` in Docker's words."""
     if not text:
         return signal.SIGTERM
-    name = text.upper()
-    if name.isdigit():
-        number = int(name)
-        if not 0 < number <= 64:
-            raise InvalidArgument(f"invalid signal: {text}")
-        return number
-    name = name if name.startswith("SIG") else f"SIG{name}"
-    base, plus, offset = name.partition("+")
-    try:
-        if plus:
-            return signal.Signals[base] + int(offset)
-        if name.startswith("SIGRTMAX-"):
-            return signal.SIGRTMAX - int(name.removeprefix("SIGRTMAX-"))
-        return signal.Signals[name]
-    except (KeyError, ValueError):
-        raise InvalidArgument(f"invalid signal: {text}") from None
+    name = text.upper().removeprefix("SIG")
+    number = 0
+    if match := _NUMBERED_SIGNAL.match(name):
+        base, offset = match.groups()
+        number = _SIGNAL_BASES[base] + int(offset)
+    elif f"SIG{name}" in signal.Signals.__members__:
+        number = signal.Signals[f"SIG{name}"]
+    if not 0 < number <= signal.SIGRTMAX or (name.startswith("RT") and number < signal.SIGRTMIN):
+        raise InvalidArgument(f"invalid signal: {text}")
+    return number
 
 
 def _namespaces(around: Surroundings) -> list[Spec]:
