@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ground.launch import Harness, attach, eventually, harness
+from ground.launch import Harness, attach, eventually, harness, open_fds
 from sampan.api.errors import Unavailable
 from sampan.launch.client import Shim, Zygote
 from sampan.launch.protocol import read_exit
@@ -132,3 +132,27 @@ def test_a_long_state_directory(tmp_path: Path) -> None:
             assert (await (await reconnect(running)).state()).running
 
     asyncio.run(test())
+
+
+def test_a_daemon_that_dies_while_the_zygote_imports_makes_no_noise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The module waits for our word, so that the daemon is gone for sure when the zygote wants to answer."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    (tmp_path / "sampan_test_slow.py").write_text(f"open({str(gate)!r}).read()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    async def test() -> None:
+        async with asyncio.timeout(60):
+            starting = asyncio.ensure_future(Zygote.start(["sampan_test_slow"]))
+            writer = await asyncio.to_thread(gate.open, "w")  # opens when the zygote reads
+            before = open_fds(os.getpid())
+            starting.cancel()
+            await eventually(lambda: open_fds(os.getpid()) < before)  # our end of the socket is closed
+            writer.close()
+            await asyncio.wait({starting})
+
+    asyncio.run(test())
+    assert capfd.readouterr().err == ""
+

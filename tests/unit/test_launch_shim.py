@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ground.launch import Attached, Harness, attach, eventually, harness, open_fds
-from sampan.api.errors import Conflict, InvalidArgument, NotFound, SampanError, System
+from sampan.api.errors import Conflict, InvalidArgument, NotFound, SampanError, System, Unavailable
 from sampan.launch.client import Shim
 from sampan.launch.protocol import ClassRef, ExecConfig, ExitRecord, read_exit
 
@@ -306,6 +307,93 @@ def test_a_driver_that_hangs_is_ended_and_holds_nobody(run: Run) -> None:
         assert (await shim.state()).running
         with pytest.raises(SampanError, match="did not answer in time"):
             await hanging
+
+    run(test)
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_the_driver_removes_the_container_without_being_asked(run: Run) -> None:
+    async def test(running: Harness) -> None:
+        shim = await running.spawn("cat", open_stdin=True)
+        await shim.launch()
+        await shim.close_stdin()
+        assert (await shim.wait()).exit_code == 0
+        await eventually(lambda: not (running.directory / "c" / "state" / "runtime" / "gate").exists())
+        await shim.delete()
+
+    run(test)
+
+
+def test_a_removal_that_fails_is_told_when_asked_for_and_can_be_asked_again(run: Run) -> None:
+    async def test(running: Harness) -> None:
+        trap = running.directory / "c" / "state" / "runtime" / "gate"
+        shim = await running.spawn("cat", open_stdin=True)
+        await shim.launch()
+        trap.unlink()
+        trap.mkdir()  # the driver can't unlink it
+        await shim.close_stdin()
+        assert (await shim.wait()).error == ""
+        for _ in range(2):
+            with pytest.raises(System, match="a directory"):
+                await shim.delete()
+        trap.rmdir()
+        await shim.delete()
+
+    run(test)
+
+
+def test_an_exit_is_told_while_the_driver_still_removes(run: Run) -> None:
+    async def test(running: Harness) -> None:
+        shim = await running.spawn("true", runtime_config={"hang": "delete"}, driver_timeout_s=2)
+        await shim.launch()
+        record = await shim.wait()
+        assert read_exit(running.directory / "c") == record
+        with pytest.raises(Unavailable, match="delete container c: the runtime driver did not answer in time"):
+            await shim.delete()
+        running.shims.clear()
+        os.kill(shim.pid, signal.SIGKILL)
+        await shim.closed.wait()
+
+    run(test)
+
+
+@pytest.mark.parametrize("misbehaviour", ["fail", "hang"])
+def test_an_exit_is_told_though_nobody_knows_whether_memory_ran_out(run: Run, misbehaviour: str) -> None:
+    async def test(running: Harness) -> None:
+        shim = await running.spawn("true", runtime_config={misbehaviour: "oom_killed"}, driver_timeout_s=0.5)
+        await shim.launch()
+        record = await shim.wait()
+        assert (record.exit_code, record.oom_killed) == (0, False)
+        assert "ask for the end of container c" in record.error
+        await shim.delete()
+
+    run(test)
+
+
+def test_a_launch_whose_waiting_child_was_killed_forks_another(run: Run) -> None:
+    async def test(running: Harness) -> None:
+        shim = await running.spawn("true")
+        await eventually(lambda: bool(children(shim.pid)))
+        (waiting,) = children(shim.pid)
+        os.kill(waiting, signal.SIGKILL)
+        await eventually(lambda: not children(shim.pid))
+        await shim.launch()
+        assert (await shim.wait()).exit_code == 0
+
+    run(test)
+
+
+def test_a_shim_that_ends_before_the_launch_takes_the_waiting_child_along(run: Run) -> None:
+    async def test(running: Harness) -> None:
+        shim = await running.spawn("touch", str(running.directory / "launched"))
+        await eventually(lambda: bool(children(shim.pid)))
+        (waiting,) = children(shim.pid)
+        await shim.delete()
+        await eventually(lambda: not Path(f"/proc/{waiting}").exists())
+        assert not (running.directory / "launched").exists()
 
     run(test)
 

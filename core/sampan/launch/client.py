@@ -283,7 +283,11 @@ class Zygote:
         finally:
             theirs.close()
         zygote = cls(process, Channel(ours, "the zygote"))
-        failures = await zygote._channel.request("preload", modules=list(preload))
+        try:
+            failures = await zygote._channel.request("preload", modules=list(preload))
+        except BaseException:
+            await zygote.close()
+            raise
         for module, reason in failures.items():
             logger.warning("preload %s: %s", module, reason)
         return zygote
