@@ -37,6 +37,9 @@ from sampan.store.snapshots import SnapshotOwner
 
 log = logging.getLogger(__name__)
 
+MAX_HOSTNAME = 64
+"""The kernel's limit, sethostname(2)."""
+
 RESTART_POLICIES = ("", "no", "always", "unless-stopped", "on-failure")
 
 
@@ -249,6 +252,8 @@ class Containers:
             raise InvalidArgument(
                 f"the working directory '{config.working_dir}' is invalid, it needs to be an absolute path"
             )
+        if len(config.hostname) > MAX_HOSTNAME:
+            raise InvalidArgument(f"invalid hostname: it is longer than {MAX_HOSTNAME} characters")
         for item in config.env:
             if not item or item.startswith("="):
                 raise InvalidArgument(f"invalid environment variable: {item}")

@@ -17,6 +17,11 @@ DEFAULT_CPU_PERIOD = 100_000
 
 DEFAULT_SHM_SIZE = 64 << 20
 
+ULIMITS = frozenset(
+    "as core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack".split()
+)
+"""The names of `--ulimit`; see getrlimit(2)."""
+
 ONLINE_CPUS = Path("/sys/devices/system/cpu/online")
 ONLINE_NODES = Path("/sys/devices/system/node/online")
 
@@ -52,6 +57,13 @@ def check_limits(host: HostConfig) -> list[str]:
         raise InvalidArgument("Range of blkio weight is from 10 to 1000")
     if host.oom_score_adj and not -1000 <= host.oom_score_adj <= 1000:
         raise InvalidArgument(f"Invalid value {host.oom_score_adj}, range for oom score adj is [-1000, 1000]")
+    for limit in host.ulimits:
+        if limit.name not in ULIMITS:
+            raise InvalidArgument(f"invalid ulimit type: {limit.name}")
+        if limit.hard != -1 and (limit.soft > limit.hard or limit.soft == -1):
+            raise InvalidArgument(f"ulimit soft limit must be less than or equal to hard limit: {limit.soft} > {limit.hard}")
+    if ".." in host.cgroup_parent.split("/"):
+        raise InvalidArgument(f"invalid cgroup parent {host.cgroup_parent!r}: it may not contain '..'")
     if host.shm_size < 0:
         raise InvalidArgument("SHM size can not be less than 0")
     if host.cpu_realtime_period or host.cpu_realtime_runtime:
