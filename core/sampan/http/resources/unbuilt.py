@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from sampan import __version__
-from sampan.api.errors import Unsupported
+from sampan.api.errors import NotFound, Unsupported
 from sampan.http.request import Request
 from sampan.http.response import Response
 from sampan.http.router import Router
@@ -42,7 +42,7 @@ ENDPOINTS: tuple[tuple[str, str, str], ...] = (
     ("POST", "/plugins/pull", "install a managed plugin (Sampan's are installed with pip)"),
     ("POST", "/plugins/create", "make a managed plugin"),
     *((method, f"/plugins/{{name:path}}/{action}", f"{action} a managed plugin") for method, action in (
-        ("GET", "json"), ("POST", "enable"), ("POST", "disable"), ("POST", "upgrade"), ("POST", "push"), ("POST", "set"),
+        ("POST", "enable"), ("POST", "disable"), ("POST", "upgrade"), ("POST", "push"), ("POST", "set"),
     )),
     ("DELETE", "/plugins/{name:path}", "remove a managed plugin"),
     ("GET", "/swarm", "inspect the swarm"),
@@ -57,6 +57,12 @@ def register(router: Router) -> None:
     """Add a refusal for each."""
     for method, template, what in ENDPOINTS:
         router.add(method, template, _refusal(what))
+    router.add("GET", "/plugins/{name:path}/json", _no_such_plugin)
+
+
+async def _no_such_plugin(request: Request) -> Response:
+    """There are no managed plugins, so none has this name; `docker inspect NAME` asks here last and then says 'no such object'."""
+    raise NotFound(f'plugin "{request.params["name"]}" not found')
 
 
 def _refusal(what: str) -> Callable[[Request], Awaitable[Response]]:
