@@ -15,6 +15,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -284,7 +285,8 @@ class Zygote:
             theirs.close()
         zygote = cls(process, Channel(ours, "the zygote"))
         try:
-            failures = await zygote._channel.request("preload", modules=list(preload))
+            with tempfile.TemporaryDirectory(prefix="sampan-zygote-") as scratch:
+                failures = await zygote._channel.request("preload", modules=list(preload), scratch=scratch)
         except BaseException:
             await zygote.close()
             raise

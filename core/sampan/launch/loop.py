@@ -78,6 +78,11 @@ class Loop:
                     callback()
             self._run_timers()
 
+    def close(self) -> None:
+        """Let go of the epoll descriptor; nothing is watched any more."""
+        self._epoll.close()
+        self._callbacks.clear()
+
     def stop(self) -> None:
         """End `run` after this round."""
         self._running = False

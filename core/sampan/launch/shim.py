@@ -37,7 +37,7 @@ from sampan.launch.loop import IN, Loop
 from sampan.launch.operations import Operation, Operations, Step, monotonic_ns
 from sampan.launch.process import Process
 from sampan.launch.protocol import EXIT, HANDLE, SOCKET, ExecConfig, ExecState, ExitRecord, ShimConfig, ShimState, Span
-from sampan.launch.streams import Streams
+from sampan.launch.streams import Streams, check_size
 from sampan.linux.syscalls import PR_SET_CHILD_SUBREAPER, PR_SET_NAME, prctl
 
 logger = logging.getLogger(__name__)
@@ -52,11 +52,11 @@ OOM_TIMEOUT_S = 10.0
 class Shim:
     """One container. Each request of the daemon is a method named `_on_` and the operation."""
 
-    def __init__(self, config: ShimConfig, first: socket.socket, netns: int) -> None:
+    def __init__(self, config: ShimConfig, first: socket.socket, netns: int, loop: Loop) -> None:
         """Get everything ready but the container: log, streams, socket. Raises `SampanError`, `OSError`."""
         self._config = config
         self._netns = netns
-        self._loop = Loop()
+        self._loop = loop
         self._connections: set[Connection] = set()
         self._operations = Operations(self._loop, config.id, config.driver_timeout_s)
         runtime_calls.load_class(config.runtime)
@@ -95,6 +95,16 @@ class Shim:
         """Serve until the container is deleted, and the attached streams have got what they are due."""
         self._loop.run()
 
+    def close(self) -> None:
+        """Let go of what the end of a process would; for one that goes on."""
+        signal.set_wakeup_fd(-1)
+        self._loop.close()
+        for fd in self._wakeup:
+            os.close(fd)
+        for connection in tuple(self._connections):
+            connection.close()
+        self._listener.close()
+
     # Connections
 
     def _accept(self) -> None:
@@ -131,6 +141,9 @@ class Shim:
             request.fail(System(f"{request.op} container {self._config.id}: {error.strerror}"))
         except (KeyError, TypeError, ValueError) as error:
             request.fail(InvalidArgument(f"{request.op} container {self._config.id}: malformed request: {error!r}"))
+        except Exception as error:  # a fault of ours in one request must not end the container
+            logger.exception("%s container %s", request.op, self._config.id)
+            request.fail(System(f"{request.op} container {self._config.id}: {error!r}"))
         finally:
             request.discard_fds()
 
@@ -178,6 +191,8 @@ class Shim:
         config = ExecConfig.from_data(request.message["config"])
         if config.id in self._execs or config.id in self._ended_execs:
             raise Conflict(f"exec {config.id} in container {self._config.id}: the id is taken")
+        if config.console_size is not None:
+            check_size(*config.console_size)
 
         def ended(_: Process) -> None:
             self._exec_ended(config.id)
@@ -464,6 +479,7 @@ class Shim:
         reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        self._wakeup = (reader, writer)
 
         def woken() -> None:
             try:
@@ -520,7 +536,7 @@ def main(config_data: dict[str, Any], sock: socket.socket, netns: int) -> None:
         config = ShimConfig.from_data(config_data)
         _set_name(f"shim {config.id}")
         _open_stderr(config.state_dir)
-        shim = Shim(config, sock, netns)
+        shim = Shim(config, sock, netns, Loop())
     except (SampanError, OSError, KeyError, TypeError, ValueError) as error:
         _refuse(sock, error)
         return

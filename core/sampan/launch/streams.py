@@ -11,11 +11,21 @@ import struct
 import termios
 from collections.abc import Callable, Mapping
 
+from sampan.api.errors import InvalidArgument
 from sampan.api.logs import LogWriter
 from sampan.api.runtime import Stdio
 from sampan.launch.input import Input
 from sampan.launch.loop import IN, Loop
 from sampan.launch.output import Output, StreamLog
+
+MAX_SIZE = 0xFFFF
+"""The most rows or columns that a terminal can have: `struct winsize` has 16 bits for each (ioctl_tty(2))."""
+
+
+def check_size(height: int, width: int) -> None:
+    """Refuse a size that no terminal has. Raises `InvalidArgument`."""
+    if not (0 <= height <= MAX_SIZE and 0 <= width <= MAX_SIZE):
+        raise InvalidArgument(f"set a terminal to {height} rows and {width} columns: each is 0 to {MAX_SIZE}")
 
 
 class Streams:
@@ -68,8 +78,9 @@ class Streams:
 
     def resize(self, height: int, width: int) -> None:
         """Give the terminal a size in characters, now or as soon as there is one. No effect on pipes, as in
-        Docker.
+        Docker. Raises as `check_size`.
         """
+        check_size(height, width)
         self._size = (height, width)
         output = self.outputs["stdout"]
         if len(self.outputs) == 1 and output.fd >= 0:

@@ -18,8 +18,11 @@ import os
 import signal
 import socket
 import sys
+from pathlib import Path
 
+from sampan.api.errors import SampanError
 from sampan.launch import protocol, shim
+from sampan.launch.rehearsal import rehearse
 
 logger = logging.getLogger(__name__)
 
@@ -33,20 +36,26 @@ def main(fd: int) -> None:
         while (received := protocol.receive(sock)) is not None:
             message, fds = received
             if message["op"] == "preload":
-                result: object = _preload(message["modules"])
+                result: object = _preload(message["modules"], Path(message["scratch"]))
             else:
                 result = _spawn(sock, message, fds)
             protocol.send(sock, protocol.encode({"id": message["id"], "result": result}))
 
 
-def _preload(modules: list[str]) -> dict[str, str]:
-    """Import modules; give the reasons of those that fail. Their shims will fail with the same reason."""
+def _preload(modules: list[str], scratch: Path) -> dict[str, str]:
+    """Import modules, and rehearse in the empty directory `scratch`; give the reasons of modules that fail. Their
+    shims will fail with the same reason.
+    """
     failures = {}
     for module in modules:
         try:
             importlib.import_module(module)
         except Exception as error:  # a driver's import may raise anything
             failures[module] = f"{type(error).__name__}: {error}"
+    try:
+        rehearse(scratch)
+    except (SampanError, OSError) as error:
+        logger.warning("rehearse: %s; shims will be larger and slower", error)
     gc.collect()
     gc.freeze()
     return failures

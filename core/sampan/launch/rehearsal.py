@@ -1,0 +1,136 @@
+"""A shim's life, lived in the zygote before it forks any.
+
+CPython learns by doing: the first calls specialise bytecode and fill the caches of types' attributes, and write
+that into the objects. Done here it is done for all: shims and their children find it in pages that they share,
+and neither spend the time nor copy the pages.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from sampan.api.errors import System, from_wire
+from sampan.api.runtime import CreateRequest, ExecRequest, Handle, RuntimeContext
+from sampan.launch import protocol
+from sampan.launch.loop import IN, Loop
+from sampan.launch.protocol import ClassRef, ExecConfig, ShimConfig
+from sampan.launch.shim import Shim
+from sampan.linux.namespaces import CLONE_PARENT
+from sampan.linux.processes import clone
+from sampan.linux.syscalls import PR_SET_CHILD_SUBREAPER, prctl
+
+ROUNDS = 8
+"""CPython 3.11 specialises a function at its eighth call."""
+
+TIMEOUT_S = 10.0
+
+
+def rehearse(directory: Path) -> None:
+    """Live some lives in an empty directory; no process or descriptor is left. Raises `SampanError`, `OSError`."""
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+    try:
+        for number in range(ROUNDS):
+            _live(directory / str(number))
+    finally:
+        prctl(PR_SET_CHILD_SUBREAPER, 0)
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # as the zygote has it
+
+
+def _live(directory: Path) -> None:
+    state_dir = directory / "state"
+    state_dir.mkdir(parents=True)
+    (directory / "config.json").write_text("{}")
+    runtime = ClassRef(__name__, Understudy.__name__)
+    config = ShimConfig(
+        "rehearsal", directory, directory, state_dir, runtime, open_stdin=True, driver_timeout_s=TIMEOUT_S
+    )
+    loop = Loop()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    with ours, os.fdopen(reader, "rb"):
+        shim = Shim(config, theirs, -1, loop)
+        try:
+            requests = _requests(os.dup(writer))
+            _send_next(ours, requests)
+            loop.watch(ours.fileno(), IN, lambda: _proceed(ours, requests))
+            shim.run()
+        finally:
+            os.close(writer)
+            shim.close()
+
+
+Requests = Iterator[tuple[protocol.Message, list[int]]]
+
+
+def _requests(stdout: int) -> Requests:
+    """Give what a daemon asks: of a container that has one more process, up to the end of both."""
+    process = ExecConfig("one more", {}, open_stdin=True)
+    yield {"op": "hello", "version": protocol.VERSION}, []
+    yield {"op": "attach", "names": ["stdout"], "stdin_eof_closes": False}, [stdout]
+    os.close(stdout)
+    yield {"op": "launch"}, []
+    yield {"op": "state"}, []
+    yield {"op": "exec", "names": [], "config": process.to_data()}, []
+    yield {"op": "close_stdin", "exec_id": process.id}, []
+    yield {"op": "wait_exec", "exec_id": process.id}, []
+    yield {"op": "close_stdin", "exec_id": ""}, []
+    yield {"op": "wait"}, []
+    yield {"op": "delete"}, []
+
+
+def _send_next(sock: socket.socket, requests: Requests) -> None:
+    following = next(requests, None)
+    if following is not None:
+        message, fds = following
+        protocol.send(sock, protocol.encode({"id": 0, **message}), fds)
+
+
+def _proceed(sock: socket.socket, requests: Requests) -> None:
+    received = protocol.receive(sock)
+    if received is None:
+        raise System("rehearse: the shim went away")
+    if "error" in received[0]:
+        raise from_wire(received[0]["error"])
+    _send_next(sock, requests)
+
+
+class Understudy:
+    """Stands for a runtime driver: its containers are processes that say a line and end with their input."""
+
+    name = "understudy"
+
+    def __init__(self, context: RuntimeContext, config: object) -> None:
+        """Keep nothing."""
+
+    def create(self, request: CreateRequest) -> Handle:
+        """Fork the first process."""
+        return Handle(_fork(request.stdio.stdin, request.stdio.stdout))
+
+    def start(self, handle: Handle) -> None:
+        """It runs already."""
+
+    def exec(self, handle: Handle, request: ExecRequest) -> int:
+        """Fork one more."""
+        return _fork(request.stdio.stdin, request.stdio.stdout)
+
+    def oom_killed(self, handle: Handle) -> bool:
+        """No."""
+        return False
+
+    def delete(self, handle: Handle) -> None:
+        """Nothing is there."""
+
+
+def _fork(stdin: int, stdout: int) -> int:
+    pid = clone(CLONE_PARENT)
+    if pid == 0:
+        try:
+            os.write(stdout, b"line\n")
+            os.read(stdin, 1)
+        finally:
+            os._exit(0)
+    return pid
