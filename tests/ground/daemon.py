@@ -131,9 +131,9 @@ class Daemon:
             self.inside(command), input=stdin, stdin=subprocess.DEVNULL if stdin is None else None,
             capture_output=True, timeout=timeout, pass_fds=(self.netns,), env=self.client_environment(),
         )  # fmt: skip
-        if check is not None:
+        if check is not None and done.returncode != check:
             outputs = f"{done.stdout[-2000:]!r}\n{done.stderr[-2000:]!r}\n{self.log[-4000:]}"
-            assert done.returncode == check, f"{command} gave {done.returncode}:\n{outputs}"
+            raise AssertionError(f"{command} gave {done.returncode}:\n{outputs}")
         return done
 
     def client_environment(self) -> dict[str, str]:
