@@ -52,7 +52,7 @@ OOM_TIMEOUT_S = 10.0
 class Shim:
     """One container. Each request of the daemon is a method named `_on_` and the operation."""
 
-    def __init__(self, config: ShimConfig, first: socket.socket, netns: int, loop: Loop) -> None:
+    def __init__(self, config: ShimConfig, netns: int, loop: Loop) -> None:
         """Get everything ready but the container: log, streams, socket. Raises `SampanError`, `OSError`."""
         self._config = config
         self._netns = netns
@@ -89,7 +89,13 @@ class Shim:
         self._watch_children()
         self._listener = _listen(config.state_dir)
         self._loop.watch(self._listener.fileno(), IN, self._accept)
-        self._serve(first)
+
+    def serve(self, sock: socket.socket, first: protocol.Message | None = None) -> None:
+        """Answer a daemon that has connected, and its `first` request if that was read already."""
+        connection = Connection(self._loop, sock, self._answer, self._disconnected)
+        self._connections.add(connection)
+        if first is not None:
+            self._answer(Request(connection, first, []))
 
     def run(self) -> None:
         """Serve until the container is deleted, and the attached streams have got what they are due."""
@@ -112,10 +118,7 @@ class Shim:
             sock, _ = self._listener.accept()
         except BlockingIOError:
             return
-        self._serve(sock)
-
-    def _serve(self, sock: socket.socket) -> None:
-        self._connections.add(Connection(self._loop, sock, self._answer, self._disconnected))
+        self.serve(sock)
 
     def _disconnected(self, connection: Connection) -> None:
         self._connections.discard(connection)
@@ -522,10 +525,14 @@ class Shim:
         return {process.pid: process for process in (self._main, *self._execs.values()) if process.alive}
 
 
-def main(config_data: dict[str, Any], sock: socket.socket, netns: int) -> None:
-    """Be the shim of a container, in a process that the zygote has just forked. `sock` is the daemon's
-    first connection.
+def main(sock: socket.socket) -> None:
+    """Be the shim of a container, in a process that the zygote has just forked. `sock` is the daemon's first
+    connection; its first request has the configuration and the network namespace with it.
     """
+    received = protocol.receive(sock)
+    if received is None:
+        return
+    hello, fds = received
     os.setsid()
     os.chdir("/")
     os.umask(0o022)
@@ -533,27 +540,26 @@ def main(config_data: dict[str, Any], sock: socket.socket, netns: int) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     try:
-        config = ShimConfig.from_data(config_data)
+        config = ShimConfig.from_data(hello.pop("config"))
         _set_name(f"shim {config.id}")
         _open_stderr(config.state_dir)
-        shim = Shim(config, sock, netns, Loop())
+        shim = Shim(config, fds[0] if fds else -1, Loop())
     except (SampanError, OSError, KeyError, TypeError, ValueError) as error:
-        _refuse(sock, error)
+        _refuse(sock, hello, error)
         return
     try:
+        shim.serve(sock, hello)
         shim.run()
     except BaseException:
         logger.exception("the shim of container %s fails", config.id)
         raise
 
 
-def _refuse(sock: socket.socket, error: Exception) -> None:
+def _refuse(sock: socket.socket, request: protocol.Message, error: Exception) -> None:
     """Answer the first request with the reason why there is no shim."""
     if not isinstance(error, SampanError):
         error = System(f"set up a shim: {type(error).__name__}: {error}")
-    received = protocol.receive(sock)
-    if received is not None:
-        protocol.send(sock, protocol.encode({"id": received[0].get("id"), "error": to_wire(error)}))
+    protocol.send(sock, protocol.encode({"id": request.get("id"), "error": to_wire(error)}))
 
 
 def _open_log(config: ShimConfig) -> LogWriter | None:
