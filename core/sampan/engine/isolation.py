@@ -16,7 +16,7 @@ from typing import Any
 
 from sampan.api.errors import InvalidArgument, Unsupported
 from sampan.api.types import DeviceMapping, HostConfig
-from sampan.engine.seccomp_profile import default_seccomp, load_profile
+from sampan.engine.seccomp_profile import default_seccomp, load_profile, resolve_profile
 from sampan.linux import capabilities
 
 DEFAULT_CAPABILITIES = (
@@ -71,7 +71,7 @@ def parse_security_options(options: list[str]) -> SecurityOptions:
             no_new_privileges = False
         elif key == "seccomp":
             unconfined = value == "unconfined"
-            seccomp = None if value in ("unconfined", "builtin") else load_profile(value)
+            seccomp = None if value in ("unconfined", "builtin") else _client_profile(value)
         elif key == "apparmor":
             apparmor = "" if value == "unconfined" else value
         elif key == "label":
@@ -82,6 +82,19 @@ def parse_security_options(options: list[str]) -> SecurityOptions:
         else:
             raise InvalidArgument(f"invalid --security-opt 2: {option!r}")
     return SecurityOptions(no_new_privileges, seccomp, unconfined, apparmor)
+
+
+def _client_profile(text: str) -> dict[str, Any]:
+    """Read a profile that a client sent, in Docker's form. It is never the name of a file of the host."""
+    if not text.lstrip().startswith("{"):
+        raise InvalidArgument(f"decoding seccomp profile failed: {text[:64]!r} is not a JSON object",
+                              remedy="send the profile's text, as the docker client does")  # fmt: skip
+    try:
+        profile = load_profile(text)
+        resolve_profile(profile, ())
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise InvalidArgument(f"decoding seccomp profile failed: {type(error).__name__}: {error}") from error
+    return profile
 
 
 def _capability(name: str, field: str) -> str:
@@ -124,7 +137,7 @@ def seccomp(host: HostConfig, options: SecurityOptions, granted: list[str]) -> d
     if host.privileged or options.seccomp_unconfined:
         return None
     if options.seccomp is not None:
-        return options.seccomp
+        return resolve_profile(options.seccomp, frozenset(granted))
     return default_seccomp(frozenset(granted), os.uname().machine)
 
 
@@ -180,6 +193,8 @@ def mapped_device(mapping: DeviceMapping) -> list[dict[str, Any]]:
     source, target = mapping.path_on_host, mapping.path_in_container or mapping.path_on_host
     if not set(mapping.cgroup_permissions) <= set("rwm"):
         raise InvalidArgument(f"invalid device mode: {mapping.cgroup_permissions}")
+    if "\0" in source + target:
+        raise InvalidArgument(f"invalid device: {source!r} to {target!r}: it has a NUL in it")
     try:
         if os.path.isdir(source):
             inside = [_device(f"{source}/{name}", f"{target}/{name}") for name in sorted(os.listdir(source))]
