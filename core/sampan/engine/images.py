@@ -6,8 +6,10 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, BinaryIO
 
 from sampan.api.errors import Conflict, InvalidArgument, NotFound
@@ -23,6 +25,9 @@ from sampan.engine.times import from_rfc3339
 from sampan.store import blobs as blob_ledger
 from sampan.store import tags
 from sampan.store.database import Transaction
+
+INTAKES = 16
+"""Imports and loads at once; more wait. They have threads of their own: each waits for its client, however slow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,7 @@ class Images:
         self._changing = asyncio.Lock()
         self._arriving = 0
         self._unwanted: set[str] = set()
+        self._intake = ThreadPoolExecutor(INTAKES, thread_name_prefix="image-intake")
         self.users: Callable[[str], list[tuple[str, bool]]] = lambda image_id: []
         """Gives (container id, is running) of the containers made from an image; set by the engine."""
 
@@ -105,7 +111,8 @@ class Images:
         """Make an image of one layer from a tar, as `docker import` does."""
         name = str(references.parse(reference)) if reference else None
         async with self._blobs_kept():
-            loaded = await asyncio.to_thread(importer.import_tar, stream, self._blobs, changes, message, platform)
+            take = partial(importer.import_tar, stream, self._blobs, changes, message, platform)
+            loaded = await asyncio.get_running_loop().run_in_executor(self._intake, take)
             image = await self._add(loaded, [name] if name else [])
         self._emit("import", image, name)
         return image
@@ -113,7 +120,7 @@ class Images:
     async def load(self, stream: BinaryIO) -> list[tuple[ImageRecord, list[str]]]:
         """Take in a `docker save` archive or an OCI layout as a tar. Gives each image with its names in it."""
         async with self._blobs_kept():
-            loaded = await asyncio.to_thread(archive.load, stream, self._blobs)
+            loaded = await asyncio.get_running_loop().run_in_executor(self._intake, archive.load, stream, self._blobs)
             return [await self._take(item) for item in loaded]
 
     async def _take(self, loaded: LoadedImage) -> tuple[ImageRecord, list[str]]:
@@ -124,8 +131,11 @@ class Images:
 
     async def sweep(self) -> None:
         """Delete blobs that came in for an image which a crash kept from being recorded."""
-        self._unwanted.update(digest for digest, _ in await asyncio.to_thread(lambda: list(self._blobs.walk())))
+        await self._suspect_all()
         await self._collect()
+
+    async def _suspect_all(self) -> None:
+        self._unwanted.update(digest for digest, _ in await asyncio.to_thread(lambda: list(self._blobs.walk())))
 
     @asynccontextmanager
     async def _blobs_kept(self) -> AsyncIterator[None]:
@@ -133,6 +143,9 @@ class Images:
         self._arriving += 1
         try:
             yield
+        except BaseException:  # some may have come in whole
+            await self._suspect_all()
+            raise
         finally:
             self._arriving -= 1
             await self._collect()

@@ -264,7 +264,9 @@ class Connection(asyncio.Protocol):
 
     async def _receive_body(self) -> bytes:
         exchange = self._exchange
-        if exchange is None or exchange.body_complete:
+        if exchange is None:  # the exchange is over, but its handler goes on: what it has is not the whole body
+            raise ClientGone("the client closed the connection before the end of the request body")
+        if exchange.body_complete:
             return b""
         if exchange.wants_continue and not self._inbox:
             await self.send(exchange.proceed())

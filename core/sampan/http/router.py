@@ -23,6 +23,7 @@ Handler = Callable[[Request], Any]
 See `Router.add` for what else may be.
 """
 
+_READING = ("GET", "HEAD")
 _VERSION_PREFIX = re.compile(r"/v([0-9.]+)(/.*)")
 _SEGMENT = re.compile(r"\{([a-z_]+)(:path)?\}")
 
@@ -45,6 +46,7 @@ class Router:
 
     def __init__(self) -> None:
         self._routes: dict[str, list[_Route]] = {}
+        self._running: set[asyncio.Task[AnyResponse]] = set()
 
     def add(
         self,
@@ -88,8 +90,17 @@ class Router:
             if route.since <= version <= route.until and (match := route.pattern.fullmatch(request.path)):
                 _check_version(label, request.version)
                 request.params = _decode(match.groupdict())
-                return await _call(route.handler, request)
+                if request.method in _READING:
+                    return await _call(route.handler, request)
+                return await self._to_the_end(route.handler, request)
         return json_response({"message": "page not found"}, 404)
+
+    async def _to_the_end(self, handler: Handler, request: Request) -> AnyResponse:
+        """Run a handler that changes something: a client that goes away leaves it nothing half done."""
+        task = asyncio.create_task(_call(handler, request))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return await asyncio.shield(task)
 
 
 def _compile(template: str, handler: Handler, since: tuple[int, int], until: tuple[int, int]) -> _Route:
