@@ -64,6 +64,8 @@ def parse_bind(text: str, volume_driver: str) -> MountPoint:
             copy = False
         elif mode not in ("z", "Z", "consistent", "cached", "delegated"):
             raise InvalidArgument(f"invalid mode: {modes}")
+    if "\0" in source:
+        raise InvalidArgument(f"invalid volume specification: {text!r}: it has a NUL in it")
     if source.startswith("/"):
         return MountPoint(
             type="bind", source=posixpath.normpath(source), destination=destination, mode=modes, rw=rw,
@@ -85,6 +87,8 @@ def _destination(path: str, text: str = "") -> str:
         raise InvalidArgument(
             f"invalid volume specification: '{text or path}': invalid mount path: '{path}' mount path must be absolute"
         )
+    if "\0" in path:
+        raise InvalidArgument(f"invalid volume specification: {text or path!r}: invalid mount path: it has a NUL in it")
     clean = posixpath.normpath(path)
     if clean in ("/", "//"):
         raise InvalidArgument(
@@ -96,7 +100,7 @@ def _destination(path: str, text: str = "") -> str:
 def _from_request(request: MountRequest) -> MountPoint:
     destination = _destination(request.target)
     if request.type == "bind":
-        if not request.source.startswith("/"):
+        if not request.source.startswith("/") or "\0" in request.source:
             raise InvalidArgument(
                 f"invalid mount config for type \"bind\": invalid mount path: '{request.source}' mount path must be absolute"
             )

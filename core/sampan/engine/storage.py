@@ -197,7 +197,7 @@ def parse_size(text: str) -> int:
     number, unit = (body[:-1], body[-1]) if body[-1] in units else (body, "")
     try:
         size = int(float(number) * units[unit])
-    except ValueError:
+    except (ValueError, OverflowError):
         raise InvalidArgument(f"invalid size: '{text}'") from None
     if size <= 0:
         raise InvalidArgument(f"invalid size: '{text}'", remedy="give a size above zero")

@@ -29,7 +29,7 @@ def _status(engine: Engine, container: Container, value: str) -> bool:
 
 
 def _exited(engine: Engine, container: Container, value: str) -> bool:
-    if not value.isdigit():
+    if not (value.isascii() and value.isdigit() and len(value) <= 9):
         raise InvalidArgument(f"invalid filter 'exited={value}'")
     return container.status is Status.EXITED and container.record.state.exit_code == int(value)
 

@@ -217,7 +217,7 @@ class ContainerRoutes:
         tail = query.get("tail")
         records = logs.read(
             self._engine.registry, container, since_ns=since, until_ns=until,
-            tail=int(tail) if tail.isdigit() else None, follow=query.get_bool("follow"),
+            tail=int(tail) if tail.isascii() and tail.isdigit() and len(tail) <= 18 else None, follow=query.get_bool("follow"),
         )  # fmt: skip
         wanted = {name for name, is_wanted in (("stdout", stdout), ("stderr", stderr)) if is_wanted}
         tty = container.record.config.tty
