@@ -307,10 +307,12 @@ class Zygote:
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         channel = Channel(ours, f"the shim of container {config.id}")
-        greeting = asyncio.ensure_future(_greet(channel))  # waits in the socket, and is answered by a shim that is ready
+        fds = [netns] if netns >= 0 else []
+        # The configuration waits in the shim's own socket: a zygote that doesn't read it has less to write to memory
+        # that it shares with its shims.
+        greeting = asyncio.ensure_future(_greet(channel, fds, config=config.to_data()))
         try:
-            fds = [theirs.fileno()] if netns < 0 else [theirs.fileno(), netns]
-            await self._channel.request("spawn", fds, config=config.to_data())
+            await self._channel.request("spawn", [theirs.fileno()])
         except BaseException:
             greeting.cancel()
             channel.close()
@@ -333,10 +335,10 @@ class Zygote:
         self.died.set()
 
 
-async def _greet(channel: Channel) -> Shim:
+async def _greet(channel: Channel, fds: Sequence[int] = (), **fields: Any) -> Shim:
     """Say hello: learn who is there, and refuse another major version of the protocol."""
     try:
-        hello = await channel.request("hello", version=protocol.VERSION)
+        hello = await channel.request("hello", fds, version=protocol.VERSION, **fields)
         major, minor = hello["version"]
         if major != protocol.VERSION[0]:
             raise Unsupported(

@@ -52,7 +52,8 @@ def _live(directory: Path) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     reader, writer = os.pipe2(os.O_CLOEXEC)
     with ours, os.fdopen(reader, "rb"):
-        shim = Shim(config, theirs, -1, loop)
+        shim = Shim(config, -1, loop)
+        shim.serve(theirs)
         try:
             requests = _requests(os.dup(writer))
             _send_next(ours, requests)

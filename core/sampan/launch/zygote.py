@@ -38,7 +38,7 @@ def main(fd: int) -> None:
             if message["op"] == "preload":
                 result: object = _preload(message["modules"], Path(message["scratch"]))
             else:
-                result = _spawn(sock, message, fds)
+                result = _spawn(sock, fds[0])
             protocol.send(sock, protocol.encode({"id": message["id"], "result": result}))
 
 
@@ -61,20 +61,19 @@ def _preload(modules: list[str], scratch: Path) -> dict[str, str]:
     return failures
 
 
-def _spawn(sock: socket.socket, message: protocol.Message, fds: list[int]) -> int:
-    """Fork a shim that has `fds`: its first connection, and the network namespace if there is one. Give its
-    pid.
+def _spawn(sock: socket.socket, first: int) -> int:
+    """Fork a shim and give its pid. `first` is the descriptor of its first connection, where its configuration
+    waits.
     """
     pid = os.fork()
     if pid:
-        for fd in fds:
-            os.close(fd)
+        os.close(first)
         return pid
     code = 1
     try:
         sock.close()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        shim.main(message["config"], socket.socket(fileno=fds[0]), fds[1] if len(fds) > 1 else -1)
+        shim.main(socket.socket(fileno=first))
         code = 0
     finally:
         logging.shutdown()
