@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Iterator
 
@@ -12,6 +13,9 @@ from docker.errors import APIError, ContainerError, ImageNotFound, NotFound
 from ground.daemon import Daemon
 
 
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
 @pytest.fixture
 def sdk(daemon: Daemon) -> Iterator[docker.DockerClient]:
     client = docker.DockerClient(base_url=daemon.host, timeout=30)
@@ -19,6 +23,7 @@ def sdk(daemon: Daemon) -> Iterator[docker.DockerClient]:
         yield client
     finally:
         client.close()
+        gc.collect()  # the SDK leaves the sockets of hijacked streams to the collector; here, where that is no surprise
 
 
 def test_versions(sdk: docker.DockerClient) -> None:

@@ -18,15 +18,12 @@ def test_a_shell_on_a_terminal(client: Client) -> None:
 
 
 def test_the_size_is_the_clients_and_follows_it(client: Client) -> None:
-    script = "stty size; trap 'stty size; exit' WINCH; echo ready; while :; do sleep 0.05; done"
+    script = "trap 'stty size' WINCH; trap 'exit 0' INT; stty size; echo ready; while :; do sleep 0.05; done"
     with client.terminal("run", "-it", "--rm", "busybox", "sh", "-c", script, rows=33, columns=101) as terminal:
-        # the first size may come just after the start, as from docker's own client
-        before = terminal.expect(b"ready\r\n")
-        if b"33 101" not in before:
-            terminal.expect(b"33 101")
-            return
+        assert b"33 101\r\n" in terminal.expect(b"ready\r\n")
         terminal.resize(44, 122)
         terminal.expect(b"44 122\r\n")
+        terminal.type(b"\x03")
         assert terminal.end() == 0
 
 

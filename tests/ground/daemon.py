@@ -56,7 +56,8 @@ class Daemon:
 
     @property
     def log(self) -> str:
-        return (self.base / "log").read_text()
+        path = self.base / "log"
+        return path.read_text() if path.exists() else ""
 
     @property
     def pid(self) -> int:
