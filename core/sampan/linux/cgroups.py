@@ -145,7 +145,10 @@ class Cgroup:
                 attach_v2(self.directory(), rules)
             elif "devices" in self.layout.v1:
                 write_v1(self.directory("devices"), devices)
-        writes: Writes = limits_v2(resources) if v2 else limits_v1(resources, self._limited_memory())
+        if v2:
+            writes: Writes = limits_v2(resources)
+        else:
+            writes = limits_v1(resources, self._limited_memory() if resources.get("memory") else 0)
         for controller, name, value in writes:
             write(f"{self.directory('' if v2 else controller)}/{name}", value)
 
@@ -172,6 +175,15 @@ class Cgroup:
             with contextlib.suppress(FileNotFoundError):
                 found.extend(map(int, _read(directory + "/cgroup.procs").split()))
         return tuple(found)
+
+    def has(self, pid: int) -> bool:
+        """Whether `pid` is in it or below it. Looks first where it mostly is: `procs` walks the whole tree."""
+        root = self.layout.unified or next(iter(self.layout.v1.values()))
+        try:
+            own = _read(f"{root}{self.path}/cgroup.procs").split()
+        except FileNotFoundError:
+            return False
+        return str(pid) in own or pid in self.procs()
 
     def kill(self) -> None:
         """Send SIGKILL to everything in it, also what is being born meanwhile. No error if it is gone."""
@@ -220,8 +232,24 @@ class Cgroup:
         """
         deadline = time.monotonic() + _REMOVE_SECONDS
         for root in reversed(self.layout.roots):
-            for directory in reversed(list(_walk(root + self.path))):
-                self._remove_directory(directory, deadline)
+            if not self._is_removed_at_once(root):
+                for directory in reversed(list(_walk(root + self.path))):
+                    self._remove_directory(directory, deadline)
+
+    def remove_if_empty(self) -> bool:
+        """Remove it where that needs neither a kill nor a wait nor a look into it, as mostly after the last
+        process's end. False, with some of it still there, if there are processes in it or cgroups below it.
+        """
+        return all(self._is_removed_at_once(root) for root in reversed(self.layout.roots))
+
+    def _is_removed_at_once(self, root: str) -> bool:
+        try:
+            os.rmdir(root + self.path)  # noqa: PTH106
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+        return True
 
     def _remove_directory(self, directory: str, deadline: float) -> None:
         while True:
@@ -242,12 +270,18 @@ class Cgroup:
 
     def _inherit_cpuset(self, root: str) -> None:
         """A new v1 cpuset is empty, and takes no process until it has cpus and memory nodes."""
-        directory = root
+        directories = [root]
         for part in self.path[1:].split("/"):
-            parent, directory = directory, f"{directory}/{part}"
-            for name in ("cpuset.cpus", "cpuset.mems"):
-                if not _read(f"{directory}/{name}").strip():
-                    write(f"{directory}/{name}", _read(f"{parent}/{name}").strip())
+            directories.append(f"{directories[-1]}/{part}")
+        for name in ("cpuset.cpus", "cpuset.mems"):
+            # Upwards to the first that has some: most often the parent itself.
+            empty, value = [directories[-1]], ""
+            for directory in reversed(directories[:-1]):
+                if value := _read(f"{directory}/{name}").strip():
+                    break
+                empty.append(directory)
+            for directory in reversed(empty):
+                write(f"{directory}/{name}", value)
 
     def _enable_controllers(self) -> None:
         directory = self.layout.unified

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import struct
 from pathlib import Path
 
 from sampan.linux.syscalls import AT_FDCWD, libc, syscall
@@ -22,8 +23,8 @@ FICLONE = 0x40049409
 _EAGAIN_TRIES = 64
 
 
-class _OpenHow(ctypes.Structure):
-    _fields_ = [("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64)]
+_open_how = struct.Struct("=QQQ")
+"""`struct open_how`: flags, mode, resolve."""
 
 
 def openat2(dirfd: int, path: str | bytes | Path, flags: int, mode: int = 0, resolve: int = 0) -> int:
@@ -34,10 +35,10 @@ def openat2(dirfd: int, path: str | bytes | Path, flags: int, mode: int = 0, res
     renamed; that is tried again. Raises `OSError` (EXDEV or ELOOP: the path leads where it may not) with
     `filename` set.
     """
-    how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
+    how = _open_how.pack(flags | os.O_CLOEXEC, mode, resolve)
     for attempt in range(_EAGAIN_TRIES):
         try:
-            return syscall("openat2", dirfd, path, ctypes.byref(how), ctypes.sizeof(how))
+            return syscall("openat2", dirfd, path, how, len(how))
         except BlockingIOError:
             if attempt == _EAGAIN_TRIES - 1:
                 raise

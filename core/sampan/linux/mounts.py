@@ -8,9 +8,9 @@ after a crash.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +56,9 @@ FSMOUNT_CLOEXEC: Final = 1
 FSCONFIG_SET_FLAG: Final = 0
 FSCONFIG_SET_STRING: Final = 1
 FSCONFIG_CMD_CREATE: Final = 6
+
+_mount_attr = struct.Struct("=QQQQ")
+"""`struct mount_attr`: attr_set, attr_clr, propagation, userns_fd."""
 
 _SET_ATTR = {
     "ro": MOUNT_ATTR_RDONLY, "nosuid": MOUNT_ATTR_NOSUID, "nodev": MOUNT_ATTR_NODEV,
@@ -239,13 +242,13 @@ def open_filesystem(fstype: str, source: str, options: MountOptions) -> int:
         os.close(context)
 
 
-def attach(fd: int, target: str | Path | int) -> None:
-    """Give the detached mount `fd` its place; an int is an `O_PATH` descriptor. A symlink at the end is not
-    followed."""
+def attach(fd: int, target: str | Path | int, dirfd: int = AT_FDCWD) -> None:
+    """Give the detached mount `fd` its place; an int is an `O_PATH` descriptor, a relative path is one from
+    `dirfd`. A symlink at the end is not followed."""
     if isinstance(target, int):
         syscall("move_mount", fd, b"", target, b"", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH)
     else:
-        syscall("move_mount", fd, b"", AT_FDCWD, target, MOVE_MOUNT_F_EMPTY_PATH)
+        syscall("move_mount", fd, b"", dirfd, target, MOVE_MOUNT_F_EMPTY_PATH)
 
 
 def mount_all(mounts: Sequence[Mount], target: Path) -> None:
@@ -315,9 +318,9 @@ def mount_setattr(
     well."""
     if attr_set & MOUNT_ATTR__ATIME:
         attr_clear |= MOUNT_ATTR__ATIME
-    attr = (ctypes.c_uint64 * 4)(attr_set, attr_clear, propagation, userns)
+    attr = _mount_attr.pack(attr_set, attr_clear, propagation, userns)
     flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
-    syscall("mount_setattr", fd, b"", flags, ctypes.byref(attr), ctypes.sizeof(attr))
+    syscall("mount_setattr", fd, b"", flags, attr, len(attr))
 
 
 def pivot_root(new_root: str, put_old: str) -> None:

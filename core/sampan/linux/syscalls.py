@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Callable
 
 MACHINE = os.uname().machine
 """The kernel's name of this machine's architecture: `x86_64` or `aarch64`."""
@@ -52,19 +53,30 @@ PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_RAISE = 2
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 
-_syscall = libc.syscall
-_syscall.restype = ctypes.c_long
 _c_long = ctypes.c_long
 
 
+def _entry(arguments: int) -> Callable[..., int]:
+    """Give libc's `syscall` typed for so many arguments: ctypes then converts in C, at half the cost. A void
+    pointer takes integers of any sign, bytes, None and references."""
+    function = libc["syscall"]
+    function.restype = _c_long
+    function.argtypes = [_c_long, *[ctypes.c_void_p] * arguments]
+    return function
+
+
+_ENTRIES = tuple(_entry(arguments) for arguments in range(7))
+
+
 def syscall(call: str, *args: object) -> int:
-    """Make a system call by name. Integers go as C longs, str and paths as NUL-terminated bytes, None as
+    """Make a system call by name, with six arguments at most. Integers go as C longs, str and paths as NUL-terminated bytes, None as
     NULL, ctypes objects as they are. Raises `OSError`; `ENOSYS` also where the number is not known here.
     """
     number = NR.get(call)
     if number is None:
         raise OSError(38, f"{call}: not known for {MACHINE}")
-    result: int = _syscall(_c_long(number), *[_argument(arg) for arg in args])
+    plain = [arg if type(arg) is int else _argument(arg) for arg in args]
+    result = _ENTRIES[len(plain)](number, *plain)
     if result < 0:
         error = ctypes.get_errno()
         raise OSError(error, f"{call}: {os.strerror(error)}")
@@ -89,8 +101,6 @@ CLOSE_RANGE_CLOEXEC = 4
 
 
 def _argument(arg: object) -> object:
-    if isinstance(arg, int):
-        return _c_long(arg)
     if isinstance(arg, (str, os.PathLike)):
         encoded = os.fsencode(arg)
         if b"\0" in encoded:

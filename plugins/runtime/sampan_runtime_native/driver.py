@@ -270,7 +270,7 @@ class NativeRuntime(RuntimeDriver):
 
     def _exec(self, handle: Handle, cgroup: Cgroup, process: Process, request: ExecRequest) -> int:
         with contextlib.ExitStack() as stack:
-            if handle.pid not in cgroup.procs():
+            if not cgroup.has(handle.pid):
                 raise Conflict("exec: the container is not running")
             pidfd = stack.enter_context(_pidfd(handle.pid))
             ours, theirs = channel.pair()
@@ -332,8 +332,9 @@ class NativeRuntime(RuntimeDriver):
 
     def _clean(self, cgroup: Cgroup) -> None:
         try:
-            cgroup.kill()
-            cgroup.remove()
+            if not cgroup.remove_if_empty():
+                cgroup.kill()
+                cgroup.remove()
             for path in (self._gate, self._filter):
                 path.unlink(missing_ok=True)
             with contextlib.suppress(FileNotFoundError):

@@ -165,7 +165,8 @@ class RootBuilder:
                 os.close(fd)
             if not each.target:
                 self._open_root()
-        self._open_root()
+        if not mounts:
+            self._open_root()
 
     def _open_root(self) -> None:
         if self.fd >= 0:
@@ -213,11 +214,9 @@ class RootBuilder:
         options = parse_options(each.options)
         attributes = options.attr_set | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC
         hierarchies = self._sources.cgroups
-        for fd in hierarchies.values():
-            mount_setattr(fd, attributes)
-            mount_setattr(fd, propagation=MS_PRIVATE)
         with self._place(each.target, directory=True) as place:
             if "" in hierarchies:
+                mount_setattr(hierarchies[""], attributes, propagation=MS_PRIVATE)
                 attach(hierarchies[""], place)
                 return
             tmpfs = open_filesystem(
@@ -226,13 +225,10 @@ class RootBuilder:
             try:
                 attach(tmpfs, place)
                 for name, fd in hierarchies.items():
-                    os.mkdir(name, 0o755, dir_fd=tmpfs)
-                    inner = openat2(tmpfs, name, os.O_PATH, resolve=RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
-                    try:
-                        attach(fd, inner)
-                    finally:
-                        os.close(inner)
-                mount_setattr(tmpfs, attributes)
+                    os.mkdir(name, 0o755, dir_fd=tmpfs)  # new and ours alone: the name leads nowhere else
+                    attach(fd, name, tmpfs)
+                # One call for the whole tree, not two for each of ten mounts.
+                mount_setattr(tmpfs, attributes, propagation=MS_PRIVATE, recursive=True)
             finally:
                 os.close(tmpfs)
 
@@ -381,6 +377,11 @@ def make_place(root: int, path: str, *, directory: bool, resolve: int = 0) -> in
     `OSError`.
     """
     pending = [part for part in path.split("/") if part and part != "."]
+    if directory and len(pending) > 1:
+        # Mostly the last part alone is missing (/dev/pts of a new /dev): this costs half as many calls.
+        made = _make_last(root, pending, resolve)
+        if made >= 0:
+            return made
     done = "."
     links = 0
     while pending:
@@ -410,6 +411,22 @@ def make_place(root: int, path: str, *, directory: bool, resolve: int = 0) -> in
         finally:
             os.close(parent)
     return openat2(root, done, os.O_PATH, resolve=_IN_ROOT | resolve)
+
+
+def _make_last(root: int, parts: Sequence[str], resolve: int) -> int:
+    """Make the last of `parts` where the others are there, and open it; -1 where it is not as simple as
+    that."""
+    try:
+        parent = openat2(root, "/".join(parts[:-1]), os.O_PATH | os.O_DIRECTORY, resolve=_IN_ROOT | resolve)
+    except OSError:
+        return -1
+    try:
+        os.mkdir(parts[-1], 0o755, dir_fd=parent)
+    except OSError:
+        return -1
+    finally:
+        os.close(parent)
+    return openat2(root, "/".join(parts), os.O_PATH, resolve=_IN_ROOT | resolve)
 
 
 def write_proc(proc: int, name: str, value: str) -> None:
