@@ -12,7 +12,6 @@ from docker.errors import APIError, ContainerError, ImageNotFound, NotFound
 
 from ground.daemon import Daemon
 
-
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 

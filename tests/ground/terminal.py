@@ -55,6 +55,14 @@ class Terminal:
         before, found, self.output = self.output.partition(text)
         return before + found
 
+    def shows(self, text: bytes, seconds: float) -> bool:
+        """Say whether `text` comes within so many seconds. Nothing is taken."""
+        deadline = time.monotonic() + seconds
+        while text not in self.output and select.select([self._master], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            if not self._read(deadline):
+                break
+        return text in self.output
+
     def end(self) -> int:
         """Read all that comes until the program ends; give its exit status."""
         deadline = time.monotonic() + TIMEOUT
