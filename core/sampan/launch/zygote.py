@@ -30,7 +30,8 @@ logger = logging.getLogger(__name__)
 def main(fd: int) -> None:
     """Serve the daemon on the SEQPACKET socket `fd` until it closes: `preload` modules and `spawn` shims."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # SIGINT and SIGHUP are for shims too
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps the shims that end before us
     with socket.socket(fileno=fd) as sock, contextlib.suppress(ConnectionError):  # the daemon went away
         while (received := protocol.receive(sock)) is not None:
@@ -72,7 +73,6 @@ def _spawn(sock: socket.socket, first: int) -> int:
     code = 1
     try:
         sock.close()
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         shim.main(socket.socket(fileno=first))
         code = 0
     finally:
