@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from sampan.api.errors import Forbidden, InvalidArgument, Unsupported
+from sampan.api.errors import Forbidden, InvalidArgument, System, Unsupported
 from sampan.api.runtime import Mount
 from sampan.linux.cgroups import favor_moves
 from sampan.linux.mounts import open_readonly_file
@@ -157,6 +157,14 @@ class TestNative(RuntimeDriverSuite):
         spec["mounts"].append({"destination": target, "type": "bind", "source": str(tmp_path), "options": ["bind"]})
         with pytest.raises(Forbidden, match="a bind over a part of /proc"):
             workshop.container(spec).run()
+
+    def test_cgroup_of_another_container_is_refused_and_left_alone(self, workshop: Workshop) -> None:
+        first = workshop.idle()
+        spec = workshop.spec("true")
+        spec["linux"]["cgroupsPath"] = first.spec["linux"]["cgroupsPath"]
+        with pytest.raises(System, match="has processes"):
+            workshop.container(spec).create()
+        assert first.exec(process_spec(["true"])).code == 0
 
     def test_missing_working_directory_is_made(self, workshop: Workshop, hostile: Path) -> None:
         (hostile / "dangling").symlink_to("/made/by/link")

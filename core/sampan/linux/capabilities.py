@@ -5,8 +5,8 @@ Sources: `capabilities(7)`, `capset(2)`, `include/uapi/linux/capability.h`.
 
 from __future__ import annotations
 
-import ctypes
 import os
+import struct
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -119,13 +119,13 @@ def apply(sets: CapabilitySets) -> None:
     """Set effective, permitted and inheritable of this thread, then the ambient set. The bounding set is not
     touched."""
     low = 0xFFFFFFFF
-    header = (ctypes.c_uint32 * 2)(_VERSION_3, 0)
-    data = (ctypes.c_uint32 * 6)(
-        sets.effective & low, sets.permitted & low, sets.inheritable & low,
+    header = struct.pack("=Ii", _VERSION_3, 0)
+    data = struct.pack(
+        "=6I", sets.effective & low, sets.permitted & low, sets.inheritable & low,
         sets.effective >> 32, sets.permitted >> 32, sets.inheritable >> 32,
     )  # fmt: skip
-    syscall("capset", ctypes.byref(header), ctypes.byref(data))
+    syscall("capset", header, data)
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
-    for number in range(len(NAMES)):
+    for number in range(sets.ambient.bit_length()):
         if sets.ambient >> number & 1:
             prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, number)

@@ -4,7 +4,8 @@ Kept are owner, mode, times in nanoseconds, extended attributes (ACLs and capabi
 links, symlinks, devices, fifos, sockets and holes. File contents are shared by reflink where the file system
 can (`ioctl_ficlone(2)`), else copied in the kernel (`copy_file_range(2)`).
 
-The source is at rest. Everything goes by directory descriptors, one pair for each level that is open.
+The source is at rest; the target need not be: a container may write to a volume while it is filled. So everything
+goes by directory descriptors, one pair for each level that is open, and no symbolic link in the target is followed.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sampan.linux.files import ficlone
+from sampan.linux.files import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, ficlone, openat2
 
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CANNOT_CLONE = frozenset({errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ETXTBSY})
@@ -99,12 +100,21 @@ class _Copy:
                 if status.st_nlink > 1:
                     identity = (status.st_dev, status.st_ino)
                     if first := self.links.get(identity):
-                        os.link(first, entry.name, src_dir_fd=self.root.target, dst_dir_fd=level.target,
-                                follow_symlinks=False)  # fmt: skip
+                        self._link(first, level, entry.name)
                         continue
                     self.links[identity] = path + entry.name
                 self._copy_inode(level, entry.name, status)
                 _copy_metadata(level.source, level.target, entry.name)
+
+    def _link(self, first: str, level: _Level, name: str) -> None:
+        """Give the file at the path `first` from the root one more name."""
+        above, _, last = first.rpartition("/")
+        resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
+        directory = openat2(self.root.target, above or ".", os.O_PATH | os.O_DIRECTORY, resolve=resolve)
+        try:
+            os.link(last, name, src_dir_fd=directory, dst_dir_fd=level.target, follow_symlinks=False)
+        finally:
+            os.close(directory)
 
     def _copy_inode(self, level: _Level, name: str, status: os.stat_result) -> None:
         if stat.S_ISREG(status.st_mode):
@@ -179,5 +189,16 @@ def _copy_metadata(source: int, target: int, name: str) -> None:
         value = os.getxattr(from_path, attribute, follow_symlinks=False)
         os.setxattr(to_path, attribute, value, follow_symlinks=False)
     if not stat.S_ISLNK(status.st_mode):
-        os.chmod(name, stat.S_IMODE(status.st_mode), dir_fd=target)
+        _chmod(name, stat.S_IMODE(status.st_mode), target)
     os.utime(name, ns=(status.st_atime_ns, status.st_mtime_ns), dir_fd=target, follow_symlinks=False)
+
+
+def _chmod(name: str, mode: int, directory: int) -> None:
+    """Set a mode without following a symbolic link that took the place of `name`: fchmodat(2) has no flag for that."""
+    fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        if stat.S_ISLNK(os.fstat(fd).st_mode):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), name)
+        os.chmod(f"/proc/self/fd/{fd}", mode)
+    finally:
+        os.close(fd)

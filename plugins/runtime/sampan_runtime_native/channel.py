@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+from dataclasses import dataclass
 from typing import Final
 
 from sampan.api.errors import Forbidden, InvalidArgument, NotFound, SampanError, System, Unsupported
@@ -53,17 +54,31 @@ def receive(channel: socket.socket) -> tuple[bytes, list[str]]:
     return letter, fields
 
 
-def send_go(channel: socket.socket, filter_: bytes, flags: int) -> None:
-    """Tell the new process that it is in its cgroups, and give it its seccomp program, empty for none."""
-    channel.send(GO + flags.to_bytes(4, "little") + filter_)
+@dataclass(frozen=True, slots=True)
+class Go:
+    """What a new process gets once it is in its cgroups: its seccomp program, empty for none, that one's
+    flags, and for a first process the listening socket at which it waits for `start`."""
+
+    filter: bytes
+    flags: int
+    gate: int = -1
 
 
-def await_go(channel: socket.socket) -> tuple[bytes, int]:
-    """Wait for `send_go`; give the seccomp program and its flags. Raises `System` if the driver gave up."""
-    message = channel.recv(_SIZE * 2)
+def send_go(channel: socket.socket, go: Go) -> None:
+    """Let the new process go on."""
+    message = GO + go.flags.to_bytes(4, "little") + go.filter
+    if go.gate >= 0:
+        socket.send_fds(channel, [message], [go.gate])
+    else:
+        channel.send(message)
+
+
+def await_go(channel: socket.socket) -> Go:
+    """Wait for `send_go`. Raises `System` if the driver gave up."""
+    message, fds, _, _ = socket.recv_fds(channel, _SIZE * 2, 1, socket.MSG_CMSG_CLOEXEC)
     if message[:1] != GO:
         raise System("the driver gave up on this process")
-    return message[5:], int.from_bytes(message[1:5], "little")
+    return Go(message[5:], int.from_bytes(message[1:5], "little"), *fds)
 
 
 def as_sampan_error(error: BaseException) -> SampanError:

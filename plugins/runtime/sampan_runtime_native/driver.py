@@ -102,6 +102,11 @@ class NativeRuntime(RuntimeDriver):
             raise channel.as_sampan_error(error) from error
         self.context.state.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
+            cgroup.create()
+        except OSError as error:
+            cgroup.remove_if_empty()  # not by a kill: what may run in a cgroup of that name is not ours
+            raise channel.as_sampan_error(error) from error
+        try:
             pid = self._create(plan, request, cgroup)
         except BaseException as error:
             self._clean(cgroup)
@@ -233,7 +238,6 @@ class NativeRuntime(RuntimeDriver):
 
     def _create(self, plan: Plan, request: CreateRequest, cgroup: Cgroup) -> int:
         self._root.mkdir(exist_ok=True)
-        cgroup.create()
         with contextlib.ExitStack() as stack:
             sources = open_sources(plan, cgroup, with_root=not request.rootfs)
             stack.callback(_close_all, sources.fds)
@@ -244,7 +248,6 @@ class NativeRuntime(RuntimeDriver):
                 flags &= ~CLONE_NEWNET
                 joins.append((CLONE_NEWNET, os.dup(request.netns)))
                 stack.callback(os.close, joins[-1][1])
-            gate = stack.enter_context(self._open_gate())
             ours, theirs = channel.pair()
             stack.enter_context(ours)
             born_in = cgroup.open_unified()
@@ -259,12 +262,13 @@ class NativeRuntime(RuntimeDriver):
             pid = clone(flags & ~CLONE_NEWCGROUP | CLONE_PARENT, born_in)
             if pid == 0:
                 base = str(self._root)
-                first(FirstProcess(plan, request.rootfs, sources, inside, request.stdio, base, gate, theirs))
+                first(FirstProcess(plan, request.rootfs, sources, inside, request.stdio, base, theirs))
             theirs.close()
             # All this goes on while the first process builds the container.
             cgroup.apply(plan.resources)
             filter_, filter_flags = self._compile(plan)
-            self._move(cgroup, pid, ours, filter_, filter_flags)
+            gate = stack.enter_context(self._open_gate())
+            self._move(cgroup, pid, ours, channel.Go(filter_, filter_flags, gate.fileno()))
             self._await_ready(ours)
         return pid
 
@@ -285,7 +289,7 @@ class NativeRuntime(RuntimeDriver):
                 another(process, request.stdio, pidfd, theirs)
             theirs.close()
             try:
-                self._move(cgroup, pid, ours, *self._compiled())
+                self._move(cgroup, pid, ours, channel.Go(*self._compiled()))
                 channel.receive(ours)  # b"" once the program's exec has closed it
             except BaseException:
                 _end(pid)
@@ -293,11 +297,11 @@ class NativeRuntime(RuntimeDriver):
         return pid
 
     @staticmethod
-    def _move(cgroup: Cgroup, pid: int, process: socket.socket, filter_: bytes, flags: int) -> None:
+    def _move(cgroup: Cgroup, pid: int, process: socket.socket, go: channel.Go) -> None:
         """Move the new process into the v1 hierarchies while it builds, then let it go on."""
         try:
             cgroup.add(pid, unified=False)
-            channel.send_go(process, filter_, flags)
+            channel.send_go(process, go)
         except OSError:
             channel.receive(process)  # it died and said why, or the move failed for a reason of its own
             raise

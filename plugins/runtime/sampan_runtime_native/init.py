@@ -49,7 +49,6 @@ class FirstProcess:
     joins: tuple[tuple[int, int], ...]
     stdio: Stdio
     base: str
-    gate: socket.socket
     driver: socket.socket
 
 
@@ -60,19 +59,17 @@ def first(container: FirstProcess) -> NoReturn:
     def steps() -> None:
         nonlocal teller
         joins = [fd for _, fd in container.joins]
-        kept = (*container.sources.fds, *joins, container.gate.fileno(), container.driver.fileno())
-        _settle(container.stdio, kept)
+        _settle(container.stdio, (*container.sources.fds, *joins, container.driver.fileno()))
         program = Program(container.plan.process)
         _build(container, program)
-        filter_, flags = channel.await_go(container.driver)
+        go = channel.await_go(container.driver)
         if container.plan.new & CLONE_NEWCGROUP:
             unshare(CLONE_NEWCGROUP)  # after the driver has moved us: the namespace's root is where we are
         channel.send(container.driver, channel.READY, *program.warnings)
-        starter, _ = container.gate.accept()
-        teller = starter
-        container.gate.close()
+        with socket.socket(fileno=go.gate) as gate:
+            teller, _ = gate.accept()
         container.driver.close()
-        program.run(filter_, flags)
+        program.run(go.filter, go.flags)
 
     _report_errors(lambda: teller, steps)
 
@@ -96,7 +93,8 @@ def another(process: Process, stdio: Stdio, pidfd: int, driver: socket.socket) -
         proc = open_filesystem("proc", "proc", MountOptions())
         program.prepare(proc)
         os.close(proc)
-        program.run(*channel.await_go(driver))
+        go = channel.await_go(driver)
+        program.run(go.filter, go.flags)
 
     _report_errors(lambda: driver, steps)
 

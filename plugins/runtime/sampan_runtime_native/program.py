@@ -54,7 +54,8 @@ class Program:
         self._give_stdio()
         self._change_directory()
         self._env = dict(process.env)
-        self._env.setdefault("HOME", home_of(process.uid))
+        if "HOME" not in self._env:
+            self._env["HOME"] = home_of(process.uid)
         have = capabilities.current(proc)
         capabilities.drop_bounding(process.capabilities.bounding, have.bounding)
         prctl(PR_SET_KEEPCAPS, 1)
