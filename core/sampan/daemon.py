@@ -106,8 +106,8 @@ async def _listen(server: Server, host: str, settings: Settings) -> None:
         await server.listen_unix(Path(rest), 0o660, _group(settings.group))
     elif scheme == "tcp":
         address, _, port = rest.rpartition(":")
-        if not port.isdigit():
-            raise InvalidArgument(f"listen on {host}: it has no port", remedy="write tcp://ADDRESS:PORT")
+        if not (port.isascii() and port.isdigit() and int(port[:6]) < 65536):
+            raise InvalidArgument(f"listen on {host}: {port!r} is no port", remedy="write tcp://ADDRESS:PORT")
         tls = None
         if settings.tlscert is not None and settings.tlskey is not None:
             tls = TlsSettings(settings.tlscert, settings.tlskey, settings.tlscacert if settings.tlsverify else None)
@@ -124,7 +124,10 @@ def _handed_over() -> list[int]:
         raise InvalidArgument(
             "listen on fd://: no sockets were handed over", remedy="start the daemon by its systemd socket unit"
         )
-    return list(range(FIRST_FD, FIRST_FD + int(os.environ.get("LISTEN_FDS", "0"))))
+    count = os.environ.get("LISTEN_FDS", "")
+    if not (count.isascii() and count.isdigit() and 0 < int(count[:4]) <= 64):
+        raise InvalidArgument(f"listen on fd://: LISTEN_FDS is {count!r}, not the number of sockets handed over")
+    return list(range(FIRST_FD, FIRST_FD + int(count)))
 
 
 def _group(name: str) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from sampan.api.errors import InvalidArgument
+from sampan.api.errors import Conflict
 from sampan.api.types import ExecStartRequest
 from sampan.engine import logs
 from sampan.engine.container import Container, PendingStreams
@@ -26,7 +26,7 @@ def attach(engine: Engine, container: Container, request: Request) -> Upgrade:
     """Answer `POST /containers/{id}/attach`: may come before the start, and then gets the first byte."""
     query, tty = request.query, container.record.config.tty
     if container.status is Status.PAUSED:
-        raise InvalidArgument(f"container {container.id} is paused, unpause the container before attach")
+        raise Conflict(f"container {container.id} is paused, unpause the container before attach")
     keys = parse_keys(query.get("detachKeys") or DEFAULT_DETACH_KEYS) if tty else b""
     stdin = query.get_bool("stdin") and container.record.config.open_stdin
     stdout, stderr = query.get_bool("stdout"), query.get_bool("stderr")
