@@ -76,7 +76,10 @@ def test_name_refused(daemon: Daemon, name: str) -> None:
     assert daemon.api_raw("POST", f"/images/busybox/tag?repo={quote(name)}&tag=..")[0] == 400
 
 
-@pytest.mark.parametrize("question", ["/containers/json?filters=" + quote('{"exited":["²"]}'), "/containers/json?limit=²", "/events?since=²"])
+OTHER_DIGITS = ("/containers/json?filters=" + quote('{"exited":["²"]}'), "/containers/json?limit=²", "/events?since=²")
+
+
+@pytest.mark.parametrize("question", OTHER_DIGITS)
 def test_number_of_other_digits_refused(daemon: Daemon, question: str) -> None:
     daemon.docker("run", "busybox", "true")
     assert daemon.api_raw("GET", quote(question, safe="/?=&%"))[0] == 400
