@@ -4,7 +4,7 @@ import os
 import signal
 from pathlib import Path
 
-from sampan.linux.processes import clone, keep_only, reset_signals
+from sampan.linux.processes import clone, fork, keep_only, reset_signals
 from sampan.linux.syscalls import syscall
 
 
@@ -52,3 +52,13 @@ def test_clone_is_a_fork() -> None:
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0x40000000)[1])
 
     assert status_of_child(run) == 7
+
+
+def test_fork_is_waited_for_as_any_other() -> None:
+    def run() -> int:
+        pid = fork()
+        if pid == 0:
+            os._exit(9)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    assert status_of_child(run) == 9

@@ -171,13 +171,13 @@ def _rules_of(arch: str, calls: Sequence[_Call]) -> _Rules:
         if conditions:
             for number in [table[name] for name in names if name in table]:
                 rules.add(number, conditions, answer)
-            continue
-        # In bulk, by C: one rule of the default profile has 300 names. The first rule for a number stays.
-        rules.always = dict.fromkeys(map(table.get, names), answer) | rules.always
-        if arch == "x86":
-            for name in _MULTIPLEXED.keys() & names:
-                entry, number = _MULTIPLEXED[name]
+        elif arch == "x86":
+            for entry, number in [_MULTIPLEXED[name] for name in names if name in _MULTIPLEXED]:
                 rules.add(table[entry], ((0, "SCMP_CMP_EQ", number, 0),), answer)
+    # In bulk, by C: one rule of the default profile has 300 names. Backwards, for the first rule wins.
+    for names, conditions, answer in reversed(calls):
+        if not conditions:
+            rules.always.update(dict.fromkeys(map(table.get, names), answer))
     rules.always.pop(None, None)  # names that this architecture doesn't know
     return rules
 

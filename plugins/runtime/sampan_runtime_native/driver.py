@@ -100,7 +100,7 @@ class NativeRuntime(RuntimeDriver):
             cgroup = Cgroup(plan.cgroup)
         except (ValueError, KeyError, TypeError) as error:
             raise channel.as_sampan_error(error) from error
-        self.context.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._make_directories()
         try:
             cgroup.create()
         except OSError as error:
@@ -236,8 +236,14 @@ class NativeRuntime(RuntimeDriver):
             return b"", 0
         return stored[4:], int.from_bytes(stored[:4], "little")
 
+    def _make_directories(self) -> None:
+        try:
+            self._root.mkdir(exist_ok=True)
+        except FileNotFoundError:
+            self.context.state.mkdir(parents=True, mode=0o700)
+            self._root.mkdir()
+
     def _create(self, plan: Plan, request: CreateRequest, cgroup: Cgroup) -> int:
-        self._root.mkdir(exist_ok=True)
         with contextlib.ExitStack() as stack:
             sources = open_sources(plan, cgroup, with_root=not request.rootfs)
             stack.callback(_close_all, sources.fds)
