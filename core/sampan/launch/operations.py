@@ -107,6 +107,13 @@ class Operations:
         operation.gate = -1
         self._set_timer(operation)
 
+    def abandon(self, operation: Operation) -> None:
+        """End a prepared child that is not to begin. Nothing is told."""
+        os.kill(operation.pid, signal.SIGKILL)
+        os.waitpid(operation.pid, 0)
+        del self._running[operation.pid]
+        self._close(operation)
+
     def reaped(self, pid: int, status: int) -> bool:
         """A child of the shim has been reaped; finish its operation. False if it was none of ours."""
         operation = self._running.get(pid)
@@ -115,17 +122,20 @@ class Operations:
         while self._read(operation):
             pass
         del self._running[pid]
+        self._close(operation)
+        answers = operation.answers.split(b"\n")
+        for number, step in enumerate(operation.steps):
+            answer = answers[number] if number < len(answers) else b""
+            step.done(*self._outcome(operation, step, answer, status))
+        return True
+
+    def _close(self, operation: Operation) -> None:
         self._loop.unwatch(operation.pipe)
         os.close(operation.pipe)
         if operation.gate >= 0:
             os.close(operation.gate)
         if operation.timer is not None:
             operation.timer.cancel()
-        answers = operation.answers.split(b"\n")
-        for number, step in enumerate(operation.steps):
-            answer = answers[number] if number < len(answers) else b""
-            step.done(*self._outcome(operation, step, answer, status))
-        return True
 
     def _take(self, operation: Operation) -> None:
         self._read(operation)

@@ -1,13 +1,11 @@
 """What daemon, zygote and shim say to each other: JSON datagrams over SEQPACKET sockets, descriptors by
 `SCM_RIGHTS`.
 
-A request is `{"id": N, "op": NAME, …}`, its answer `{"id": N, "result": …}` or `{"id": N, "error": {…}}`.
-Answers may come
-out of order: `wait` is answered when it happens. The first request on a connection is `hello`, answered
-with the
-protocol's version; a daemon talks to shims of its own major version and of any minor one. A message too
-long for a datagram
-travels in a memfd, sent as the last descriptor.
+A request is `{"id": N, "op": NAME, …}`, its answer `{"id": N, "result": …}` or `{"id": N, "error": {…}}`. Answers
+may come out of order: `wait` is answered when it happens. The first request on a connection is `hello`, answered
+with the protocol's version; to a new shim it brings the container's configuration. A daemon talks to shims of its
+own major version and of any minor one. A message too long for a datagram travels in a memfd, sent as the last
+descriptor.
 
 Loaded into every shim: no pydantic, no asyncio. Sources: unix(7), cmsg(3), memfd_create(2).
 """

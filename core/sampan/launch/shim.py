@@ -447,6 +447,9 @@ class Shim:
     def _finish_deletion(self) -> None:
         """The driver has removed the container. Wait for an exit that is not recorded yet, then take leave.
         """
+        if self._launcher is not None:  # no launch was asked for
+            self._operations.abandon(self._launcher)
+            self._launcher = None
         _kill_children(self._operations.pids)
         self._reap()
         self._main.streams.handed_over()
