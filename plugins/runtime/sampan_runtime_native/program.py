@@ -181,7 +181,8 @@ def find_program(name: str, path: str) -> str:
         except OSError as error:
             raise _refusal(error, f"{quoted}: stat {name}") from error
         if stat.S_ISDIR(mode):
-            raise Forbidden(f"{quoted}: is a directory")
+            # what execve answers: by these words docker's older clients (20.10) know exit status 126
+            raise Forbidden(f"{quoted}: is a directory: permission denied")
         if not os.access(name, os.X_OK, effective_ids=True):
             raise Forbidden(f"{quoted}: permission denied")
         return name
