@@ -33,6 +33,7 @@ from sampan.api.runtime import (
     Stats,
     Stdio,
 )
+from sampan.linux.processes import fork
 from sampan.linux.syscalls import PR_SET_CHILD_SUBREAPER, prctl
 
 __all__ = ["Container", "Output", "Process", "call_in_child", "subreaper"]
@@ -83,7 +84,7 @@ def call_in_child(operation: Callable[[], Any]) -> Any:
     _collect_strays()  # not after the call: its result may name a process that has ended already
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours:
-        pid = os.fork()
+        pid = fork()  # as a shim's children: no handler of Python's runs in them
         if pid == 0:
             _answer(operation, theirs)
         theirs.close()

@@ -100,7 +100,6 @@ class NativeRuntime(RuntimeDriver):
             cgroup = Cgroup(plan.cgroup)
         except (ValueError, KeyError, TypeError) as error:
             raise channel.as_sampan_error(error) from error
-        self._make_directories()
         try:
             cgroup.create()
         except OSError as error:
@@ -244,6 +243,7 @@ class NativeRuntime(RuntimeDriver):
             self._root.mkdir()
 
     def _create(self, plan: Plan, request: CreateRequest, cgroup: Cgroup) -> int:
+        self._make_directories()
         with contextlib.ExitStack() as stack:
             sources = open_sources(plan, cgroup, with_root=not request.rootfs)
             stack.callback(_close_all, sources.fds)
