@@ -284,12 +284,12 @@ class Zygote:
         finally:
             theirs.close()
         zygote = cls(process, Channel(ours, "the zygote"))
-        try:
-            with tempfile.TemporaryDirectory(prefix="sampan-zygote-") as scratch:
+        with tempfile.TemporaryDirectory(prefix="sampan-zygote-") as scratch:
+            try:
                 failures = await zygote._channel.request("preload", modules=list(preload), scratch=scratch)
-        except BaseException:
-            await zygote.close()
-            raise
+            except BaseException:
+                await zygote.close()
+                raise
         for module, reason in failures.items():
             logger.warning("preload %s: %s", module, reason)
         return zygote
