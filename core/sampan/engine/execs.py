@@ -25,6 +25,12 @@ log = logging.getLogger(__name__)
 KEPT = 32
 """Ended execs that are kept per container, to be inspected."""
 
+UNSTARTED = 128
+"""Execs of a container that may wait for their start; the oldest give way to more."""
+
+SHOWN_COMMAND = 4096
+"""Characters of a command that an event shows: events are kept, and commands may have megabytes."""
+
 
 @dataclass(slots=True)
 class Exec:
@@ -72,12 +78,14 @@ class Execs:
         made = Exec(new_id(), container, request)
         self._by_id[made.id] = made
         self._forget_old(container)
-        self._emit(made, f"exec_create: {' '.join(request.cmd)}")
+        self._emit(made, f"exec_create: {_shown(request.cmd)}")
         return made
 
     def _forget_old(self, container: Container) -> None:
-        ended = [item for item in self._by_id.values() if item.container is container and item.exit_code is not None]
-        for item in ended[:-KEPT]:
+        own = [item for item in self._by_id.values() if item.container is container]
+        ended = [item for item in own if item.exit_code is not None]
+        waiting = [item for item in own if not item.started]
+        for item in (*ended[:-KEPT], *waiting[:-UNSTARTED]):
             del self._by_id[item.id]
 
     async def start(self, item: Exec, stdio: StdioPair, *, tty: bool, console_size: tuple[int, int] | None) -> None:
@@ -110,7 +118,7 @@ class Execs:
         task = asyncio.create_task(self._watch(item))
         self._watchers.add(task)
         task.add_done_callback(self._watchers.discard)
-        self._emit(item, f"exec_start: {' '.join(item.request.cmd)}")
+        self._emit(item, f"exec_start: {_shown(item.request.cmd)}")
 
     async def _process(self, item: Exec) -> oci.Spec:
         record, request = item.container.record, item.request
@@ -161,3 +169,7 @@ class Execs:
     def _emit(self, item: Exec, action: str, **more: str) -> None:
         shown = attributes(item.container.record) | {"execID": item.id} | more
         self._events.emit("container", action, item.container.id, shown)
+
+
+def _shown(command: list[str]) -> str:
+    return " ".join(command)[:SHOWN_COMMAND]
