@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 
 def boot() -> None:
-    """Be the zygote on the socket whose descriptor is the first argument."""
+    """Be the zygote on the socket whose descriptor is the first argument; the second is the executable's, needed no more."""
+    os.close(int(sys.argv[2]))
     serve = _import_without_fork_hooks()
     serve(int(sys.argv[1]))
 

@@ -25,10 +25,11 @@ from sampan.api.errors import System, Unavailable, Unsupported, from_wire
 from sampan.api.runtime import Stats
 from sampan.launch import protocol
 from sampan.launch.protocol import SOCKET, ExecConfig, ExitRecord, Launched, ShimConfig, ShimState
+from sampan.linux.mounts import open_readonly_file
 
 logger = logging.getLogger(__name__)
 
-_BOOT = "import sys; sys.path[:] = sys.argv[2:]; from sampan.launch.boot import boot; boot()"
+_BOOT = "import sys; sys.path[:] = sys.argv[3:]; from sampan.launch.boot import boot; boot()"
 
 
 class Channel:
@@ -269,20 +270,29 @@ class Zygote:
     @classmethod
     async def start(cls, preload: Sequence[str]) -> Zygote:
         """Start the zygote and let it import `preload`. A module that fails to import is logged; its shims
-        will say why.
+        will say why. It runs from a read-only view of the interpreter, so that no container can write to that
+        through the process that becomes its own (ADR 13).
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         path = [entry for entry in sys.path if entry]
-        command = [sys.executable, "-I", "-S", "-c", _BOOT, str(theirs.fileno()), *path]
+        executable = -1
         try:
+            executable = open_readonly_file(os.path.realpath(sys.executable))
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),), start_new_session=True, cwd="/"
+                [sys.executable, "-I", "-S", "-c", _BOOT, str(theirs.fileno()), str(executable), *path],
+                executable=f"/proc/self/fd/{executable}",
+                pass_fds=(theirs.fileno(), executable),
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                cwd="/",
             )
         except OSError as error:
             ours.close()
             raise System(f"start the zygote {sys.executable}: {error.strerror}") from error
         finally:
             theirs.close()
+            if executable >= 0:
+                os.close(executable)
         zygote = cls(process, Channel(ours, "the zygote"))
         with tempfile.TemporaryDirectory(prefix="sampan-zygote-") as scratch:
             try:
