@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,9 @@ longer than most driver calls take."""
 
 GRACE = 5.0
 """Seconds that requests under way get when the daemon stops."""
+
+HUNG_GRACE = 2.0
+"""Seconds that threads of drivers and hooks get after that. One that hangs can't be stopped, but Python waits for it."""
 
 FIRST_FD = 3
 """The first descriptor that systemd hands over (sd_listen_fds(3))."""
@@ -54,6 +58,13 @@ def run(overrides: Mapping[str, Any], config_file: str | None) -> int:
         log.error("%s", error)
         return 1
     return 0
+
+
+def _leave() -> None:
+    """End though a driver hangs: all is closed, and Python would wait for its thread for ever."""
+    log.warning("a driver or a hook still hangs: leaving it behind")
+    logging.shutdown()
+    os._exit(0)
 
 
 async def _serve(settings: Settings) -> None:
@@ -85,6 +96,9 @@ async def _serve(settings: Settings) -> None:
         await server.close(GRACE)
         await engine.close()
         _remove_pidfile(settings.pidfile)
+        leaving = threading.Timer(HUNG_GRACE, _leave)
+        leaving.daemon = True
+        leaving.start()
 
 
 def _check_hosts(settings: Settings) -> None:

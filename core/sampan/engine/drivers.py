@@ -45,7 +45,7 @@ class DriverHandle(Generic[D]):
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(DEADLINE):
-                return await loop.run_in_executor(self._pool, lambda: function(*args, **kwargs))
+                return await loop.run_in_executor(self._pool, lambda: contained(function, *args, **kwargs))
         except SampanError:
             raise
         except TimeoutError as error:
@@ -59,6 +59,14 @@ class DriverHandle(Generic[D]):
     def shutdown(self) -> None:
         """Let go of the threads; a hung one is left behind."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def contained(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call what a plugin wrote; a `SystemExit` of its would end the daemon, and becomes an error like others."""
+    try:
+        return function(*args, **kwargs)
+    except SystemExit as error:
+        raise RuntimeError(f"it wanted to end the daemon: {error!r}") from error
 
 
 def driver_config(cls: type[Driver], values: dict[str, Any], where: str) -> Any:

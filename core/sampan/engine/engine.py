@@ -7,6 +7,7 @@ import fcntl
 import logging
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from sampan import plugins
@@ -14,7 +15,7 @@ from sampan.api.errors import Conflict
 from sampan.api.hookspecs import Event
 from sampan.content.blobs import BlobStore
 from sampan.engine.containers import Containers
-from sampan.engine.drivers import private_directory
+from sampan.engine.drivers import contained, private_directory
 from sampan.engine.events import EventBus
 from sampan.engine.execs import Execs
 from sampan.engine.images import Images
@@ -57,6 +58,8 @@ class Engine:
         self.volumes.users = self.containers.of_volume
         self._locks = locks
         self._quick_moves = -1
+        self._event_hooks = ThreadPoolExecutor(1, thread_name_prefix="event-hooks")
+        """Plugins hear of events one by one, in a thread of their own: one that hangs holds up only the others."""
 
     @classmethod
     async def open(cls, settings: Settings, registry: plugins.Registry) -> Engine:
@@ -101,17 +104,18 @@ class Engine:
     def _tell_plugins(self, event: Event) -> None:
         hook = self.registry.manager.hook.sampan_event
         if hook.get_hookimpls():
-            asyncio.get_running_loop().run_in_executor(None, self._call_event_hook, event)
+            asyncio.get_running_loop().run_in_executor(self._event_hooks, self._call_event_hook, event)
 
     def _call_event_hook(self, event: Event) -> None:
         try:
-            self.registry.manager.hook.sampan_event(event=event)
+            contained(self.registry.manager.hook.sampan_event, event=event)
         except Exception:
             log.exception("a sampan_event hook failed on %s %s", event.type, event.action)
 
     async def close(self) -> None:
         """Let go of everything; containers go on."""
         self.events.close()
+        self._event_hooks.shutdown(wait=False, cancel_futures=True)
         await self.execs.close()
         await self.lifecycle.close()
         await self.networks.close()

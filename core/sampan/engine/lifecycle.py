@@ -76,12 +76,13 @@ class Lifecycle:
         except BaseException as error:
             close_pending(container)
             await asyncio.shield(self._undo_start(container, error))
-            if isinstance(error, SampanError):
+            if isinstance(error, Exception):  # a fault of ours as well: whoever waits for the removal must hear of it
                 record.state.error = str(error)
                 record.state.exit_code = start_exit_code(error)
                 await self._containers.save(container)
                 if record.host.auto_remove:
                     await self._containers.remove(container, volumes=True)
+            if isinstance(error, SampanError):
                 raise start_error(error) from error
             raise
         self._spawn(self._watch(container, shim))

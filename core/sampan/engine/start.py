@@ -8,6 +8,8 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from sampan import plugins
@@ -21,7 +23,7 @@ from sampan.api.types import EndpointSettings
 from sampan.engine import spec as oci
 from sampan.engine.container import Container
 from sampan.engine.containers import Containers
-from sampan.engine.drivers import driver_config
+from sampan.engine.drivers import contained, driver_config
 from sampan.engine.files import write_files
 from sampan.engine.logs import attributes as log_attributes
 from sampan.engine.mounts import make_bind_source
@@ -40,6 +42,9 @@ from sampan.settings import Settings
 
 HOOK_DEADLINE = 5.0
 """Seconds that the `sampan_adjust_spec` hooks of one start get together."""
+
+HOOKS = 8
+"""Starts whose hooks may run at once, in threads of their own: hooks that hang fail starts, and hold up nothing else."""
 
 IMAGES_REMEMBERED = 256
 """Images whose passwd and group files are kept in memory."""
@@ -62,6 +67,7 @@ class Starter:
         self._zygote: Zygote | None = None
         self._zygote_lock = asyncio.Lock()
         self._accounts: dict[str, Accounts] = {}
+        self._hooks = ThreadPoolExecutor(HOOKS, thread_name_prefix="spec-hooks")
 
     async def launch(self, container: Container) -> Shim:
         """Launch a container: afterwards its record says that it runs. On an error `container.shim` is what is to be deleted."""
@@ -273,7 +279,7 @@ class Starter:
         call = self._registry.manager.hook.sampan_adjust_spec
         try:
             async with asyncio.timeout(HOOK_DEADLINE):
-                await asyncio.to_thread(lambda: call(container=view, spec=spec))
+                await asyncio.get_running_loop().run_in_executor(self._hooks, partial(contained, call, container=view, spec=spec))
         except TimeoutError as error:
             raise Unavailable(
                 f"start container {container.id[:12]}: the sampan_adjust_spec hooks took longer than {HOOK_DEADLINE:.0f} s"

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
@@ -149,11 +150,22 @@ def _decode(params: dict[str, str]) -> dict[str, str]:
         raise InvalidArgument(f"decode request path: {error}") from error
 
 
+_plugin_threads = ThreadPoolExecutor(16, thread_name_prefix="plugin-routes")
+"""Handlers that block have threads of their own: those that hang hold up nothing of the engine."""
+
+
+def _contained(handler: Callable[[Request], Any], request: Request) -> Any:
+    try:
+        return handler(request)
+    except SystemExit as error:
+        raise RuntimeError(f"the handler wanted to end the daemon: {error!r}") from error
+
+
 async def _call(handler: Handler, request: Request) -> AnyResponse:
     if inspect.iscoroutinefunction(handler):
         result = await handler(request)
     else:
-        result = await asyncio.to_thread(handler, request)
+        result = await asyncio.get_running_loop().run_in_executor(_plugin_threads, _contained, handler, request)
         if inspect.isawaitable(result):
             result = await result
     if isinstance(result, Response | StreamResponse | Upgrade):
