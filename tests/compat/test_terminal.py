@@ -18,7 +18,7 @@ def test_a_shell_on_a_terminal(client: Client) -> None:
 
 
 def test_the_size_is_the_clients_and_follows_it(client: Client) -> None:
-    # docker's clients before API 1.42 tell the size only after the start, as Debian 12's does: until then it is 0 by 0, and stty fails
+    # docker's clients before API 1.42 tell the size only after the start, as Debian 12's does: until then it is 0 by 0: stty says nothing
     first = "until stty size 2>/dev/null | grep .; do sleep 0.05; done"
     script = f"trap 'stty size' WINCH; trap 'exit 0' INT; {first}; echo ready; while :; do sleep 0.05; done"
     with client.terminal("run", "-it", "--rm", "busybox", "sh", "-c", script, rows=33, columns=101) as terminal:
