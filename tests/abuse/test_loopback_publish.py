@@ -1,0 +1,57 @@
+"""A port published on 127.0.0.1 is for the host alone (A24): a neighbour on the same wire gets nothing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from ground.daemon import Daemon
+from sampan.linux import namespaces
+
+HOST, NEIGHBOUR = "10.99.7.1", "10.99.7.2"
+
+
+@pytest.fixture
+def neighbour(daemon: Daemon) -> Iterator[int]:
+    """Another host: a network namespace with a link to the daemon's."""
+    netns = namespaces.new_netns()
+    try:
+        daemon.run("ip", "link", "add", "wire", "type", "veth", "peer", "name", "far")
+        subprocess.run(daemon.inside(["ip", "link", "set", "far", "netns", f"/proc/{os.getpid()}/fd/{netns}"]),
+                       check=True, pass_fds=(daemon.netns, netns))  # fmt: skip
+        daemon.run("ip", "address", "add", f"{HOST}/24", "dev", "wire")
+        daemon.run("ip", "link", "set", "wire", "up")
+        for command in (f"ip address add {NEIGHBOUR}/24 dev far", "ip link set lo up", "ip link set far up"):
+            _there(netns, command)
+        yield netns
+    finally:
+        os.close(netns)
+        daemon.run("ip", "link", "delete", "wire", check=None)
+
+
+def _there(netns: int, command: str, check: bool = True) -> subprocess.CompletedProcess[bytes]:
+    words = ["nsenter", f"--net=/proc/self/fd/{netns}", *command.split()]
+    return subprocess.run(words, check=check, capture_output=True, pass_fds=(netns,), timeout=30)
+
+
+def _fetch(netns: int, address: str, port: int) -> bytes:
+    return _there(netns, f"curl -s -m 1 http://{address}:{port}/", check=False).stdout
+
+
+def test_neighbour_does_not_reach_what_is_published_on_loopback(daemon: Daemon, neighbour: int) -> None:
+    """Bites: the port published on all addresses is reached by the same neighbour."""
+    serve = "mkdir /w; echo here > /w/index.html; httpd -f -h /w -p 80"
+    daemon.docker("run", "-d", "--name", "web", "-p", "127.0.0.1:8080:80", "-p", "8081:80", "busybox", "sh", "-c", serve)
+    address = daemon.api("GET", "/containers/web/json")["NetworkSettings"]["Networks"]["bridge"]["IPAddress"]
+    assert daemon.run("curl", "-s", "--retry", "5", "--retry-connrefused", "http://127.0.0.1:8080/").stdout == b"here\n"
+    assert _fetch(neighbour, HOST, 8081) == b"here\n"
+    assert _fetch(neighbour, HOST, 8080) == b""
+    _there(neighbour, f"ip route add {address}/32 via {HOST}")
+    assert _fetch(neighbour, address, 80) == b""
+    _there(neighbour, "ip link set lo down")
+    _there(neighbour, "sysctl -q -w net.ipv4.conf.all.route_localnet=1", check=False)
+    _there(neighbour, f"ip route replace 127.0.0.1/32 via {HOST} dev far", check=False)
+    assert _fetch(neighbour, "127.0.0.1", 8080) == b""
