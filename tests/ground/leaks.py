@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ground.daemon import Daemon
+from ground.daemon import Daemon, processes_of
 
 PATIENCE = 3.0
 """Seconds that the kernel gets to take apart what was let go: veths, cgroups and zombies go asynchronously."""
@@ -66,8 +65,8 @@ def _published(daemon: Daemon) -> list[str]:
 
 
 def _shims(daemon: Daemon) -> list[str]:
-    done = subprocess.run(["pgrep", "-f", str(daemon.state / "containers")], capture_output=True, text=True, check=False)
-    return [f"process {pid}" for pid in done.stdout.split()]
+    """Shims by what they have open in the state directory; the clients and the daemon itself are not among them."""
+    return [f"process {pid}" for pid in processes_of(daemon) if pid != daemon.pid]
 
 
 def _directories(daemon: Daemon) -> list[str]:

@@ -254,6 +254,9 @@ class Containers:
             )
         if len(config.hostname) > MAX_HOSTNAME:
             raise InvalidArgument(f"invalid hostname: it is longer than {MAX_HOSTNAME} characters")
+        for text in (config.hostname, config.domainname, *host.extra_hosts, *host.dns_search, *host.dns_options):
+            if not text.isprintable():
+                raise InvalidArgument(f"invalid name {text!r}: it would not stay on its line of /etc/hosts or /etc/resolv.conf")
         for item in config.env:
             if not item or item.startswith("="):
                 raise InvalidArgument(f"invalid environment variable: {item}")

@@ -94,6 +94,8 @@ def _destination(path: str, text: str = "") -> str:
         raise InvalidArgument(
             f"invalid volume specification: '{text or path}': invalid specification: destination can't be '/'"
         )
+    if clean == "/proc":
+        raise InvalidArgument(f"invalid volume specification: '{text or path}': a container needs its own /proc")
     return clean
 
 
