@@ -24,10 +24,6 @@ from sampan.settings import Settings, load
 
 log = logging.getLogger("sampan.daemon")
 
-SWITCH_INTERVAL = 0.0005
-"""Seconds that a thread may hold the interpreter while another waits: with Python's 5 ms, a driver's answer waits for the loop
-longer than most driver calls take."""
-
 GRACE = 5.0
 """Seconds that requests under way get when the daemon stops."""
 
@@ -48,7 +44,6 @@ def run(overrides: Mapping[str, Any], config_file: str | None) -> int:
     logging.basicConfig(
         level=settings.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    sys.setswitchinterval(SWITCH_INTERVAL)
     try:
         asyncio.run(_serve(settings))
     except SampanError as error:

@@ -45,6 +45,7 @@ class StorageDrivers:
         self._open: dict[str, Storage] = {}
         self._opening = asyncio.Lock()
         self._unpacking: dict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._unpacked: set[tuple[str, str, str]] = set()
         self.default = ""
         self.unavailable: dict[str, str] = {}
 
@@ -113,6 +114,8 @@ class StorageDrivers:
         layer: tuple[str, str, int],
         diff_id: str,
     ) -> None:
+        if (storage.name, chain_id, image.id) in self._unpacked:
+            return
         owner = SnapshotOwner(storage.name, chain_id, "image", image.id)
         try:
             await storage.call(storage.driver.stat, chain_id)
@@ -121,6 +124,7 @@ class StorageDrivers:
         known = self._metadata.database.query(lambda tx: snapshots.owners(tx, storage.name, chain_id))
         if owner not in known:
             await self._metadata.database.write(lambda tx: snapshots.add(tx, owner))
+        self._unpacked.add((storage.name, chain_id, image.id))
 
     async def _unpack(
         self, storage: Storage, chain_id: str, parent: str | None, layer: tuple[str, str, int], diff_id: str
@@ -138,6 +142,7 @@ class StorageDrivers:
 
     async def forget_image(self, image: ImageRecord) -> None:
         """Remove the snapshots of an image that no other image uses."""
+        self._unpacked = {known for known in self._unpacked if known[2] != image.id}
         owned = self._metadata.database.query(lambda tx: snapshots.owned(tx, "image", image.id))
         order = {chain_id: index for index, chain_id in enumerate(chain_ids(image.diff_ids))}
         for owner in sorted(owned, key=lambda owner: -order.get(owner.key, 0)):
