@@ -9,7 +9,7 @@ HOST_PACKAGES := python3 python3-venv busybox-static libnftables1 iproute2 procp
 TEST_PACKAGES := $(HOST_PACKAGES) python3-dev gcc btrfs-progs libbtrfsutil-dev nftables runc crun libseccomp2 openssl \
 	mmdebstrap skopeo curl socat util-linux
 
-.PHONY: help demo test setup setup-host lint unit conformance engine compat faults abuse thirdparty bench-start clean
+.PHONY: help demo test setup setup-host lint unit conformance engine compat faults abuse thirdparty bench-start bench-launch bench-runtime bench-unpack clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -49,8 +49,17 @@ lint: $(VENV)/.developed ## ruff, mypy --strict, and the walls
 unit conformance engine compat faults abuse thirdparty: $(VENV)/.developed ## one kind of tests (set up first)
 	$(BIN)/pytest -q tests/$@
 
-bench-start: $(VENV)/.developed ## `docker run` beside dockerd, in one run
+bench-start: $(VENV)/.developed ## `docker run` beside dockerd, in one run (needs docker.io)
 	$(BIN)/python tools/bench_start.py
+
+bench-launch: $(VENV)/.developed ## what zygote, shim and client add; memory of idle shims
+	$(BIN)/python tools/bench_launch.py
+
+bench-runtime: $(VENV)/.developed ## the native runtime beside runc
+	$(BIN)/python tools/bench_runtime.py
+
+bench-unpack: $(VENV)/.developed ## unpacking layers beside tar
+	$(BIN)/python tools/bench_unpack.py
 
 clean: ## remove what the tools made here
 	rm -rf $(VENV) .cache .demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist

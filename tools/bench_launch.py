@@ -26,6 +26,7 @@ from sampan.api.runtime import Mount
 from sampan.engine.seccomp_profile import default_seccomp
 from sampan.launch.client import Shim, Zygote
 from sampan.launch.protocol import ClassRef, ExecConfig, ShimConfig
+from sampan.linux import cgroups
 from sampan.linux.namespaces import new_netns
 from sampan.testing.rootfs import build_rootfs
 from sampan.testing.spec import DEFAULT_CAPABILITIES, container_spec, process_spec
@@ -62,6 +63,12 @@ class Bench:
         self._tree = build_rootfs(directory / "tree")
         self._mark = f"sampan-bench-{secrets.token_hex(3)}"
         self._netns = new_netns()
+
+    def remove_cgroups(self) -> None:
+        """Remove the parent of all containers' cgroups."""
+        for root in cgroups.detect().roots:
+            with contextlib.suppress(FileNotFoundError):
+                Path(f"{root}/{self._mark}").rmdir()
 
     @contextlib.asynccontextmanager
     async def container(self, *args: str, phase: str = "") -> AsyncIterator[Shim]:
@@ -116,11 +123,14 @@ async def measure_times(rounds: int) -> None:
     try:
         with tempfile.TemporaryDirectory(prefix="sampan-bench-") as directory:
             bench = Bench(Path(directory), zygote, times)
-            await bench.execs(rounds)
-            for phase in [phase for phase in times.of if phase.startswith("first ")]:
-                del times.of[phase]  # of a zygote that was not warm
-            for _ in range(rounds):
-                await bench.run()
+            try:
+                await bench.execs(rounds)
+                for phase in [phase for phase in times.of if phase.startswith("first ")]:
+                    del times.of[phase]  # of a zygote that was not warm
+                for _ in range(rounds):
+                    await bench.run()
+            finally:
+                bench.remove_cgroups()
     finally:
         await zygote.close()
     times.report()
