@@ -9,6 +9,7 @@ import secrets
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sampan.linux import namespaces
+from sampan.linux import cgroups, namespaces
 
 READY_TIMEOUT = 30.0
 COMMAND_TIMEOUT = 60.0
@@ -211,8 +212,29 @@ def _tear_down(daemon: Daemon) -> None:
     for pid in processes_of(daemon):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+    _remove_cgroups(daemon)
     os.close(daemon.netns)
     subprocess.run(["rm", "-rf", str(daemon.base)], check=False)  # a container may have made it deeper than Python goes
+
+
+def _remove_cgroups(daemon: Daemon) -> None:
+    """End and remove what a daemon that was killed, and never came back, has left in the host's hierarchies."""
+    database = daemon.root / "metadata.db"
+    if not database.exists():
+        return
+    with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        try:
+            (engine_id,) = connection.execute("SELECT value FROM settings WHERE key = 'engine_id'").fetchone()
+        except (sqlite3.Error, TypeError):  # it was killed before it had made its tables
+            return
+    for root in cgroups.detect().roots:
+        parent = Path(f"{root}/sampan/{engine_id}")
+        for child in parent.iterdir() if parent.is_dir() else ():
+            group = cgroups.Cgroup(f"/sampan/{engine_id}/{child.name}")
+            group.kill()
+            group.remove()
+        with contextlib.suppress(FileNotFoundError):
+            parent.rmdir()
 
 
 def processes_of(daemon: Daemon) -> list[int]:
