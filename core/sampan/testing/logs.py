@@ -103,6 +103,21 @@ class LogDriverSuite:
         query = LogQuery(since_ns=START + 3 * SECOND, until_ns=START + 5 * SECOND)
         assert [record.data for record in self.read(context, query)] == [b"3\n", b"4\n", b"5\n"]
 
+    def test_a_reader_that_does_not_follow_ends_where_the_log_ended(self, context: LogContext) -> None:
+        """What is written while it reads is not its business: a flood would keep it for ever."""
+
+        async def read() -> list[bytes]:
+            writer = self.driver.open_writer(context)
+            writer.write([LogRecord("stdout", START, b"before\n")])
+            found = []
+            async for record in self.driver.read(context, LogQuery()):
+                found.append(record.data)
+                writer.write([LogRecord("stdout", START + 1, b"%s\n" % (b"x" * 10_000))] * 20)
+            writer.close()
+            return found
+
+        assert asyncio.run(read()) == [b"before\n"]
+
     def test_follow_gets_all_and_ends(self, context: LogContext) -> None:
         """A follower gets what was there, what comes, and ends after the last record when it is told."""
         count = 3000

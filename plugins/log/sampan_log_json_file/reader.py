@@ -29,13 +29,28 @@ class OpenFile:
         self.fd = fd
         self.inode = os.fstat(fd).st_ino
         self.offset = 0
+        self._limit: int | None = None
         self._rest = b""
+
+    @property
+    def end(self) -> int:
+        """Where what may be read ends: where the file ends, or ended when `stop_here` was called."""
+        return os.fstat(self.fd).st_size if self._limit is None else self._limit
+
+    @property
+    def is_at_end(self) -> bool:
+        """All that may be read has been."""
+        return self.offset >= self.end
+
+    def stop_here(self) -> None:
+        """Read no further than the file goes now: whoever writes faster than we read would keep us for ever."""
+        self._limit = self.end
 
     def lines(self) -> list[bytes]:
         """Give the next whole lines, at most about `_BLOCK` bytes of them; none at the end of what is
         written.
         """
-        while data := os.pread(self.fd, _BLOCK, self.offset):
+        while data := os.pread(self.fd, min(_BLOCK, max(0, self.end - self.offset)), self.offset):
             self.offset += len(data)
             lines = (self._rest + data).split(b"\n")
             self._rest = lines.pop()
@@ -47,7 +62,7 @@ class OpenFile:
         """Go to where the last `count` lines begin, reading blocks from the end; give how many lines those
         are.
         """
-        end = os.fstat(self.fd).st_size
+        end = self.end
         found = 0
         torn = True  # what comes after the last newline is no line yet
         while end > 0:
@@ -77,6 +92,9 @@ async def read(context: LogContext, query: LogQuery) -> AsyncIterator[LogRecord]
     watch = _Watch(path, query) if query.follow else None
     try:
         files = _open_all(path)
+        if watch is None:
+            for file in files:
+                file.stop_here()
         if query.tail is not None:
             files = _last_lines(files, query.tail)
         while True:
@@ -90,19 +108,21 @@ async def read(context: LogContext, query: LogQuery) -> AsyncIterator[LogRecord]
                         return
                     yield record
                 await asyncio.sleep(0)
-                if not _at_end(files[0]):
+                if not files[0].is_at_end:
                     continue
                 if len(files) == 1:
+                    if watch is None:
+                        return
                     newer = _newer(path, files[0].inode)
-                    if not newer and _at_end(files[0]):
+                    if not newer and files[0].is_at_end:
                         break
-                    if not _at_end(files[0]):  # written to between our last look and its rotation
+                    if not files[0].is_at_end:  # written to between our last look and its rotation
                         for file in newer:
                             file.close()
                         continue
                     files += newer
                 files.pop(0).close()
-            if not files:
+            if not files and watch is not None:
                 files = _open_all(path)
                 if files:
                     continue
@@ -194,7 +214,7 @@ def _last_lines(files: list[OpenFile], count: int) -> list[OpenFile]:
 
 def _whole_lines_end(file: OpenFile) -> int:
     """Give where the last whole line ends: a torn one is still to be read when it is whole."""
-    end = os.fstat(file.fd).st_size
+    end = file.end
     while end > 0:
         start = max(0, end - _BLOCK)
         newline = os.pread(file.fd, end - start, start).rfind(b"\n")
@@ -202,10 +222,6 @@ def _whole_lines_end(file: OpenFile) -> int:
             return start + newline + 1
         end = start
     return 0
-
-
-def _at_end(file: OpenFile) -> bool:
-    return file.offset >= os.fstat(file.fd).st_size
 
 
 def _open(path: Path) -> OpenFile | None:
