@@ -15,12 +15,16 @@ from __future__ import annotations
 
 import ctypes
 import json
+import socket
 import threading
 from typing import Any
 
 NFT_CTX_DEFAULT = 0
 NFT_CTX_OUTPUT_JSON = 1 << 4
 NFT_CTX_OUTPUT_NUMERIC_PROTO = 1 << 7
+
+NETLINK_NETFILTER = 12
+"""include/uapi/linux/netlink.h"""
 
 LIBRARY = "libnftables.so.1"
 
@@ -39,6 +43,7 @@ class Nftables:
     def __init__(self) -> None:
         """Load the library and open its socket in the calling thread's network namespace."""
         self._lib = load()
+        _check_kernel()
         self._lock = threading.Lock()
         self._context = self._lib.nft_ctx_new(NFT_CTX_DEFAULT)
         if not self._context:
@@ -77,6 +82,14 @@ class Nftables:
         if failed:
             raise NftError(_first_error(self._lib.nft_ctx_get_error_buffer(self._context)))
         return output
+
+
+def _check_kernel() -> None:
+    """Ask for the socket that the library will ask for: where the kernel has none, the library ends the whole process."""
+    try:
+        socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER).close()
+    except OSError as error:
+        raise NftError(f"open a netfilter socket: {error.strerror}; the kernel has no nf_tables: modprobe nf_tables") from error
 
 
 def _first_error(text: bytes) -> str:

@@ -1,0 +1,25 @@
+"""libnftables on a kernel without nf_tables, which a seccomp filter plays: the library would end the whole process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+WITHOUT_NETFILTER = """
+import os, socket
+from sampan.linux import nftables, seccomp, syscalls
+rule = {"names": ["socket"], "action": "SCMP_ACT_ERRNO", "errnoRet": 93,
+        "args": [{"index": 0, "value": 16, "op": "SCMP_CMP_EQ"}, {"index": 2, "value": 12, "op": "SCMP_CMP_EQ"}]}
+profile = {"defaultAction": "SCMP_ACT_ALLOW", "architectures": [], "syscalls": [rule]}
+syscalls.prctl(38, 1)  # PR_SET_NO_NEW_PRIVS: a filter without privileges
+seccomp.install(seccomp.compile(profile, os.uname().machine), 0)
+try:
+    nftables.Nftables()
+except nftables.NftError as error:
+    print(error)
+"""
+
+
+def test_a_kernel_without_nf_tables_is_an_error_and_not_the_end() -> None:
+    done = subprocess.run([sys.executable, "-c", WITHOUT_NETFILTER], capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, "modprobe nf_tables" in done.stdout) == (0, True), done.stdout + done.stderr
