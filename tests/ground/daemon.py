@@ -229,7 +229,7 @@ def _remove_cgroups(daemon: Daemon) -> None:
             return
     for root in cgroups.detect().roots:
         parent = Path(f"{root}/sampan/{engine_id}")
-        for child in parent.iterdir() if parent.is_dir() else ():
+        for child in (entry for entry in (parent.iterdir() if parent.is_dir() else ()) if entry.is_dir()):
             group = cgroups.Cgroup(f"/sampan/{engine_id}/{child.name}")
             group.kill()
             group.remove()
