@@ -40,7 +40,7 @@ class TestJsonFile(LogDriverSuite):
 
     @pytest.mark.parametrize(
         "options",
-        [{"max-size": "0"}, {"max-size": "big"}, {"max-file": "0"}, {"max-file": "x"}, {"compress": "maybe"}],
+        [{"max-size": "0"}, {"max-size": "big"}, {"max-file": "0"}, {"max-file": "x"}, {"compress": "maybe"}, {"labels-regex": "("}, {"env-regex": "*"}],
     )
     def test_bad_options(self, options: dict[str, str]) -> None:
         with pytest.raises(InvalidArgument):

@@ -17,7 +17,6 @@ from sampan.engine.names import new_id
 from sampan.engine.records import Status
 from sampan.engine.start import Starter, start_error, start_exit_code
 from sampan.engine.streams import StdioPair
-from sampan.engine.users import resolve
 from sampan.launch.protocol import ExecConfig
 
 log = logging.getLogger(__name__)
@@ -122,8 +121,7 @@ class Execs:
 
     async def _process(self, item: Exec) -> oci.Spec:
         record, request = item.container.record, item.request
-        accounts = await self._starter.accounts(item.container)
-        user = resolve(request.user or record.config.user, accounts, record.host.group_add)
+        user = await self._starter.user_of(item.container, request.user or record.config.user)
         host = record.host.model_copy(update={"privileged": True}) if request.privileged else record.host
         granted, _ = isolation.container_capabilities(host)
         security = isolation.parse_security_options(record.host.security_opt)

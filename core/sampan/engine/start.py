@@ -33,7 +33,7 @@ from sampan.engine.records import ContainerRecord, ContainerState, EndpointRecor
 from sampan.engine.rootfs import read_below, read_files
 from sampan.engine.storage import StorageDrivers
 from sampan.engine.trace import Span
-from sampan.engine.users import Accounts, resolve
+from sampan.engine.users import Accounts, User, resolve
 from sampan.engine.volumes import Volumes
 from sampan.launch.client import Shim, Zygote
 from sampan.launch.protocol import EXIT, ClassRef, ShimConfig
@@ -220,10 +220,10 @@ class Starter:
             self._accounts[record.image_id] = accounts
         return accounts
 
-    async def accounts(self, container: Container) -> Accounts:
-        """Give the passwd and group files of a container, for an exec. A running one is looked at through its process."""
-        root = f"/proc/{container.record.state.pid}/root"
-        return await asyncio.to_thread(_accounts_below, root)
+    async def user_of(self, container: Container, text: str) -> User:
+        """Resolve whom an exec runs as, by the files that the running container sees. They may be large: on a thread."""
+        root, groups = f"/proc/{container.record.state.pid}/root", container.record.host.group_add
+        return await asyncio.to_thread(lambda: resolve(text, _accounts_below(root), groups))
 
     async def _write_bundle(
         self, container: Container, endpoints: list[EndpointRecord], network: NetworkRecord | None, kind: SandboxKind,

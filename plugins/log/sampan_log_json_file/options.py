@@ -33,11 +33,20 @@ def parse(options: Mapping[str, str]) -> Rotation:
             raise InvalidArgument(
                 f"unknown log opt {key!r} for json-file log driver", remedy=f"known are {', '.join(sorted(KNOWN))}"
             )
+    for key in ("labels-regex", "env-regex"):
+        _check_pattern(key, options.get(key, ""))
     max_size = _size(options["max-size"]) if "max-size" in options else 0
     max_file = _count(options.get("max-file", "1"))
     if _boolean(options.get("compress", "")):
         raise Unsupported("log opt compress: json-file logs are not compressed here", remedy="leave compress out")
     return Rotation(max_size, max_file)
+
+
+def _check_pattern(key: str, text: str) -> None:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise InvalidArgument(f"log opt {key}={text}: {error}") from error
 
 
 def _size(text: str) -> int:
