@@ -8,6 +8,7 @@ import time
 import pytest
 
 from compat.conftest import Client
+from ground.daemon import Daemon
 from ground.waiting import wait_until
 
 TRAP = "trap 'echo stopping; exit 7' TERM USR1; echo ready; while :; do sleep 0.05; done"
@@ -212,3 +213,13 @@ def test_top(client: Client) -> None:
         return {" ".join(line.split()[7:]) for line in client.out("top", "tt").splitlines()}
 
     wait_until(lambda: {"sleep 61", "sleep 62"} <= shown(), "both are shown")
+
+
+def test_ps_size_is_what_the_container_has_written(daemon: Daemon) -> None:
+    daemon.docker("run", "--name", "writer", "busybox", "sh", "-c", "head -c 3000000 /dev/urandom > /big")
+    (line,) = daemon.api("GET", "/containers/json?all=1&size=1")
+    assert 3_000_000 <= line["SizeRw"] < 3_200_000
+    assert line["SizeRootFs"] > line["SizeRw"]
+    assert daemon.api("GET", "/containers/writer/json?size=1")["SizeRw"] == line["SizeRw"]
+    assert "SizeRw" not in daemon.api("GET", "/containers/json?all=1")[0]
+    assert b"3." in daemon.docker("ps", "-as", "--format", "{{.Size}}").stdout

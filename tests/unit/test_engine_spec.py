@@ -23,7 +23,7 @@ def build(record: ContainerRecord, user: User = ROOT, **more: Any) -> dict[str, 
         "user": user, "cgroups_path": "/sampan/x/y", "private_cgroup_namespace": False, "files": {}, "namespaces": {},
         "sandbox": SandboxKind.OWN, "mounts": record.mounts, "hostname": record.config.hostname,
     }  # fmt: skip
-    return spec.build(record, spec.Surroundings(**around | more))[0]
+    return spec.build(record, spec.Surroundings(**around | more))
 
 
 def namespaces(found: dict[str, Any]) -> dict[str, str | None]:

@@ -331,23 +331,6 @@ class IpamConfig(ApiModel):
     config: list[IpamPool] = []
 
 
-class NetworkCreateRequest(ApiModel):
-    """The body of `POST /networks/create`."""
-
-    name: str
-    driver: str = "bridge"
-    scope: str = ""
-    internal: bool = False
-    attachable: bool = False
-    ingress: bool = False
-    config_only: bool = False
-    ipam: IpamConfig = Field(IpamConfig(), alias="IPAM")
-    enable_ipv4: bool = Field(True, alias="EnableIPv4")
-    enable_ipv6: bool = Field(False, alias="EnableIPv6")
-    options: dict[str, str] = {}
-    labels: dict[str, str] = {}
-
-
 class VolumeCreateRequest(ApiModel):
     """The body of `POST /volumes/create`."""
 

@@ -58,7 +58,6 @@ class Container:
         self.lock = asyncio.Lock()
         self.trace = Trace(directories.root / "trace.json")
         self.shim: Shim | None = None
-        self.warnings: list[str] = []
         self.pending: list[PendingStreams] = []
         self.stopping = False
         self.restart_wait: asyncio.TimerHandle | None = None

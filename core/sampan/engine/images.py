@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from sampan.api.errors import Conflict, InvalidArgument, NotFound
-from sampan.api.types import ContainerConfig
 from sampan.content import archive, importer, references
 from sampan.content.archive import LoadedImage
 from sampan.content.blobs import BlobStore
+from sampan.content.images import read_config, read_manifest
+from sampan.content.manifests import ImageConfig
 from sampan.engine.events import EventBus
 from sampan.engine.metadata import Metadata
 from sampan.engine.records import ImageRecord
@@ -99,11 +99,9 @@ class Images:
         names = self._metadata.database.query(lambda tx: tags.of_image(tx, image_id))
         return [references.familiar(name) for name in names]
 
-    def config_json(self, image: ImageRecord) -> dict[str, Any]:
-        """Give the image's OCI config as parsed JSON."""
-        with self._blobs.open_blob(image.id) as file:
-            config: dict[str, Any] = json.load(file)
-        return config
+    def config(self, image: ImageRecord) -> ImageConfig:
+        """Give the image's OCI configuration."""
+        return read_config(self._blobs, image.id)
 
     async def import_tar(
         self, stream: BinaryIO, reference: str | None, changes: Sequence[str], message: str, platform: str | None
@@ -178,21 +176,18 @@ class Images:
         return image
 
     def _record(self, loaded: LoadedImage) -> ImageRecord:
-        with self._blobs.open_blob(loaded.manifest.digest) as file:
-            manifest = json.load(file)
-        with self._blobs.open_blob(loaded.config_digest) as file:
-            config = json.load(file)
-        layers = [(item["digest"], item["mediaType"], item["size"]) for item in manifest["layers"]]
+        manifest = read_manifest(self._blobs, loaded.manifest.digest)
+        config = read_config(self._blobs, loaded.config_digest)
         return ImageRecord(
             id=loaded.config_digest,
             manifest_digest=loaded.manifest.digest,
-            created=from_rfc3339(config.get("created") or ""),
-            size=sum(size for _, _, size in layers),
-            diff_ids=config.get("rootfs", {}).get("diff_ids", []),
-            layers=layers,
-            architecture=config.get("architecture", ""),
-            os=config.get("os", "linux"),
-            config=ContainerConfig.model_validate(config.get("config") or {}),
+            created=from_rfc3339(config.created or ""),
+            size=sum(layer.size for layer in manifest.layers),
+            diff_ids=config.rootfs.diff_ids,
+            layers=[(layer.digest, layer.media_type, layer.size) for layer in manifest.layers],
+            architecture=config.architecture,
+            os=config.os or "linux",
+            config=config.config,
             loaded=time.time_ns(),
         )
 
@@ -204,7 +199,7 @@ class Images:
             await self._metadata.database.write(lambda tx: tags.put(tx, name, image.id))
         self._emit("tag", image, name)
 
-    async def remove(self, name: str, *, force: bool, prune: bool = True) -> list[Deleted]:
+    async def remove(self, name: str, *, force: bool) -> list[Deleted]:
         """Take a name away, and with the last name the image. Errors as Docker's: `Conflict` while containers use it."""
         async with self._changing:
             image = self.resolve(name)

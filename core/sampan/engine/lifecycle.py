@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import json
 import logging
 import time
 from collections.abc import Awaitable
-from pathlib import Path
 
 from sampan.api.errors import Conflict, NotFound, NotModified, SampanError, System, Unavailable
 from sampan.engine import spec as oci
@@ -20,7 +17,7 @@ from sampan.engine.records import Status
 from sampan.engine.start import Starter, close_pending, start_error, start_exit_code
 from sampan.engine.volumes import Volumes
 from sampan.launch.client import Shim
-from sampan.launch.protocol import ExitRecord
+from sampan.launch.protocol import ExitRecord, read_exit
 from sampan.linux import cgroups
 
 log = logging.getLogger(__name__)
@@ -122,7 +119,7 @@ class Lifecycle:
         """The shim is gone: kill what is left of its container, and say what is known of the exit."""
         if self._closing:
             await asyncio.get_running_loop().create_future()  # the daemon stops; containers go on
-        known = read_exit_record(container.directories.root)
+        known = read_exit(container.directories.root)
         await asyncio.to_thread(self._kill_cgroup, container)
         if known is not None:
             return known
@@ -375,15 +372,6 @@ class Lifecycle:
 
     def _emit(self, container: Container, action: str, **more: str) -> None:
         self._events.emit("container", action, container.id, attributes(container.record) | more)
-
-
-def read_exit_record(root: Path) -> ExitRecord | None:
-    """Read what the shim wrote of an exit, if it did."""
-    try:
-        data = json.loads((root / "exit.json").read_text())
-        return ExitRecord(**{f.name: data[f.name] for f in dataclasses.fields(ExitRecord)})
-    except (OSError, ValueError, KeyError):
-        return None
 
 
 async def _within(exited: asyncio.Future[int], seconds: float | None) -> bool:

@@ -7,7 +7,6 @@ import ipaddress
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 
 from sampan import plugins
@@ -34,14 +33,6 @@ from sampan.settings import Settings
 log = logging.getLogger(__name__)
 
 NetworkPlank = DriverHandle[NetworkDriver]
-
-
-@dataclass(frozen=True, slots=True)
-class Joined:
-    """An endpoint that is up, and its network."""
-
-    network: NetworkRecord
-    endpoint: EndpointRecord
 
 
 class Networks:

@@ -60,14 +60,6 @@ class MountPoint(Record):
     copy_up: bool = False
 
 
-class PublishedPort(Record):
-    """A port as asked for, and where it was published: `bindings` are (host ip, host port)."""
-
-    container_port: int
-    protocol: str
-    bindings: list[tuple[str, int]] = []
-
-
 class ContainerRecord(Record):
     """A container."""
 

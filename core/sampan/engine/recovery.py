@@ -9,10 +9,10 @@ from pathlib import Path
 from sampan.api.errors import SampanError, Unavailable
 from sampan.engine.container import Container
 from sampan.engine.containers import Containers
-from sampan.engine.lifecycle import LOST, Lifecycle, read_exit_record
+from sampan.engine.lifecycle import LOST, Lifecycle
 from sampan.engine.records import Status
 from sampan.launch.client import Shim
-from sampan.launch.protocol import ExitRecord
+from sampan.launch.protocol import ExitRecord, read_exit
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Recovery:
             shim = await Shim.connect(container.directories.state)
             state = await shim.state()
         except SampanError:
-            end = read_exit_record(container.directories.root) or ExitRecord(LOST, False, time.time_ns(), "")
+            end = read_exit(container.directories.root) or ExitRecord(LOST, False, time.time_ns(), "")
             await self._lifecycle.found_dead(container, end, kill=not rebooted)
             return
         if state.exit is not None:

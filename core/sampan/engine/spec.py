@@ -41,10 +41,10 @@ class Surroundings:
     hostname: str
 
 
-def build(record: ContainerRecord, around: Surroundings) -> tuple[Spec, list[str]]:
-    """Give the whole spec, and warnings."""
+def build(record: ContainerRecord, around: Surroundings) -> Spec:
+    """Give the whole spec."""
     host = record.host
-    granted, warnings = isolation.container_capabilities(host)
+    granted, _ = isolation.container_capabilities(host)
     security = isolation.parse_security_options(host.security_opt)
     resources = linux_resources(host)
     resources["devices"] = _device_rules(record)
@@ -86,7 +86,7 @@ def build(record: ContainerRecord, around: Surroundings) -> tuple[Spec, list[str
         spec["hostname"] = around.hostname
         if record.config.domainname:
             spec["domainname"] = record.config.domainname
-    return spec, warnings
+    return spec
 
 
 def environment(record: ContainerRecord, user: User, *, tty: bool, extra: Sequence[str] = ()) -> list[str]:

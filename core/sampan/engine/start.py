@@ -251,7 +251,7 @@ class Starter:
                 mounts=mounts,
                 hostname=record.config.hostname,
             )
-            spec, container.warnings = oci.build(record, around)
+            spec = oci.build(record, around)
             if not adjusted:
                 _write_json(container.directories.bundle / "config.json", spec)
             return spec

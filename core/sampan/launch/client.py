@@ -25,6 +25,7 @@ from sampan.api.errors import System, Unavailable, Unsupported, from_wire
 from sampan.api.runtime import Stats
 from sampan.launch import protocol
 from sampan.launch.protocol import SOCKET, ExecConfig, ExitRecord, Launched, ShimConfig, ShimState
+from sampan.linux.files import open_directory
 from sampan.linux.mounts import open_readonly_file
 
 logger = logging.getLogger(__name__)
@@ -363,7 +364,7 @@ async def _greet(channel: Channel, fds: Sequence[int] = (), **fields: Any) -> Sh
 
 def _open_directory(path: Path) -> int:
     try:
-        return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        return open_directory(path)
     except OSError as error:
         raise Unavailable(f"connect to the shim in {path}: {error.strerror}") from error
 

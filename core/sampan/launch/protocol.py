@@ -254,14 +254,13 @@ class ShimState:
 
 
 def read_exit(root_dir: Path) -> ExitRecord | None:
-    """Give the exit record that a shim left in the container's root directory, or None. For a shim that is
-    gone.
+    """Give the exit record that a shim left in the container's root directory, or None if there is none that
+    can be read. For a shim that is gone.
     """
     try:
-        text = (root_dir / EXIT).read_bytes()
-    except FileNotFoundError:
+        return ExitRecord.from_data(json.loads((root_dir / EXIT).read_bytes()))
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    return ExitRecord.from_data(json.loads(text))
 
 
 def encode(message: Message) -> bytes:

@@ -40,7 +40,7 @@ def status_text(state: ContainerState) -> str:
     return "Dead"
 
 
-def summary(engine: Engine, container: Container, *, with_size: bool) -> dict[str, Any]:
+def summary(engine: Engine, container: Container) -> dict[str, Any]:
     """Give one line of `GET /containers/json`."""
     record = container.record
     endpoint = engine.networks.endpoint_of(container.id) if container.is_running else None

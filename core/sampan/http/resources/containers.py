@@ -76,8 +76,17 @@ class ContainerRoutes:
         containers = select(self._engine, containers, filters)
         if limit > 0:
             containers = containers[:limit]
-        with_size = request.query.get_bool("size")
-        return json_response([summary(self._engine, c, with_size=with_size) for c in containers])
+        lines = [summary(self._engine, container) for container in containers]
+        if request.query.get_bool("size"):
+            lines = [line | await self._sizes(c) for line, c in zip(lines, containers, strict=True)]
+        return json_response(lines)
+
+    async def _sizes(self, container: Container) -> dict[str, int]:
+        """Measure what a container has written, and that with its image."""
+        storage = await self._engine.storage.get(container.record.storage_driver)
+        written = (await storage.call(storage.driver.usage, container.id)).bytes
+        image = self._engine.images.find(container.record.image_id)
+        return {"SizeRw": written, "SizeRootFs": written + (image.size if image else 0)}
 
     async def create(self, request: Request) -> Response:
         """Make a container."""
@@ -100,7 +109,8 @@ class ContainerRoutes:
         """Tell everything about a container."""
         container = self._get(request)
         await container.settle()
-        return json_response(inspect(self._engine, container))
+        sizes = await self._sizes(container) if request.query.get_bool("size") else {}
+        return json_response(inspect(self._engine, container) | sizes)
 
     async def start(self, request: Request) -> Response:
         """Start a container."""

@@ -63,20 +63,20 @@ class ImageRoutes:
     async def inspect(self, request: Request) -> Response:
         """Tell everything about an image."""
         image = self._engine.images.resolve(request.params["name"])
-        config = self._engine.images.config_json(image)
+        config = self._engine.images.config(image)
         return json_response(
             {
                 "Id": image.id,
                 "RepoTags": self._engine.images.tags(image.id),
                 "RepoDigests": [],
                 "Parent": "",
-                "Comment": next((item.get("comment", "") for item in reversed(config.get("history") or [])), ""),
+                "Comment": config.history[-1].comment if config.history else "",
                 "Created": rfc3339(image.created),
                 "DockerVersion": "",
-                "Author": config.get("author", ""),
+                "Author": config.author,
                 "Config": image.config.wire(),
                 "Architecture": image.architecture,
-                **({"Variant": config["variant"]} if config.get("variant") else {}),
+                **({"Variant": config.variant} if config.variant else {}),
                 "Os": image.os,
                 "Size": image.size,
                 **_virtual_size(request, image),
@@ -89,18 +89,18 @@ class ImageRoutes:
     async def history(self, request: Request) -> Response:
         """Tell how an image came about, newest step first."""
         image = self._engine.images.resolve(request.params["name"])
-        config = self._engine.images.config_json(image)
+        config = self._engine.images.config(image)
         sizes = [size for _, _, size in image.layers]
         lines = []
-        for step in config.get("history") or []:
+        for step in config.history:
             lines.append(
                 {
                     "Id": "<missing>",
-                    "Created": from_rfc3339(step.get("created", "")) // 10**9,
-                    "CreatedBy": step.get("created_by", ""),
+                    "Created": from_rfc3339(step.created or "") // 10**9,
+                    "CreatedBy": step.created_by,
                     "Tags": None,
-                    "Size": 0 if step.get("empty_layer") or not sizes else sizes.pop(0),
-                    "Comment": step.get("comment", ""),
+                    "Size": 0 if step.empty_layer or not sizes else sizes.pop(0),
+                    "Comment": step.comment,
                 }
             )
         lines.reverse()
