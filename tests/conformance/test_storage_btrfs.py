@@ -38,6 +38,10 @@ def btrfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         image.unlink()
 
 
+def path_of(driver: BtrfsDriver, key: str) -> Path:
+    return driver.directory(driver.index.get(key).number)
+
+
 def run(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
@@ -72,7 +76,7 @@ class TestHost:
         import btrfsutil
 
         driver.prepare("key", None, SnapshotOptions())
-        path = driver.layer_target("key").path
+        path = path_of(driver, "key")
         assert not btrfsutil.get_subvolume_read_only(path)
         driver.commit("name", "key")
         assert btrfsutil.get_subvolume_read_only(path)
@@ -81,17 +85,17 @@ class TestHost:
         import btrfsutil
 
         driver.prepare("key", None, SnapshotOptions())
-        btrfsutil.set_subvolume_read_only(driver.layer_target("key").path, True)
+        btrfsutil.set_subvolume_read_only(path_of(driver, "key"), True)
         driver.close()
         driver.open()
         in_mounts(driver.mounts("key"), lambda root: (root / "file").touch())
-        assert os.listdir(driver.layer_target("key").path) == ["file"]
+        assert os.listdir(path_of(driver, "key")) == ["file"]
 
     def test_nested_subvolumes_go_too(self, driver: BtrfsDriver) -> None:
         import btrfsutil
 
         driver.prepare("key", None, SnapshotOptions())
-        path = driver.layer_target("key").path
+        path = path_of(driver, "key")
         btrfsutil.create_subvolume(path / "nested")
         btrfsutil.create_subvolume(path / "nested/deeper")
         btrfsutil.set_subvolume_read_only(path / "nested/deeper", True)
@@ -101,14 +105,14 @@ class TestHost:
     def test_usage_goes_by_what_changed(self, driver: BtrfsDriver) -> None:
         driver.prepare("key", None, SnapshotOptions())
         for number in range(2000):
-            (driver.layer_target("key").path / f"file{number}").write_bytes(b"x" * 5000)
+            (path_of(driver, "key") / f"file{number}").write_bytes(b"x" * 5000)
         driver.commit("parent", "key")
         assert driver.usage("parent").inodes == 2001
         driver.prepare("child", "parent", SnapshotOptions())
         untouched = driver.usage("child")
         assert (untouched.bytes, untouched.inodes) == (0, 0)
-        (driver.layer_target("child").path / "file7").chmod(0o600)
-        (driver.layer_target("child").path / "file9").write_bytes(b"y" * 50_000)
+        (path_of(driver, "child") / "file7").chmod(0o600)
+        (path_of(driver, "child") / "file9").write_bytes(b"y" * 50_000)
         changed = driver.usage("child")
         assert (changed.bytes, changed.inodes) == (8192 + 53_248, 2)
 

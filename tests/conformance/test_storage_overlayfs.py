@@ -8,7 +8,7 @@ import pytest
 from sampan.api.errors import Unsupported
 from sampan.api.storage import Mount, SnapshotOptions, StorageContext
 from sampan.testing.storage import StorageDriverSuite
-from sampan.testing.trees import in_mounts
+from sampan.testing.trees import HandMadeLayer, in_mounts
 from sampan_storage_overlayfs.config import OverlayfsConfig
 from sampan_storage_overlayfs.driver import MAX_LAYERS, OverlayfsDriver
 
@@ -32,7 +32,7 @@ class TestHost:
             parent = None
             for number in range(MAX_LAYERS + 1):
                 driver.prepare("making", parent, SnapshotOptions())
-                (driver.layer_target("making").path / str(number)).touch()
+                driver.apply("making", HandMadeLayer(files=[str(number)]))
                 if number == MAX_LAYERS:
                     assert len(in_mounts(driver.mounts("making"), os.listdir)) == MAX_LAYERS + 1
                 parent = f"layer{number}"
@@ -62,13 +62,13 @@ class TestHost:
         driver.open()
         try:
             driver.prepare("k", None, SnapshotOptions())
-            target = driver.layer_target("k").path
+            target = driver.directory(1) / "fs"
             (target / "secret").mkdir()
             (target / "secret/file").touch()
             driver.commit("one", "k")
             driver.prepare("k", "one", SnapshotOptions())
-            (driver.layer_target("k").path / "public").mkdir()
-            os.setxattr(driver.layer_target("k").path / "public", "trusted.overlay.redirect", b"secret")
+            ((driver.directory(2) / "fs") / "public").mkdir()
+            os.setxattr((driver.directory(2) / "fs") / "public", "trusted.overlay.redirect", b"secret")
 
             def look(root: Path) -> list[str] | str:
                 try:

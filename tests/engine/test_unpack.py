@@ -19,11 +19,15 @@ import pytest
 import zstandard
 
 from sampan.api.errors import InvalidArgument, NotFound, System, Unavailable, Unsupported
-from sampan.api.storage import LayerTarget, Whiteouts
-from sampan.content.layers import Limits, unpack
+from sampan.api.storage import Whiteouts
+from sampan.content.layers import DEFAULT_LIMITS, Limits, StoredLayer
 from sampan.content.manifests import OCI_LAYER
+from sampan.linux.files import opened_directory
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="unpacking gives files to other users and makes devices")
+
+
+NO_DIGEST = "sha256:" + "0" * 64
 
 
 class Layer:
@@ -69,8 +73,15 @@ def apply(place: Path, layer: Layer | bytes, whiteouts=Whiteouts.DELETE, *, pack
     data = layer if isinstance(layer, bytes) else layer.bytes()
     (place / "blob").write_bytes(pack(data))
     diff_id = "sha256:" + hashlib.sha256(data).hexdigest()
-    unpack(place / "blob", OCI_LAYER, LayerTarget(place / "root", whiteouts), diff_id, limits)
+    unpack(place / "blob", place / "root", diff_id, whiteouts, limits)
     return place / "root"
+
+
+def unpack(
+    blob: Path, target: Path, diff_id: str = NO_DIGEST, whiteouts: Whiteouts = Whiteouts.DELETE, limits: Limits = DEFAULT_LIMITS
+) -> None:
+    with opened_directory(target) as directory:
+        StoredLayer(blob, OCI_LAYER, diff_id, limits).unpack(directory, whiteouts)
 
 
 def tree(root: Path) -> set[str]:
@@ -355,7 +366,7 @@ def test_damaged_layers_are_refused(place, damage):
 def test_another_content_than_promised_is_refused(place):
     (place / "blob").write_bytes(Layer().add("x").bytes())
     with pytest.raises(InvalidArgument, match="content is sha256:[0-9a-f]{64}, not sha256:0000"):
-        unpack(place / "blob", OCI_LAYER, LayerTarget(place / "root", Whiteouts.DELETE), "sha256:" + "0" * 64)
+        unpack(place / "blob", place / "root")
 
 
 def test_what_follows_the_end_of_the_tar_counts_for_the_digest(place):
@@ -388,11 +399,12 @@ def test_a_full_disk_is_the_hosts_fault(place):
 
 
 def test_what_is_missing_or_no_layer_is_told(place):
-    target = LayerTarget(place / "root", Whiteouts.DELETE)
     with pytest.raises(NotFound):
-        unpack(place / "nope", OCI_LAYER, target, "sha256:" + "0" * 64)
+        unpack(place / "nope", place / "root")
+    with pytest.raises(NotFound):
+        StoredLayer(place / "nope", OCI_LAYER, NO_DIGEST).read()
     with pytest.raises(Unsupported):
-        unpack(place / "nope", OCI_LAYER + "+encrypted", target, "sha256:" + "0" * 64)
+        StoredLayer(place / "nope", OCI_LAYER + "+encrypted", NO_DIGEST)
 
 
 def test_the_child_is_confined(place):
@@ -402,9 +414,7 @@ def test_the_child_is_confined(place):
 
     def run() -> None:
         try:
-            unpack(
-                place / "root" / "hold", OCI_LAYER, LayerTarget(place / "root", Whiteouts.DELETE), "sha256:" + "0" * 64
-            )
+            unpack(place / "root" / "hold", place / "root")
         except BaseException as error:
             failure.append(error)
 

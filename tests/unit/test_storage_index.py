@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -113,14 +112,14 @@ def test_everything_is_there_after_opening_again(index: SnapshotIndex, tmp_path:
     assert index.walk() == before
 
 
-def test_reconcile(index: SnapshotIndex, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_nobody_owns_and_what_is_lost(index: SnapshotIndex) -> None:
     kept = add_committed(index, "kept")
-    add_committed(index, "damaged")
     add(index, "lost")
-    with caplog.at_level(logging.WARNING):
-        assert index.reconcile([str(kept), "99", "7.removed"]) == ["7.removed", "99"]
-    assert keys(index) == ["kept", "damaged"]
-    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+    with index.adding("new", None, SnapshotKind.ACTIVE, PLAIN) as making, index.removing("kept") as going:
+        present = [str(kept), f"{going.number}.removed", str(making.number), "99", "7.removed"]
+        assert index.orphans(present) == ["7.removed", "99"]
+        assert [snapshot.info.key for snapshot in index.lost(present)] == ["lost"]
+    assert index.orphans([str(kept)]) == [str(kept)]
 
 
 def test_a_newer_file_is_refused(index: SnapshotIndex, tmp_path: Path) -> None:

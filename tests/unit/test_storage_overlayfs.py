@@ -9,6 +9,7 @@ import pytest
 
 from sampan.api.errors import Unsupported
 from sampan.api.storage import Mount, SnapshotOptions, StorageContext, Whiteouts
+from sampan.testing.trees import HandMadeLayer
 from sampan_storage_overlayfs import driver as module
 from sampan_storage_overlayfs.config import OverlayfsConfig
 from sampan_storage_overlayfs.driver import BASE_OPTIONS, OverlayfsDriver
@@ -56,11 +57,18 @@ def test_layers_are_stacked_topmost_first(driver: OverlayfsDriver, tmp_path: Pat
 
 
 def test_the_lowest_layer_deletes_and_others_hide(driver: OverlayfsDriver) -> None:
+    told = []
+
+    class Layer(HandMadeLayer):
+        def unpack(self, directory: int, whiteouts: Whiteouts) -> None:
+            told.append(whiteouts)
+
     driver.prepare("lowest", None, PLAIN)
-    assert driver.layer_target("lowest").whiteouts is Whiteouts.DELETE
+    driver.apply("lowest", Layer())
     driver.commit("layer", "lowest")
     driver.prepare("next", "layer", PLAIN)
-    assert driver.layer_target("next").whiteouts is Whiteouts.OVERLAY
+    driver.apply("next", Layer())
+    assert told == [Whiteouts.DELETE, Whiteouts.OVERLAY]
 
 
 def test_a_stack_that_is_too_tall_is_refused(

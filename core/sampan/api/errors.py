@@ -6,6 +6,8 @@ translated at one place per driver and chained with `from`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 
@@ -85,3 +87,12 @@ def to_wire(error: SampanError) -> dict[str, str]:
 def from_wire(data: dict[str, str]) -> SampanError:
     """Give back what `to_wire` packed; an unknown kind becomes `System`."""
     return _KINDS.get(data.get("kind", ""), System)(data.get("message", "unknown error"), remedy=data.get("remedy", ""))
+
+
+@contextmanager
+def host_errors(operation: str) -> Iterator[None]:
+    """Turn an `OSError` into `System`: `operation` says what was done to what."""
+    try:
+        yield
+    except OSError as error:
+        raise System(f"{operation}: {error}") from error

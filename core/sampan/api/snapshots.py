@@ -1,4 +1,6 @@
-"""A snapshot index for storage drivers: which snapshots there are, by the rules of `sampan.api.storage`.
+"""What most storage drivers share: the index of snapshots, and a base class with one directory for each.
+
+`SnapshotIndex` knows which snapshots there are, by the rules of `sampan.api.storage`.
 
 A driver that uses it does only its file work. The index checks keys and states, raises the contract's
 errors, and gives each snapshot a *number*, by which the driver names its directory: keys are opaque and
@@ -10,7 +12,7 @@ for a new one.
 
 What holds after a crash of the process: all that was recorded. After a power cut: all commits, and all
 removals of committed snapshots; the last few active snapshots and views may be missing, or be recorded
-although their directory is not there (`reconcile` settles both). It is a sqlite file; see
+although their directory is not there (`DirectoryDriver.open` settles both). It is a sqlite file; see
 docs/adr/0060-snapshot-index.md.
 """
 
@@ -26,12 +28,24 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sampan.api.errors import Conflict, InvalidArgument, NotFound, System, Unsupported
-from sampan.api.storage import SnapshotInfo, SnapshotKind, SnapshotOptions
+from sampan.api.errors import Conflict, InvalidArgument, NotFound, System, Unsupported, host_errors
+from sampan.api.storage import (
+    Damage,
+    SnapshotInfo,
+    SnapshotKind,
+    SnapshotOptions,
+    StorageContext,
+    StorageDriver,
+    Usage,
+)
+from sampan.linux import trees
 
-__all__ = ["Snapshot", "SnapshotIndex", "host_errors", "make_root", "refuse_size"]
+if TYPE_CHECKING:
+    from sampan.api.config import DriverConfig
+
+__all__ = ["DirectoryDriver", "Snapshot", "SnapshotIndex", "host_errors", "make_root", "refuse_size"]
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +101,9 @@ class SnapshotIndex:
         self._connection: sqlite3.Connection | None = None
         self._next = 1
         self._pending_keys: set[str] = set()
+        self._pending_numbers: set[int] = set()
         self._pending_parents: Counter[int] = Counter()
+        self._removing: set[int] = set()
 
     def open(self) -> None:
         """Open the file, or make it; idempotent. `System` if it can't be, or is of a newer version."""
@@ -127,6 +143,7 @@ class SnapshotIndex:
                 )
             number, self._next = self._next, self._next + 1
             self._pending_keys.add(key)
+            self._pending_numbers.add(number)
             if above is not None:
                 self._pending_parents[above.number] += 1
         info = SnapshotInfo(key, parent, kind, time.time(), dict(options.labels))
@@ -142,6 +159,7 @@ class SnapshotIndex:
         finally:
             with self._lock:
                 self._pending_keys.discard(key)
+                self._pending_numbers.discard(number)
                 if above is not None:
                     self._pending_parents[above.number] -= 1
 
@@ -211,23 +229,29 @@ class SnapshotIndex:
             connection.execute("DELETE FROM snapshot WHERE number = ?", (snapshot.number,))
             return snapshot
 
-    def reconcile(self, present: Collection[str]) -> list[str]:
-        """Compare the record with `present`, the names in the driver's directory; give those that no
-        snapshot owns.
+    @contextmanager
+    def removing(self, key: str) -> Iterator[Snapshot]:
+        """Forget `key`, and count its files as owned while the driver deletes them. Raises as `forget`."""
+        number = self.get(key).number
+        with self._lock:
+            self._removing.add(number)
+        try:
+            yield self.forget(key)
+        finally:
+            with self._lock:
+                self._removing.discard(number)
 
-        An active snapshot or view without its directory was made or removed just before a power cut: it is
-        forgotten. A committed one is kept, so that its loss is seen where it matters.
-        """
-        snapshots = self.walk()
-        for snapshot in snapshots:
-            if str(snapshot.number) in present:
-                continue
-            if snapshot.info.kind is SnapshotKind.COMMITTED:
-                log.error("snapshot %r has lost its directory %d", snapshot.info.key, snapshot.number)
-            else:
-                log.warning("forget snapshot %r: a power cut took its directory", snapshot.info.key)
-                self.forget(snapshot.info.key)
-        return sorted(set(present) - {str(snapshot.number) for snapshot in snapshots})
+    def orphans(self, present: Collection[str]) -> list[str]:
+        """Give those of `present`, the names in the driver's directory, that no snapshot owns or is being made under."""
+        with self._lock, self._database_errors("read"):
+            numbers = {row[0] for row in self._open_connection().execute("SELECT number FROM snapshot")}
+            owned = {str(number) for number in numbers | self._pending_numbers}
+            going = {f"{number}{end}" for number in self._removing for end in ("", ".removed")}
+        return sorted(set(present) - owned - going)
+
+    def lost(self, present: Collection[str]) -> list[Snapshot]:
+        """Give the snapshots whose number is not in `present`."""
+        return [snapshot for snapshot in self.walk() if str(snapshot.number) not in present]
 
     def _get(self, key: str) -> Snapshot:
         row = self._open_connection().execute(_SELECT + "WHERE child.key = ?", (_encodable(key),)).fetchone()
@@ -263,13 +287,100 @@ class SnapshotIndex:
             raise System(f"{operation} snapshot index {self._path}: {error}") from error
 
 
-@contextmanager
-def host_errors(operation: str) -> Iterator[None]:
-    """Turn an `OSError` of a driver's file work into `System`: `operation` says what was done to what."""
-    try:
-        yield
-    except OSError as error:
-        raise System(f"{operation}: {error}") from error
+class DirectoryDriver(StorageDriver):
+    """Base of drivers that keep a directory for each snapshot, `snapshots/<number>` under `context.root`, and an index.
+
+    A driver adds how a directory is made (`prepare`, `view`), shown (`mounts`, `look`), and, where it is more than a
+    tree of files, measured and deleted (`measure`, `delete`). A snapshot is recorded after its directory is whole and
+    forgotten before it is deleted: after a crash a directory that the index does not know is a half-made or half-deleted
+    one, and `open` deletes it.
+    """
+
+    def __init__(self, context: StorageContext, config: DriverConfig) -> None:
+        """Keep the arguments; `open` is the first to touch anything."""
+        super().__init__(context, config)
+        self.index = SnapshotIndex(context.root / "index.db")
+        self.directories = context.root / "snapshots"
+
+    def directory(self, number: int) -> Path:
+        """Give the directory of a snapshot."""
+        return self.directories / str(number)
+
+    def open(self) -> None:
+        """Open the index and settle what a crash left."""
+        with host_errors(f"open {self.name} storage {self.context.root}"):
+            self.directories.mkdir(exist_ok=True)
+            self.index.open()
+            for damage in self.repair():
+                log.warning("storage %s: %s: %s: %s", self.name, damage.subject, damage.problem, damage.remedy)
+
+    def close(self) -> None:
+        """Close the index."""
+        self.index.close()
+
+    def commit(self, name: str, key: str) -> None:
+        """Have the disk hold the files, then the new name."""
+        snapshot = self.index.check_commit(name, key)
+        with host_errors(f"commit snapshot {key!r}"):
+            trees.syncfs(self.directory(snapshot.number))
+        self.index.commit(name, key)
+
+    def remove(self, key: str) -> None:
+        """Forget the snapshot, then delete its directory."""
+        with self.index.removing(key) as snapshot, host_errors(f"remove snapshot {key!r}"):
+            self.delete(self.directory(snapshot.number))
+
+    def stat(self, key: str) -> SnapshotInfo:
+        """Look it up."""
+        return self.index.get(key).info
+
+    def walk(self) -> Iterator[SnapshotInfo]:
+        """Give all in the order they were made."""
+        return iter([snapshot.info for snapshot in self.index.walk()])
+
+    def usage(self, key: str) -> Usage:
+        """Measure the snapshot."""
+        snapshot = self.index.get(key)
+        with host_errors(f"measure snapshot {key!r}"):
+            return self.measure(snapshot)
+
+    def check(self) -> Iterator[Damage]:
+        """Compare the index with the directories that are there."""
+        with host_errors(f"check {self.name} storage {self.context.root}"):
+            present = [entry.name for entry in self.directories.iterdir()]
+        for name in self.index.orphans(present):
+            yield Damage(str(self.directories / name), "no snapshot owns it", "delete it", repairable=True)
+        for snapshot in self.index.lost(present):
+            if snapshot.info.kind is SnapshotKind.COMMITTED:
+                remedy = "remove what uses it, and unpack it again"
+                yield Damage(snapshot.info.key, "its directory is not there", remedy, repairable=False)
+            else:
+                yield Damage(snapshot.info.key, "a power cut took its directory", "forget it", repairable=True)
+
+    def repair(self) -> Iterator[Damage]:
+        """Delete directories that no snapshot owns, forget active snapshots and views that lost theirs."""
+        for damage in list(self.check()):
+            if damage.repairable:
+                self.mend(damage)
+                yield damage
+            else:
+                log.error("storage %s: %s: %s: %s", self.name, damage.subject, damage.problem, damage.remedy)
+
+    def mend(self, damage: Damage) -> None:
+        """Do what the remedy of a repairable damage says."""
+        with host_errors(f"mend {damage.subject}"):
+            if Path(damage.subject).parent == self.directories:
+                self.delete(Path(damage.subject))
+            else:
+                self.index.forget(damage.subject)
+
+    def measure(self, snapshot: Snapshot) -> Usage:
+        """Measure all that is in a snapshot's directory. Raises `OSError`."""
+        return Usage(*trees.measure(self.directory(snapshot.number)))
+
+    def delete(self, path: Path) -> None:
+        """Delete a snapshot's directory; nothing there is no error. Raises `OSError`."""
+        trees.remove(path)
 
 
 def refuse_size(driver: str, options: SnapshotOptions) -> None:

@@ -10,6 +10,10 @@ sweeps files that no snapshot owns. `remove` forgets first and deletes after.
 
 Mounts are data. The driver never mounts a container's root; the runtime does, in the container's own mount namespace.
 
+Layers are tars outside and snapshots inside. `apply` puts one in: the engine hands the driver a `Layer`, which unpacks
+itself into any directory in a confined child, and checks its digest. `diff` gives one out: it tells what changed, as data,
+and the engine writes the tar from what `look` shows. Both have a default here, for drivers that know no shorter way.
+
 Source of the semantics: containerd's `core/snapshots/snapshotter.go`.
 """
 
@@ -17,20 +21,24 @@ from __future__ import annotations
 
 import enum
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from sampan.api.driver import Driver
-from sampan.linux.mounts import Mount
+from sampan.api.errors import Conflict, host_errors
+from sampan.linux import comparing
+from sampan.linux.comparing import Change, ChangeKind
+from sampan.linux.mounts import Mount, open_root
 
 if TYPE_CHECKING:
     from sampan.api.config import DriverConfig
 
 __all__ = [
-    "LayerTarget", "Mount", "SnapshotInfo", "SnapshotKind", "SnapshotOptions", "StorageCapability", "StorageContext",
-    "StorageDriver", "Usage", "Whiteouts",
+    "Change", "ChangeKind", "Damage", "Layer", "Mount", "SnapshotInfo", "SnapshotKind", "SnapshotOptions",
+    "StorageCapability", "StorageContext", "StorageDriver", "Usage", "Whiteouts",
 ]  # fmt: skip
 
 
@@ -56,7 +64,7 @@ class SnapshotKind(enum.StrEnum):
 
 
 class Whiteouts(enum.StrEnum):
-    """How the deletions in a layer tar (`.wh.NAME`, `.wh..wh..opq`) are carried out in a `LayerTarget`."""
+    """How the deletions in a layer tar (`.wh.NAME`, `.wh..wh..opq`) are carried out in the directory it is unpacked into."""
 
     DELETE = "delete"
     """The directory holds the whole tree: what is whited out is deleted from it."""
@@ -96,12 +104,33 @@ class Usage:
     inodes: int
 
 
-@dataclass(frozen=True, slots=True)
-class LayerTarget:
-    """Where the engine's unpacker writes a layer: a directory on the host, and how it writes deletions there."""
+class Layer(Protocol):
+    """A layer's tar on its way into a snapshot. Use one of its methods, once.
 
-    path: Path
-    whiteouts: Whiteouts
+    Both check the plain tar's digest, and raise `InvalidArgument` for a layer that is damaged, hostile or not the one it
+    should be; the snapshot is half-filled then and its owner removes it.
+    """
+
+    def unpack(self, directory: int, whiteouts: Whiteouts) -> None:
+        """Write the files into `directory`, a descriptor, from a confined child process. Not flushed to disk."""
+        ...
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Give at most `size` bytes of the plain tar, b"" at the end: for drivers that keep layers in another form."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Something wrong in a driver's storage: `subject` (a snapshot, a file), `problem`, and the `remedy`.
+
+    `repairable`: `repair` mends it without losing anything that a snapshot owns.
+    """
+
+    subject: str
+    problem: str
+    remedy: str
+    repairable: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +178,39 @@ class StorageDriver(Driver):
         """
 
     @abstractmethod
-    def layer_target(self, key: str) -> LayerTarget:
-        """Give the directory into which a layer of the active snapshot `key` is unpacked. `NotFound`, `Conflict`."""
+    def look(self, key: str) -> tuple[Mount, ...]:
+        """Give the mounts that show snapshot `key`, of any kind, read-only.
+
+        They may be made beside those of `mounts`, also while a container writes: what it writes meanwhile may be seen or
+        not. Raises `NotFound`.
+        """
+
+    def apply(self, key: str, layer: Layer) -> None:
+        """Write a layer into the active snapshot `key`. By default it is unpacked through the snapshot's mounts.
+
+        Raises what the layer raises, `NotFound`, and `Conflict` for a snapshot that is not active.
+        """
+        kind = self.stat(key).kind
+        if kind is not SnapshotKind.ACTIVE:
+            raise Conflict(f"write a layer into snapshot {key!r}: it is {kind}, not active")
+        with ExitStack() as stack:
+            with host_errors(f"open snapshot {key!r}"):
+                root = stack.enter_context(open_root(self.mounts(key)))
+            layer.unpack(root, Whiteouts.DELETE)
+
+    def diff(self, key: str) -> Iterator[Change]:
+        """Tell what the snapshot `key`, of any kind, changes in its parent; in a first snapshot everything is added.
+
+        Paths are sorted as a walk gives them: a directory, then all in it, names in the order of their bytes; what is
+        below a deleted or an added name comes with it only where it is added. A directory that holds changes is itself
+        told only if its own metadata differ. By default both trees are compared, contents too where metadata leave doubt.
+        Raises `NotFound`.
+        """
+        parent = self.stat(key).parent
+        with ExitStack() as stack, host_errors(f"compare snapshot {key!r} with its parent"):
+            new = stack.enter_context(open_root(self.look(key)))
+            old = None if parent is None else stack.enter_context(open_root(self.look(parent)))
+            yield from comparing.compare(old, new)
 
     @abstractmethod
     def commit(self, name: str, key: str) -> None:
@@ -174,3 +234,11 @@ class StorageDriver(Driver):
     @abstractmethod
     def usage(self, key: str) -> Usage:
         """Measure one snapshot without its parents. Raises `NotFound`."""
+
+    def check(self) -> Iterable[Damage]:
+        """Compare what the driver recorded with what is on the host, changing nothing. By default nothing is found."""
+        return ()
+
+    def repair(self) -> Iterable[Damage]:
+        """Mend what `check` calls repairable, while other snapshots are in use; give what was mended."""
+        return ()

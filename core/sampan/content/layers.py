@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sampan.api.errors import NotFound, SampanError, System, Unavailable, Unsupported, from_wire
-from sampan.api.storage import LayerTarget
+from sampan.api.errors import InvalidArgument, NotFound, SampanError, System, Unavailable, Unsupported, from_wire
+from sampan.api.storage import Whiteouts
+from sampan.content.compression import Decompressed
 from sampan.content.manifests import LAYER_TYPES
 from sampan.content.references import check_digest
 
@@ -42,47 +44,66 @@ class Limits:
 DEFAULT_LIMITS = Limits()
 
 
-def unpack(
-    blob: Path, media_type: str, target: LayerTarget, expected_diff_id: str, limits: Limits = DEFAULT_LIMITS
-) -> None:
-    """Write the layer in `blob` into the directory `target`, and check that its plain tar has the digest it
-    should.
+class StoredLayer:
+    """A layer in the blob store, as `sampan.api.storage.Layer`: `blob` must have the plain tar `diff_id`.
 
-    Compression is told by the bytes, as Docker does. Blocks; call it in a thread. After an error, or a crash,
-    the target is half-filled and must be thrown away. Not flushed to disk: that is the storage driver's
-    commit.
-
-    Raises `InvalidArgument` for a layer that is damaged, hostile, over a limit or not the expected one,
-    `Unsupported` for a media type that is no layer, `NotFound` without blob or target, `System` when the host
-    fails.
+    Compression is told by the bytes, as Docker does. Raises `Unsupported` for a media type that is no layer.
     """
-    if media_type not in LAYER_TYPES:
-        raise Unsupported(f"unpack {blob.name}: {media_type} is not a layer that can be unpacked")
-    check_digest(expected_diff_id)
-    fds: list[int] = []
-    try:
-        fds.append(os.open(blob, os.O_RDONLY | os.O_CLOEXEC))
-        fds.append(os.open(target.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC))
-        request = {
-            "blob": fds[0],
-            "target": fds[1],
-            "whiteouts": target.whiteouts.value,
-            "diff_id": expected_diff_id,
-            "stream_bytes": limits.stream_bytes,
-            "file_bytes": limits.file_bytes,
-            "entries": limits.entries,
-            "memory_bytes": limits.memory_bytes,
-        }
-        error = _run(request, fds, limits.seconds)
-    except FileNotFoundError as missing:
-        raise NotFound(f"unpack {blob.name}: {missing.filename} not found") from missing
-    except OSError as failed:
-        raise System(f"unpack {blob.name}: {failed.strerror}") from failed
-    finally:
-        for fd in fds:
-            os.close(fd)
-    if error is not None:
-        raise type(error)(f"unpack {blob.name}: {error.message}", remedy=error.remedy)
+
+    def __init__(self, blob: Path, media_type: str, diff_id: str, limits: Limits = DEFAULT_LIMITS) -> None:
+        if media_type not in LAYER_TYPES:
+            raise Unsupported(f"unpack {blob.name}: {media_type} is not a layer that can be unpacked")
+        self._blob = blob
+        self._diff_id = check_digest(diff_id)
+        self._limits = limits
+        self._stream: Decompressed | None = None
+        self._hash = hashlib.sha256()
+        self._size = 0
+
+    def unpack(self, directory: int, whiteouts: Whiteouts) -> None:
+        """Write the files from a confined child. Blocks.
+
+        Raises `InvalidArgument` for a layer that is damaged, hostile, over a limit or not the expected one, `NotFound`
+        without the blob, `Unavailable` if it takes too long, `System` when the host fails.
+        """
+        try:
+            with io.FileIO(self._blob) as blob:
+                request = {
+                    "blob": blob.fileno(),
+                    "target": directory,
+                    "whiteouts": whiteouts.value,
+                    "diff_id": self._diff_id,
+                    "stream_bytes": self._limits.stream_bytes,
+                    "file_bytes": self._limits.file_bytes,
+                    "entries": self._limits.entries,
+                    "memory_bytes": self._limits.memory_bytes,
+                }
+                error = _run(request, [blob.fileno(), directory], self._limits.seconds)
+        except FileNotFoundError as missing:
+            raise NotFound(f"unpack {self._blob.name}: {missing.filename} not found") from missing
+        except OSError as failed:
+            raise System(f"unpack {self._blob.name}: {failed.strerror}") from failed
+        if error is not None:
+            raise type(error)(f"unpack {self._blob.name}: {error.message}", remedy=error.remedy)
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Give plain bytes of the tar; at its end the digest is checked."""
+        try:
+            if self._stream is None:
+                self._stream = Decompressed(io.FileIO(self._blob))
+            data = self._stream.read(size)
+        except FileNotFoundError as missing:
+            raise NotFound(f"read layer {self._blob.name}: not found") from missing
+        except OSError as failed:
+            raise System(f"read layer {self._blob.name}: {failed.strerror}") from failed
+        self._hash.update(data)
+        self._size += len(data)
+        if self._size > self._limits.stream_bytes:
+            raise InvalidArgument(f"read layer {self._blob.name}: it is larger than {self._limits.stream_bytes} bytes")
+        found = f"sha256:{self._hash.hexdigest()}" if not data else self._diff_id
+        if found != self._diff_id:
+            raise InvalidArgument(f"the layer's content is {found}, not {self._diff_id} as its image says")
+        return data
 
 
 def _run(request: Mapping[str, object], fds: list[int], seconds: float) -> SampanError | None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar
 
@@ -34,6 +35,7 @@ class DriverHandle(Generic[D]):
         self.driver = driver
         self.capabilities = capabilities
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix=f"driver-{driver.name}")
+        self._long_pool = ThreadPoolExecutor(THREADS, thread_name_prefix=f"driver-{driver.name}-long")
 
     @property
     def name(self) -> str:
@@ -42,16 +44,26 @@ class DriverHandle(Generic[D]):
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `function` (a method of the driver) in one of its threads."""
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(DEADLINE):
-                return await loop.run_in_executor(self._pool, lambda: contained(function, *args, **kwargs))
-        except SampanError:
-            raise
+                return await self._run(self._pool, function, *args, **kwargs)
         except TimeoutError as error:
             raise Unavailable(
                 f"driver {self.name}: {function.__name__} did not return within {DEADLINE:.0f} s"
             ) from error
+
+    async def call_for_long(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `function` without a deadline, in a thread that quick operations don't wait for."""
+        return await self._run(self._long_pool, function, *args, **kwargs)
+
+    async def _run(
+        self, pool: ThreadPoolExecutor, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        try:
+            work = partial(contained, function, *args, **kwargs)
+            return await asyncio.get_running_loop().run_in_executor(pool, work)
+        except (SampanError, TimeoutError):
+            raise
         except Exception as error:
             log.exception("driver %s: %s raised an error that is not of the contract", self.name, function.__name__)
             raise System(f"driver {self.name}: {function.__name__}: {type(error).__name__}: {error}") from error
@@ -59,6 +71,7 @@ class DriverHandle(Generic[D]):
     def shutdown(self) -> None:
         """Let go of the threads; a hung one is left behind."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self._long_pool.shutdown(wait=False, cancel_futures=True)
 
 
 def contained(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

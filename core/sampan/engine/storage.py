@@ -133,9 +133,9 @@ class StorageDrivers:
         key = UNPACKING + secrets.token_hex(8)
         await storage.call(storage.driver.prepare, key, parent, SnapshotOptions())
         try:
-            target = await storage.call(storage.driver.layer_target, key)
-            await asyncio.to_thread(layers.unpack, self._blobs.path(digest), media_type, target, diff_id)
-            await storage.call(storage.driver.commit, chain_id, key)
+            stored = layers.StoredLayer(self._blobs.path(digest), media_type, diff_id)
+            await storage.call_for_long(storage.driver.apply, key, stored)
+            await storage.call_for_long(storage.driver.commit, chain_id, key)
         except BaseException:
             await storage.call(storage.driver.remove, key)
             raise

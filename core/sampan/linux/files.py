@@ -9,6 +9,8 @@ import ctypes
 import fcntl
 import os
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sampan.linux.syscalls import AT_FDCWD, libc, syscall
@@ -105,3 +107,13 @@ def filesystem_type(fd: int) -> int:
         error = ctypes.get_errno()
         raise OSError(error, f"fstatfs: {os.strerror(error)}")
     return buffer[0]
+
+
+@contextmanager
+def opened_directory(path: str | Path) -> Iterator[int]:
+    """Give a descriptor of the directory `path`, which must not be a symlink, and close it afterwards."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)

@@ -11,7 +11,8 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -86,13 +87,15 @@ class Mount:
     `type` is "bind" or a file system's name. `options` are mount(8)'s: for a bind `bind` or `rbind`, then
     `ro`, `nosuid` …, with a leading `r` (`rro`) for the whole tree, and a propagation (`rslave`); for a file
     system also its own, as `key=value` or flags, in order, repeated where it takes that (`lowerdir+=PATH` of
-    overlay). `target` is relative to the root being built; "" is the root itself.
+    overlay). `target` is relative to the root being built; "" is the root itself. `lock` names a file that whoever makes
+    the mount holds with flock(2), exclusively, for as long as the mount is there: it may exist in one place only.
     """
 
     type: str
     source: str
     options: tuple[str, ...] = ()
     target: str = ""
+    lock: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +176,22 @@ def open_mount(m: Mount) -> int:
     if m.type == "bind" or options.bind:
         return open_bind(AT_FDCWD, m.source, options)
     return open_filesystem(m.type, m.source, options)
+
+
+@contextmanager
+def open_root(mounts: Sequence[Mount]) -> Iterator[int]:
+    """Show a root that is one mount, attached nowhere; give a descriptor of its directory. Raises `OSError`."""
+    if len(mounts) != 1:
+        raise OSError(errno.EOPNOTSUPP, f"a root of {len(mounts)} mounts can't be shown without a place")
+    fd = open_mount(mounts[0])  # kept: with it the kernel takes the mount apart
+    try:
+        directory = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
+        try:
+            yield directory
+        finally:
+            os.close(directory)
+    finally:
+        os.close(fd)
 
 
 def open_bind(dirfd: int, source: str, options: MountOptions) -> int:

@@ -35,7 +35,7 @@ from sampan.api.storage import (
     StorageDriver,
 )
 from sampan.testing.leaks import Leaks
-from sampan.testing.trees import Change, apply_layer, base, in_mounts, picture, random_changes, rework
+from sampan.testing.trees import Change, HandMadeLayer, base, in_mounts, picture, random_changes, rework
 
 PLAIN = SnapshotOptions()
 HOSTILE_KEYS = (
@@ -189,7 +189,7 @@ class StorageDriverSuite:
             with pytest.raises(Conflict):
                 driver.commit("again", key)
             with pytest.raises(Conflict):
-                driver.layer_target(key)
+                driver.apply(key, HandMadeLayer(files=["file"]))
         with pytest.raises(NotFound):
             driver.commit("again", "active")
 
@@ -202,8 +202,9 @@ class StorageDriverSuite:
     def test_what_is_not_there(self, driver: StorageDriver) -> None:
         """Each operation says `NotFound`."""
         calls: list[Callable[[str], object]] = [
-            driver.stat, driver.mounts, driver.layer_target, driver.remove, driver.usage,
-            lambda key: driver.commit("name", key),
+            driver.stat, driver.mounts, driver.look, driver.remove, driver.usage,
+            lambda key: driver.commit("name", key), lambda key: driver.apply(key, HandMadeLayer()),
+            lambda key: list(driver.diff(key)),
         ]  # fmt: skip
         for call in calls:
             with pytest.raises(NotFound, match="nothing"):
@@ -224,7 +225,7 @@ class StorageDriverSuite:
     def test_a_removed_key_is_free_and_comes_back_empty(self, driver: StorageDriver) -> None:
         """Nothing of the old one shows."""
         driver.prepare("key", None, PLAIN)
-        apply_layer(driver.layer_target("key"), files=["old"])
+        driver.apply("key", HandMadeLayer(files=["old"]))
         driver.remove("key")
         driver.prepare("key", None, PLAIN)
         assert in_mounts(driver.mounts("key"), os.listdir) == []
@@ -254,7 +255,7 @@ class StorageDriverSuite:
     def test_a_key_is_opaque(self, driver: StorageDriver, start: Start, key: str) -> None:
         """Any string without NUL up to 255 bytes; none is a path."""
         driver.prepare("k", None, PLAIN)
-        apply_layer(driver.layer_target("k"), files=["file"])
+        driver.apply("k", HandMadeLayer(files=["file"]))
         driver.commit(key, "k")
         driver.view("child", key, PLAIN)
         assert in_mounts(driver.mounts("child"), os.listdir) == ["file"]
@@ -328,11 +329,11 @@ class StorageDriverSuite:
 
         assert in_mounts(driver.mounts("view"), write) == errno.EROFS
 
-    def test_layer_target(self, driver: StorageDriver, tmp_path: Path) -> None:
+    def test_apply(self, driver: StorageDriver, tmp_path: Path) -> None:
         """A layer written by hand, with deletions in the form asked for, shows as it should."""
         self._layer(driver, "one", None, files=["a/1", "a/2", "b/1", "b/sub/2", "c"])
         driver.prepare("k", "one", PLAIN)
-        apply_layer(driver.layer_target("k"), files=["a/3", "b/new"], deleted=["a/1", "c"], opaque=["b"])
+        driver.apply("k", HandMadeLayer(files=["a/3", "b/new"], deleted=["a/1", "c"], opaque=["b"]))
         driver.commit("two", "k")
         driver.view("view", "two", PLAIN)
         shown = in_mounts(driver.mounts("view"), picture)
@@ -458,7 +459,7 @@ class StorageDriverSuite:
             for turn in range(6):
                 key = f"{number}-{turn}"
                 driver.prepare(key, "base", PLAIN)
-                apply_layer(driver.layer_target(key), files=[key])
+                driver.apply(key, HandMadeLayer(files=[key]))
                 driver.commit(f"{key}-name", key)
                 driver.view(key, f"{key}-name", PLAIN)
                 assert driver.mounts(key)
@@ -485,7 +486,7 @@ class StorageDriverSuite:
     ) -> None:  # fmt: skip
         """Make a committed snapshot from files that hold their own path."""
         driver.prepare(f"making {name}", parent, PLAIN)
-        apply_layer(driver.layer_target(f"making {name}"), files or [], deleted or [])
+        driver.apply(f"making {name}", HandMadeLayer(files or [], deleted or []))
         driver.commit(name, f"making {name}")
 
     def _compare(self, driver: StorageDriver, tmp_path: Path, changes: list[Change]) -> None:
@@ -593,7 +594,7 @@ def _work(driver: StorageDriver, number: int, present: list[Told], pipe: int) ->
         say("begin", "prepare", key, parent)
         driver.prepare(key, parent or None, PLAIN)
         say("done", "prepare", key, parent)
-        (driver.layer_target(key).path / "file").write_text(_line(name) * LINES)
+        driver.apply(key, HandMadeLayer(contents={"file": _line(name) * LINES}))
         if turn % 3 == 0:
             remove(key)
             continue

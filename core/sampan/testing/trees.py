@@ -6,23 +6,25 @@ directory, and compares pictures of both.
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import random
 import shutil
 import stat
 import subprocess
+import tarfile
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from sampan.api.storage import LayerTarget, Mount, Whiteouts
+from sampan.api.storage import Mount, Whiteouts
 from sampan.linux.mounts import MS_PRIVATE, MS_REC, mount_all, set_propagation
 from sampan.linux.namespaces import CLONE_NEWNS, unshare
 
-__all__ = ["Change", "Entry", "apply_layer", "base", "in_mounts", "picture", "random_changes", "rework"]
+__all__ = ["Change", "Entry", "HandMadeLayer", "base", "in_mounts", "picture", "random_changes", "rework"]
 
 T = TypeVar("T")
 Change = Callable[[Path], object]
@@ -218,29 +220,56 @@ def _random_step(dice: random.Random, root: Path, names: list[str], step: int) -
         path.symlink_to("a" * (step + 1))
 
 
-def apply_layer(
-    target: LayerTarget, files: Iterable[str] = (), deleted: Iterable[str] = (), opaque: Iterable[str] = ()
-) -> None:
-    """Do by hand what an unpacker does: opaque directories, deletions, then files that hold their own
-    path.
+class HandMadeLayer:
+    """A `sampan.api.storage.Layer` that does by hand what an unpacker does: opaque directories, deletions, then files
+    that hold their own path, or `contents`.
     """
-    for path in opaque:
-        place = target.path / path
-        if target.whiteouts is Whiteouts.DELETE:
-            shutil.rmtree(place, ignore_errors=True)
-            place.mkdir(parents=True)
-        else:
-            place.mkdir(parents=True, exist_ok=True)
-            os.setxattr(place, "trusted.overlay.opaque", b"y")
-    for path in deleted:
-        place = target.path / path
-        if target.whiteouts is Whiteouts.OVERLAY:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            os.mknod(place, stat.S_IFCHR, os.makedev(0, 0))
-        elif place.is_dir() and not place.is_symlink():
-            shutil.rmtree(place)
-        else:
-            place.unlink()
-    for path in files:
-        (target.path / path).parent.mkdir(parents=True, exist_ok=True)
-        (target.path / path).write_text(path)
+
+    def __init__(
+        self, files: Iterable[str] = (), deleted: Iterable[str] = (), opaque: Iterable[str] = (),
+        contents: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
+        self._contents = {path: path for path in files} | dict(contents or {})
+        self._deleted, self._opaque = list(deleted), list(opaque)
+        self._tar: io.BytesIO | None = None
+
+    def unpack(self, directory: int, whiteouts: Whiteouts) -> None:
+        """Write into the directory."""
+        root = Path(f"/proc/self/fd/{directory}")
+        for path in self._opaque:
+            if whiteouts is Whiteouts.DELETE:
+                shutil.rmtree(root / path, ignore_errors=True)
+            (root / path).mkdir(parents=True, exist_ok=True)
+            if whiteouts is Whiteouts.OVERLAY:
+                os.setxattr(root / path, "trusted.overlay.opaque", b"y")
+        for path in self._deleted:
+            _delete(root / path, whiteouts)
+        for path, content in self._contents.items():
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).write_text(content)
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Give the same as a tar."""
+        if self._tar is None:
+            self._tar = io.BytesIO()
+            with tarfile.open(fileobj=self._tar, mode="w") as tar:
+                opaque = [f"{path}/.wh..wh..opq" for path in self._opaque]
+                deleted = [str(Path(path).with_name(f".wh.{Path(path).name}")) for path in self._deleted]
+                for name in opaque + deleted:
+                    tar.addfile(tarfile.TarInfo(name))
+                for path, content in self._contents.items():
+                    member = tarfile.TarInfo(path)
+                    member.size = len(content.encode())
+                    tar.addfile(member, io.BytesIO(content.encode()))
+            self._tar.seek(0)
+        return self._tar.read(size)
+
+
+def _delete(place: Path, whiteouts: Whiteouts) -> None:
+    if whiteouts is Whiteouts.OVERLAY:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        os.mknod(place, stat.S_IFCHR, os.makedev(0, 0))
+    elif place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place)
+    else:
+        place.unlink()

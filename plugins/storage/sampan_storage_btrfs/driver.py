@@ -16,39 +16,30 @@ needed.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from sampan.api.config import DriverConfig
 from sampan.api.driver import Probe
-from sampan.api.snapshots import Snapshot, SnapshotIndex, host_errors, refuse_size
+from sampan.api.snapshots import DirectoryDriver, Snapshot, host_errors, refuse_size
 from sampan.api.storage import (
-    LayerTarget,
+    Layer,
     Mount,
-    SnapshotInfo,
     SnapshotKind,
     SnapshotOptions,
     StorageCapability,
-    StorageContext,
-    StorageDriver,
     Usage,
     Whiteouts,
 )
 from sampan.linux import trees
+from sampan.linux.files import opened_directory
 from sampan_storage_btrfs.changes import measure_changes
 from sampan_storage_btrfs.probing import why_unsupported
 
 
-class BtrfsDriver(StorageDriver):
+class BtrfsDriver(DirectoryDriver):
     """Snapshots as subvolumes."""
 
     name = "btrfs"
-
-    def __init__(self, context: StorageContext, config: DriverConfig) -> None:
-        """Keep the arguments; `open` is the first to touch anything."""
-        super().__init__(context, config)
-        self._index = SnapshotIndex(context.root / "index.db")
-        self._snapshots = context.root / "snapshots"
 
     @classmethod
     def config_model(cls) -> type[DriverConfig]:
@@ -65,25 +56,16 @@ class BtrfsDriver(StorageDriver):
         return Probe(supported=True, capabilities=frozenset({StorageCapability.SHARES_BLOCKS}))
 
     def open(self) -> None:
-        """Open the index, delete subvolumes without an owner, and make those writable whose commit was cut
-        off.
-        """
+        """Settle what a crash left, and make those subvolumes writable whose commit was cut off."""
         import btrfsutil
 
+        super().open()
         with host_errors(f"open btrfs storage {self.context.root}"):
-            self._snapshots.mkdir(exist_ok=True)
-            self._index.open()
-            for orphan in self._index.reconcile([entry.name for entry in self._snapshots.iterdir()]):
-                _delete(self._snapshots / orphan)
-            for snapshot in self._index.walk():
+            for snapshot in self.index.walk():
                 if snapshot.info.kind is SnapshotKind.ACTIVE:
-                    path = self._subvolume(snapshot.number)
+                    path = self.directory(snapshot.number)
                     if btrfsutil.get_subvolume_read_only(path):
                         btrfsutil.set_subvolume_read_only(path, False)
-
-    def close(self) -> None:
-        """Close the index."""
-        self._index.close()
 
     def prepare(self, key: str, parent: str | None, options: SnapshotOptions) -> None:
         """Snapshot the parent's subvolume, or make an empty one."""
@@ -91,82 +73,73 @@ class BtrfsDriver(StorageDriver):
 
         refuse_size(self.name, options)
         with (
-            self._index.adding(key, parent, SnapshotKind.ACTIVE, options) as snapshot,
+            self.index.adding(key, parent, SnapshotKind.ACTIVE, options) as snapshot,
             host_errors(f"prepare snapshot {key!r}"),
         ):
-            path = self._subvolume(snapshot.number)
+            path = self.directory(snapshot.number)
             if snapshot.parent is None:
                 _make_empty(path)
             else:
-                btrfsutil.create_snapshot(self._subvolume(snapshot.parent), path)
+                btrfsutil.create_snapshot(self.directory(snapshot.parent), path)
 
     def view(self, key: str, parent: str | None, options: SnapshotOptions) -> None:
         """Make an empty subvolume. The view of a parent shows the parent's own: it never changes."""
         refuse_size(self.name, options)
         with (
-            self._index.adding(key, parent, SnapshotKind.VIEW, options) as snapshot,
+            self.index.adding(key, parent, SnapshotKind.VIEW, options) as snapshot,
             host_errors(f"make view {key!r}"),
         ):
-            _make_empty(self._subvolume(snapshot.number))
+            _make_empty(self.directory(snapshot.number))
 
     def mounts(self, key: str) -> tuple[Mount, ...]:
         """Give one bind mount."""
-        snapshot = self._index.get_mountable(key)
+        snapshot = self.index.get_mountable(key)
         access = "rw" if snapshot.info.kind is SnapshotKind.ACTIVE else "ro"
         return (Mount("bind", str(self._shown(snapshot)), ("bind", access)),)
 
-    def layer_target(self, key: str) -> LayerTarget:
-        """Give the subvolume: a deletion in a layer deletes there."""
-        return LayerTarget(self._subvolume(self._index.get_active(key).number), Whiteouts.DELETE)
+    def look(self, key: str) -> tuple[Mount, ...]:
+        """Give one read-only bind mount."""
+        return (Mount("bind", str(self._shown(self.index.get(key))), ("bind", "ro")),)
+
+    def apply(self, key: str, layer: Layer) -> None:
+        """Unpack into the subvolume: a deletion in a layer deletes there."""
+        path = self.directory(self.index.get_active(key).number)
+        with host_errors(f"open snapshot {key!r}"), opened_directory(path) as directory:
+            layer.unpack(directory, Whiteouts.DELETE)
 
     def commit(self, name: str, key: str) -> None:
         """Make the subvolume read-only, have the disk hold it, then the new name."""
         import btrfsutil
 
-        snapshot = self._index.check_commit(name, key)
-        path = self._subvolume(snapshot.number)
+        snapshot = self.index.check_commit(name, key)
+        path = self.directory(snapshot.number)
         with host_errors(f"commit snapshot {key!r}"):
             btrfsutil.set_subvolume_read_only(path, True)
             try:
                 btrfsutil.sync(path)
-                self._index.commit(name, key)
+                self.index.commit(name, key)
             except BaseException:
                 btrfsutil.set_subvolume_read_only(path, False)
                 raise
 
-    def remove(self, key: str) -> None:
-        """Forget the snapshot, then delete its subvolume, and those that were made in it."""
-        snapshot = self._index.forget(key)
-        with host_errors(f"remove snapshot {key!r}"):
-            _delete(self._subvolume(snapshot.number))
-
-    def stat(self, key: str) -> SnapshotInfo:
-        """Look it up."""
-        return self._index.get(key).info
-
-    def walk(self) -> Iterator[SnapshotInfo]:
-        """Give all in the order they were made."""
-        return iter([snapshot.info for snapshot in self._index.walk()])
-
-    def usage(self, key: str) -> Usage:
+    def measure(self, snapshot: Snapshot) -> Usage:
         """Measure the files that differ from the parent's: each counts whole, also if only a part was
         rewritten.
         """
-        snapshot = self._index.get(key)
-        path = self._subvolume(snapshot.number)
-        with host_errors(f"measure snapshot {key!r}"):
-            if snapshot.parent is None or snapshot.info.kind is SnapshotKind.VIEW:
-                return Usage(*trees.measure(path))
-            return Usage(*measure_changes(path))
+        path = self.directory(snapshot.number)
+        if snapshot.parent is None or snapshot.info.kind is SnapshotKind.VIEW:
+            return Usage(*trees.measure(path))
+        return Usage(*measure_changes(path))
 
-    def _subvolume(self, number: int) -> Path:
-        return self._snapshots / str(number)
+    def delete(self, path: Path) -> None:
+        """Delete a subvolume and those that were made in it."""
+        _delete(path)
 
     def _shown(self, snapshot: Snapshot) -> Path:
         """Give the subvolume that holds the snapshot's files."""
         if snapshot.info.kind is SnapshotKind.VIEW and snapshot.parent is not None:
-            return self._subvolume(snapshot.parent)
-        return self._subvolume(snapshot.number)
+            return self.directory(snapshot.parent)
+        return self.directory(snapshot.number)
 
 
 def _make_empty(path: Path) -> None:

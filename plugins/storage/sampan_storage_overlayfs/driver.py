@@ -19,26 +19,24 @@ Source: the kernel's Documentation/filesystems/overlayfs.rst.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from sampan.api.config import DriverConfig
 from sampan.api.driver import Probe
 from sampan.api.errors import Unsupported
-from sampan.api.snapshots import Snapshot, SnapshotIndex, host_errors, make_root, refuse_size
+from sampan.api.snapshots import DirectoryDriver, Snapshot, host_errors, make_root, refuse_size
 from sampan.api.storage import (
-    LayerTarget,
+    Layer,
     Mount,
-    SnapshotInfo,
     SnapshotKind,
     SnapshotOptions,
     StorageCapability,
     StorageContext,
-    StorageDriver,
     Usage,
     Whiteouts,
 )
 from sampan.linux import trees
+from sampan.linux.files import opened_directory
 from sampan_storage_overlayfs.probing import why_unsupported
 
 MAX_LAYERS = 500
@@ -47,7 +45,7 @@ MAX_LAYERS = 500
 BASE_OPTIONS = ("index=off", "metacopy=off", "redirect_dir=nofollow")
 
 
-class OverlayfsDriver(StorageDriver):
+class OverlayfsDriver(DirectoryDriver):
     """Snapshots as overlay layers."""
 
     name = "overlayfs"
@@ -56,8 +54,6 @@ class OverlayfsDriver(StorageDriver):
         """Keep the arguments; `open` is the first to touch anything."""
         super().__init__(context, config)
         self._volatile: bool = getattr(config, "volatile", False)
-        self._index = SnapshotIndex(context.root / "index.db")
-        self._snapshots = context.root / "snapshots"
 
     @classmethod
     def config_model(cls) -> type[DriverConfig]:
@@ -73,18 +69,6 @@ class OverlayfsDriver(StorageDriver):
             return Probe(supported=False, reason=reason)
         return Probe(supported=True, capabilities=frozenset({StorageCapability.SHARES_BLOCKS}))
 
-    def open(self) -> None:
-        """Open the index and delete the directories that no snapshot owns."""
-        with host_errors(f"open overlayfs storage {self.context.root}"):
-            self._snapshots.mkdir(exist_ok=True)
-            self._index.open()
-            for orphan in self._index.reconcile([entry.name for entry in self._snapshots.iterdir()]):
-                trees.remove(self._snapshots / orphan)
-
-    def close(self) -> None:
-        """Close the index."""
-        self._index.close()
-
     def prepare(self, key: str, parent: str | None, options: SnapshotOptions) -> None:
         """Make the two directories. Also `Unsupported` on top of more than 500 layers, the kernel's limit."""
         self._add(key, parent, SnapshotKind.ACTIVE, options)
@@ -95,9 +79,9 @@ class OverlayfsDriver(StorageDriver):
 
     def mounts(self, key: str) -> tuple[Mount, ...]:
         """Give an overlay of all layers, or a bind mount where there is only one."""
-        snapshot = self._index.get_mountable(key)
+        snapshot = self.index.get_mountable(key)
         number = snapshot.number
-        lower = [str(self._fs(ancestor)) for ancestor in self._index.ancestors(number)[1:]]
+        lower = [str(self._fs(ancestor)) for ancestor in self.index.ancestors(number)[1:]]
         if snapshot.info.kind is SnapshotKind.VIEW:
             if len(lower) < 2:
                 return (Mount("bind", lower[0] if lower else str(self._fs(number)), ("bind", "ro")),)
@@ -111,47 +95,33 @@ class OverlayfsDriver(StorageDriver):
             self._allow_another_mount(snapshot)
         return (Mount("overlay", "overlay", options),)
 
-    def layer_target(self, key: str) -> LayerTarget:
-        """Give the directory of changes; the lowest layer has nothing under it to hide, so there deletions
+    def look(self, key: str) -> tuple[Mount, ...]:
+        """Give a read-only overlay in which the snapshot's own changes are the uppermost of the lower layers."""
+        snapshot = self.index.get(key)
+        layers = [str(self._fs(number)) for number in self.index.ancestors(snapshot.number)]
+        if len(layers) < 2:
+            return (Mount("bind", layers[0], ("bind", "ro")),)
+        return (Mount("overlay", "overlay", ("ro", *_stacked(layers), *BASE_OPTIONS)),)
+
+    def apply(self, key: str, layer: Layer) -> None:
+        """Unpack into the directory of changes; the lowest layer has nothing under it to hide, so there deletions
         delete.
         """
-        snapshot = self._index.get_active(key)
+        snapshot = self.index.get_active(key)
         whiteouts = Whiteouts.DELETE if snapshot.parent is None else Whiteouts.OVERLAY
-        return LayerTarget(self._fs(snapshot.number), whiteouts)
+        with host_errors(f"open snapshot {key!r}"), opened_directory(self._fs(snapshot.number)) as directory:
+            layer.unpack(directory, whiteouts)
 
-    def commit(self, name: str, key: str) -> None:
-        """Have the disk hold the layer, then the new name."""
-        snapshot = self._index.check_commit(name, key)
-        with host_errors(f"commit snapshot {key!r}"):
-            trees.syncfs(self._fs(snapshot.number))
-        self._index.commit(name, key)
-
-    def remove(self, key: str) -> None:
-        """Forget the snapshot, then delete its directories."""
-        snapshot = self._index.forget(key)
-        with host_errors(f"remove snapshot {key!r}"):
-            trees.remove(self._directory(snapshot.number))
-
-    def stat(self, key: str) -> SnapshotInfo:
-        """Look it up."""
-        return self._index.get(key).info
-
-    def walk(self) -> Iterator[SnapshotInfo]:
-        """Give all in the order they were made."""
-        return iter([snapshot.info for snapshot in self._index.walk()])
-
-    def usage(self, key: str) -> Usage:
+    def measure(self, snapshot: Snapshot) -> Usage:
         """Measure the directory of changes; the kernel's scratch directory does not count."""
-        snapshot = self._index.get(key)
-        with host_errors(f"measure snapshot {key!r}"):
-            return Usage(*trees.measure(self._fs(snapshot.number)))
+        return Usage(*trees.measure(self._fs(snapshot.number)))
 
     def _add(self, key: str, parent: str | None, kind: SnapshotKind, options: SnapshotOptions) -> None:
         refuse_size(self.name, options)
         if self._volatile and kind is SnapshotKind.ACTIVE:
             options = SnapshotOptions(volatile=True, labels=options.labels)
         with (
-            self._index.adding(key, parent, kind, options) as snapshot,
+            self.index.adding(key, parent, kind, options) as snapshot,
             host_errors(f"make snapshot {key!r}"),
         ):
             if snapshot.parent is not None:
@@ -159,12 +129,12 @@ class OverlayfsDriver(StorageDriver):
             try:
                 self._make_directories(snapshot)
             except BaseException:
-                trees.remove(self._directory(snapshot.number))
+                trees.remove(self.directory(snapshot.number))
                 raise
 
     def _make_directories(self, snapshot: Snapshot) -> None:
         fs = self._fs(snapshot.number)
-        self._directory(snapshot.number).mkdir()
+        self.directory(snapshot.number).mkdir()
         make_root(fs)
         if snapshot.info.kind is SnapshotKind.ACTIVE:
             self._work(snapshot.number).mkdir()
@@ -172,7 +142,7 @@ class OverlayfsDriver(StorageDriver):
             _copy_root_metadata(self._fs(snapshot.parent), fs)
 
     def _refuse_tall_stack(self, key: str, parent: int) -> None:
-        height = len(self._index.ancestors(parent))
+        height = len(self.index.ancestors(parent))
         if height > MAX_LAYERS:
             raise Unsupported(
                 f"make snapshot {key!r} on {height} layers: overlay stacks at most {MAX_LAYERS}",
@@ -188,14 +158,11 @@ class OverlayfsDriver(StorageDriver):
         with host_errors(f"mount snapshot {snapshot.info.key!r} again"):
             trees.remove(self._work(snapshot.number) / "work" / "incompat")
 
-    def _directory(self, number: int) -> Path:
-        return self._snapshots / str(number)
-
     def _fs(self, number: int) -> Path:
-        return self._directory(number) / "fs"
+        return self.directory(number) / "fs"
 
     def _work(self, number: int) -> Path:
-        return self._directory(number) / "work"
+        return self.directory(number) / "work"
 
 
 def _stacked(lower: list[str]) -> list[str]:
