@@ -122,6 +122,15 @@ def test_what_nobody_owns_and_what_is_lost(index: SnapshotIndex) -> None:
     assert index.orphans([str(kept)]) == [str(kept)]
 
 
+def test_a_number_that_was_never_recorded_is_not_given_again(index: SnapshotIndex, tmp_path: Path) -> None:
+    with index.adding("cut off", None, SnapshotKind.ACTIVE, PLAIN) as killed:
+        next_process = SnapshotIndex(tmp_path / "index.db")
+        next_process.open()
+        with next_process.adding("new", None, SnapshotKind.ACTIVE, PLAIN) as snapshot:
+            assert snapshot.number > killed.number
+        next_process.close()
+
+
 def test_a_newer_file_is_refused(index: SnapshotIndex, tmp_path: Path) -> None:
     index.close()
     with sqlite3.connect(tmp_path / "index.db") as connection:

@@ -62,6 +62,7 @@ CREATE TABLE snapshot (
 ) STRICT;
 CREATE INDEX snapshot_parent ON snapshot (parent);
 """
+_SEQUENCE = "INSERT INTO sqlite_sequence VALUES ('snapshot', 0);"
 _SELECT = """
 SELECT child.number, child.key, child.kind, child.created, child.volatile, child.labels,
        parent.number, parent.key
@@ -76,6 +77,7 @@ WITH RECURSIVE above (number, depth) AS (
 SELECT number FROM above ORDER BY depth
 """
 _KEY_BYTES = 255
+_BLOCK = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,7 @@ class SnapshotIndex:
         self._path = path
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
-        self._next = 1
+        self._next = self._reserved = 1
         self._pending_keys: set[str] = set()
         self._pending_numbers: set[int] = set()
         self._pending_parents: Counter[int] = Counter()
@@ -112,7 +114,7 @@ class SnapshotIndex:
                 return
             connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
             try:
-                self._next = _prepare_schema(connection, self._path)
+                self._next = self._reserved = _prepare_schema(connection, self._path)
             except BaseException:
                 connection.close()
                 raise
@@ -141,7 +143,7 @@ class SnapshotIndex:
                     f"make snapshot {key!r}: its parent {parent!r} is {above.info.kind}, not committed",
                     remedy="commit the parent first",
                 )
-            number, self._next = self._next, self._next + 1
+            number = self._take_number()
             self._pending_keys.add(key)
             self._pending_numbers.add(number)
             if above is not None:
@@ -252,6 +254,17 @@ class SnapshotIndex:
     def lost(self, present: Collection[str]) -> list[Snapshot]:
         """Give the snapshots whose number is not in `present`."""
         return [snapshot for snapshot in self.walk() if str(snapshot.number) not in present]
+
+    def _take_number(self) -> int:
+        """Give a number that was never given before, by a process that was killed neither: they are reserved in blocks.
+
+        A helper of a killed process (a cp) may still be filling the directory of a snapshot that was never recorded.
+        """
+        if self._next >= self._reserved:
+            self._reserved = self._next + _BLOCK
+            self._open_connection().execute("UPDATE sqlite_sequence SET seq = ? WHERE name = 'snapshot'", (self._reserved - 1,))
+        number, self._next = self._next, self._next + 1
+        return number
 
     def _get(self, key: str) -> Snapshot:
         row = self._open_connection().execute(_SELECT + "WHERE child.key = ?", (_encodable(key),)).fetchone()
@@ -412,8 +425,9 @@ def _prepare_schema(connection: sqlite3.Connection, path: Path) -> int:
         )
     if version == 0:
         connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
-    last = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'snapshot'").fetchone()
-    return 1 if last is None else int(last[0]) + 1
+    if connection.execute("SELECT 1 FROM sqlite_sequence WHERE name = 'snapshot'").fetchone() is None:
+        connection.execute(_SEQUENCE)
+    return int(connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'snapshot'").fetchone()[0]) + 1
 
 
 def _snapshot(row: tuple[Any, ...]) -> Snapshot:
