@@ -149,6 +149,10 @@ class StorageDriver(Driver):
         self.context = context
         self.config = config
 
+    def capabilities(self) -> frozenset[str]:
+        """Give the optional parts that work here with these settings. By default what `probe` found, which knows no settings."""
+        return self.probe(self.context.root).capabilities
+
     @abstractmethod
     def open(self) -> None:
         """Load what is under `context.root` and repair what a crash left; idempotent. `System` if that fails."""

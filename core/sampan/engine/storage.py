@@ -91,7 +91,8 @@ class StorageDrivers:
             raise Unavailable(f"storage driver {name!r} does not work here: {found.reason}")
         private_directory(root)
         config = driver_config(cls, self._settings.storage.get(name, {}), "storage")
-        handle = DriverHandle(cls(StorageContext(root, self._metadata.engine_id), config), found.capabilities)
+        driver = cls(StorageContext(root, self._metadata.engine_id), config)
+        handle = DriverHandle(driver, driver.capabilities())
         await handle.call(handle.driver.open)
         return handle
 

@@ -363,10 +363,10 @@ class StorageDriverSuite:
         driver.view("view", "name", PLAIN)
         assert sorted(in_mounts(driver.mounts("view"), os.listdir)) == ["below", "one", "two"]
 
-    def test_size(self, driver: StorageDriver, driver_root: Path) -> None:
+    def test_size(self, driver: StorageDriver) -> None:
         """A size is enforced with the capability QUOTA and refused without: never ignored."""
         options = SnapshotOptions(size=8 * MEGABYTE)
-        if StorageCapability.QUOTA not in self.driver_class.probe(driver_root).capabilities:
+        if StorageCapability.QUOTA not in driver.capabilities():
             for make in (driver.prepare, driver.view):
                 with pytest.raises(Unsupported):
                     make("key", None, options)
@@ -386,7 +386,7 @@ class StorageDriverSuite:
 
         assert in_mounts(driver.mounts("key"), fill) in (errno.EDQUOT, errno.ENOSPC)
 
-    def test_usage(self, driver: StorageDriver, driver_root: Path) -> None:
+    def test_usage(self, driver: StorageDriver) -> None:
         """Allocated bytes and inodes without the parent's, holes for nothing, hard links once."""
 
         def fill(root: Path) -> None:
@@ -406,7 +406,7 @@ class StorageDriverSuite:
         parent, child = driver.usage("parent"), driver.usage("child")
         assert 8 * MEGABYTE <= parent.bytes < 9 * MEGABYTE
         assert parent.inodes == 2
-        if StorageCapability.SHARES_BLOCKS in self.driver_class.probe(driver_root).capabilities:
+        if StorageCapability.SHARES_BLOCKS in driver.capabilities():
             assert MEGABYTE <= child.bytes < 2 * MEGABYTE
             assert child.inodes == 3
         else:
