@@ -4,26 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
-import subprocess
-import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sampan.api.errors import InvalidArgument, NotFound, SampanError, System, Unavailable, Unsupported, from_wire
+from sampan.api.errors import InvalidArgument, NotFound, SampanError, System, Unsupported
 from sampan.api.storage import Whiteouts
 from sampan.content.compression import Decompressed
+from sampan.content.confined import confined
 from sampan.content.manifests import LAYER_TYPES
 from sampan.content.references import check_digest
-
-# -I and -S: neither the environment nor site directories have a say; the paths are ours.
-_BOOT = """
-import json, sys
-sys.path[:] = json.loads(sys.argv.pop(2))
-from sampan.content.unpacker import main
-main()
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +67,15 @@ class StoredLayer:
                     "entries": self._limits.entries,
                     "memory_bytes": self._limits.memory_bytes,
                 }
-                error = _run(request, [blob.fileno(), directory], self._limits.seconds)
+                fds = [blob.fileno(), directory]
+                with confined("sampan.content.unpacker", request, fds, self._limits.seconds) as child:
+                    child.answer()
         except FileNotFoundError as missing:
             raise NotFound(f"unpack {self._blob.name}: {missing.filename} not found") from missing
         except OSError as failed:
             raise System(f"unpack {self._blob.name}: {failed.strerror}") from failed
-        if error is not None:
-            raise type(error)(f"unpack {self._blob.name}: {error.message}", remedy=error.remedy)
+        except SampanError as error:
+            raise type(error)(f"unpack {self._blob.name}: {error.message}", remedy=error.remedy) from error
 
     def read(self, size: int = -1, /) -> bytes:
         """Give plain bytes of the tar; at its end the digest is checked."""
@@ -104,29 +95,3 @@ class StoredLayer:
         if found != self._diff_id:
             raise InvalidArgument(f"the layer's content is {found}, not {self._diff_id} as its image says")
         return data
-
-
-def _run(request: Mapping[str, object], fds: list[int], seconds: float) -> SampanError | None:
-    command = [sys.executable, "-I", "-S", "-c", _BOOT, json.dumps(request), json.dumps(sys.path)]
-    child = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        pass_fds=fds,
-        env={"LC_ALL": "C.UTF-8"},
-        start_new_session=True,
-    )
-    try:
-        out, err = child.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        return Unavailable(f"it took longer than {seconds:.0f} seconds", remedy="raise the limit")
-    finally:
-        if child.poll() is None:
-            child.kill()
-        child.communicate()
-    if child.returncode or not out:
-        last = err.decode(errors="replace").strip().rpartition("\n")[2]
-        return System(f"the unpacker ended with status {child.returncode}: {last or 'no message'}")
-    answer = json.loads(out)
-    return from_wire(answer) if answer else None

@@ -1,14 +1,12 @@
 """The child that turns a layer's tar into files, confined so that a hostile tar can harm only its own
 directory.
 
-It starts with two descriptors, the blob and the target directory. Before it reads a byte of the blob it makes
-the target its whole file system (pivot_root in a mount namespace of its own), leaves the network, and gives
-up all capabilities but those that making files takes. Beyond that, every path is looked up with
-`openat2(RESOLVE_IN_ROOT)` from a directory descriptor and every last component is used without following it,
-so `..`, absolute names and symbolic links stay inside by two walls.
+It starts with two descriptors, the blob and the target directory, and locks itself into the target (`confinement`)
+before it reads a byte of the blob. Beyond that, every path is looked up with `openat2(RESOLVE_IN_ROOT)` from a
+directory descriptor and every last component is used without following it, so `..`, absolute names and symbolic links
+stay inside by two walls.
 
-Imports are few and come before the confinement: afterwards there is nothing to import from.
-Sources: image-spec layer.md (whiteouts), Documentation/filesystems/overlayfs.rst, openat2(2), pivot_root(2).
+Sources: image-spec layer.md (whiteouts), Documentation/filesystems/overlayfs.rst, openat2(2).
 """
 
 from __future__ import annotations
@@ -16,7 +14,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
-import json
 import os
 import queue
 import resource
@@ -26,12 +23,11 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from sampan.api.errors import InvalidArgument, SampanError, System, to_wire
+from sampan.api.errors import InvalidArgument, SampanError, System
 from sampan.content import compression, tarstream
+from sampan.content.confinement import confine
 from sampan.content.tarstream import Member, TarReader
-from sampan.linux import capabilities, mounts, namespaces
 from sampan.linux.files import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
-from sampan.linux.syscalls import PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG, prctl
 
 _PIECE = 1 << 18
 _PIECES_AHEAD = 16
@@ -51,7 +47,10 @@ _HOST_ERRORS = frozenset(
     for name in ("ENOSPC", "EDQUOT", "EIO", "ENOMEM", "EROFS", "EMFILE", "ENFILE", "EPERM", "EACCES")
 )
 
-_CAPABILITIES = ("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_MKNOD", "CAP_SETFCAP")
+_CAPABILITIES = (
+    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_MKNOD", "CAP_SETFCAP",
+    "CAP_SYS_ADMIN",  # for trusted.*
+)  # fmt: skip
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -456,16 +455,16 @@ def _normal(name: bytes) -> bytes:
 
 
 def _set_xattrs(target: int | bytes, member: Member) -> None:
-    """Set what a layer may carry: `user.*`, file capabilities and ACLs.
+    """Set what a layer may carry: `user.*`, `trusted.*`, file capabilities and ACLs.
 
-    Labels of security modules belong to the host and are left out; `trusted.*` would command overlayfs and is
+    Labels of security modules belong to the host and are left out; `trusted.overlay.*` would command overlayfs and is
     refused.
     """
     for name, value in member.xattrs.items():
-        if name.startswith("trusted."):
+        if name.startswith("trusted.overlay."):
             where = os.fsdecode(member.name)
             raise InvalidArgument(f"the layer has the attribute {name} on {where!r}, which only the host sets")
-        if name.startswith(("user.", "system.posix_acl_")) or name == "security.capability":
+        if name.startswith(("user.", "trusted.", "system.posix_acl_")) or name == "security.capability":
             if isinstance(target, int):
                 os.setxattr(target, name, value)
             else:
@@ -499,63 +498,18 @@ def _translated(path: bytes, member: Member, error: OSError) -> SampanError:
     return InvalidArgument(f"the layer has an entry that can't be made: {where!r}{link}: {cause}")
 
 
-def confine(root: int, *, overlay: bool, file_size: int, memory: int) -> int:
-    """Make the directory `root` this process's whole file system and give up what making files does not need.
-
-    Gives a descriptor of the new root. `overlay` keeps CAP_SYS_ADMIN, which setting overlay's attributes
-    takes.
-    """
-    prctl(PR_SET_NO_NEW_PRIVS, 1)
-    had = capabilities.current()  # /proc will be out of sight.
-    os.umask(0)
-    limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: file_size, resource.RLIMIT_AS: memory}
-    for limit, value in limits.items():
-        hard = resource.getrlimit(limit)[1]
-        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(limit, (value, value))
-    # Cloned before unshare: afterwards the kernel counts `root` as another namespace's.
-    tree = mounts.open_bind(root, "", mounts.MountOptions())
-    namespaces.unshare(namespaces.CLONE_NEWNS | namespaces.CLONE_NEWIPC | namespaces.CLONE_NEWNET)
-    mounts.set_propagation("/", mounts.MS_REC | mounts.MS_PRIVATE)
-    mounts.attach(tree, "/")
-    os.fchdir(tree)
-    mounts.pivot_root(".", ".")
-    mounts.umount(".", mounts.MNT_DETACH)
-    os.close(tree)
-    os.close(root)
-    kept = capabilities.mask([*_CAPABILITIES, *(["CAP_SYS_ADMIN"] if overlay else [])]) & had.permitted
-    capabilities.apply(capabilities.CapabilitySets(effective=kept, permitted=kept))
-    return os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-
-
-def run(request: dict[str, Any]) -> None:
-    """Do what the parent asked: see `layers.unpack`."""
+def run(request: dict[str, Any]) -> dict[str, Any]:
+    """Do what the parent asked: see `layers.StoredLayer.unpack`."""
     compression.preload()
-    overlay = request["whiteouts"] == "overlay"
-    root = confine(request["target"], overlay=overlay, file_size=request["file_bytes"], memory=request["memory_bytes"])
+    limits = {resource.RLIMIT_FSIZE: request["file_bytes"], resource.RLIMIT_AS: request["memory_bytes"]}
+    root = confine(request["target"], _CAPABILITIES, limits=limits)
     sys.setrecursionlimit(_DEPTH)
     with io.FileIO(request["blob"]) as blob:
         pieces = Pieces(blob, request["stream_bytes"])
         tar = TarReader(tarstream.Blocks(pieces.next), request["entries"])
-        Unpacker(tar, root, OverlayMarks() if overlay else DeleteBelow()).run()
+        deletions = OverlayMarks() if request["whiteouts"] == "overlay" else DeleteBelow()
+        Unpacker(tar, root, deletions).run()
         found = pieces.diff_id()
     if found != request["diff_id"]:
         raise InvalidArgument(f"the layer's content is {found}, not {request['diff_id']} as its image says")
-
-
-def main() -> None:
-    """Answer on standard output: `{}`, or an error as `errors.to_wire` packs it."""
-    prctl(PR_SET_PDEATHSIG, 9)
-    try:
-        run(json.loads(sys.argv[1]))
-        answer: dict[str, str] = {}
-    except SampanError as error:
-        answer = to_wire(error)
-    except RecursionError:
-        answer = to_wire(InvalidArgument("the layer has directories that are too deep"))
-    except MemoryError:
-        answer = to_wire(InvalidArgument("the layer takes more memory to unpack than is allowed"))
-    except OSError as error:
-        answer = to_wire(System(f"unpack a layer: {error.strerror}"))
-    os.write(1, json.dumps(answer).encode())
-    os._exit(0)  # The thread may still wait for room in its queue.
+    return {}

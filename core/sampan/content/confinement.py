@@ -1,0 +1,65 @@
+"""What the confined children that unpack and write layers have in common: how they lock themselves in, and answer.
+
+A child starts with a few descriptors, makes one directory its whole file system, leaves the network and the IPC of the
+host, and gives up all capabilities but those that its work takes. Whatever a hostile tar or a hostile tree then makes it
+do stays in that directory. The parent's side is `confined`. Imports come before `confine`: afterwards there is nothing to
+import from. Source: pivot_root(2).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from sampan.api.errors import InvalidArgument, SampanError, System, to_wire
+from sampan.linux import capabilities, mounts, namespaces
+from sampan.linux.syscalls import PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG, prctl
+
+
+def confine(root: int, kept: Collection[str], *, limits: Mapping[int, int]) -> int:
+    """Make the directory `root` this process's whole file system and give up all capabilities but `kept`.
+
+    Gives a descriptor of the new root; `root` is closed. `limits`: resource (`RLIMIT_*`) → value; no core is ever dumped.
+    Raises `OSError`.
+    """
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
+    had = capabilities.current()  # /proc will be out of sight.
+    os.umask(0)
+    for limit, value in {resource.RLIMIT_CORE: 0, **limits}.items():
+        hard = resource.getrlimit(limit)[1]
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(limit, (value, value))
+    # Cloned before unshare: afterwards the kernel counts `root` as another namespace's.
+    tree = mounts.open_bind(root, "", mounts.MountOptions())
+    namespaces.unshare(namespaces.CLONE_NEWNS | namespaces.CLONE_NEWIPC | namespaces.CLONE_NEWNET)
+    mounts.set_propagation("/", mounts.MS_REC | mounts.MS_PRIVATE)
+    mounts.attach(tree, "/")
+    os.fchdir(tree)
+    mounts.pivot_root(".", ".")
+    mounts.umount(".", mounts.MNT_DETACH)
+    os.close(tree)
+    os.close(root)
+    bits = capabilities.mask(kept) & had.permitted
+    capabilities.apply(capabilities.CapabilitySets(effective=bits, permitted=bits))
+    return os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def main(run: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Do what the parent's request asks; answer on standard output with `{"result": …}` or `{"error": …}`, and end."""
+    prctl(PR_SET_PDEATHSIG, 9)
+    try:
+        answer: dict[str, Any] = {"result": run(json.loads(sys.argv[1]))}
+    except SampanError as error:
+        answer = {"error": to_wire(error)}
+    except RecursionError:
+        answer = {"error": to_wire(InvalidArgument("it has directories that are too deep"))}
+    except MemoryError:
+        answer = {"error": to_wire(InvalidArgument("it takes more memory than is allowed"))}
+    except OSError as error:
+        answer = {"error": to_wire(System(error.strerror or str(error)))}
+    os.write(1, json.dumps(answer).encode())
+    os._exit(0)  # A thread may still wait for room in a queue.
