@@ -48,7 +48,7 @@ class ContentCases:
 
     @settings(
         max_examples=12, deadline=None, derandomize=True, database=None,
-        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.differing_executors],
     )  # fmt: skip
     @given(layers=st.lists(steps(), min_size=2, max_size=4))
     def test_any_changes_across_layers(
