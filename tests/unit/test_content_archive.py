@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import tarfile
+from dataclasses import replace
 
 import pytest
 import zstandard
@@ -233,7 +234,7 @@ def test_skopeo_reads_what_we_save_and_we_read_what_it_writes(blobs, tmp_path, f
     images = load(blobs, docker_archive())
     with (tmp_path / "saved.tar").open("wb") as out:
         archive.save(
-            [type(images[0])(images[0].manifest, images[0].config_digest, images[0].references[:1])], out, blobs
+            [replace(images[0], references=images[0].references[:1])], out, blobs
         )
     target = f"{form}:{tmp_path}/copied.tar:docker.io/library/app:1"
     command = [

@@ -7,13 +7,13 @@ are looked up among the names of the archive. Sources: moby's `image/tarexport`,
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import posixpath
 import tarfile
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import BinaryIO
 
 from pydantic import BaseModel, ConfigDict, RootModel
@@ -22,8 +22,9 @@ from pydantic.alias_generators import to_pascal
 from sampan.api.errors import InvalidArgument, Unsupported
 from sampan.content import tarstream
 from sampan.content.blobs import BlobStore, BlobWriter
-from sampan.content.compression import Decompressed
+from sampan.content.compression import Compression, Decompressed
 from sampan.content.images import LoadedImage, layer_media_type, put_manifest, read_manifest
+from sampan.content.layer_size import digest_and_size, files_size
 from sampan.content.manifests import (
     INDEX_TYPES,
     LAYER_TYPES,
@@ -181,10 +182,11 @@ def _load_docker(members: _Members, blobs: BlobStore, entry: _Entry) -> LoadedIm
     _check_count(len(diff_ids), len(names))
     references = tuple(str(_tagged(name)) for name in entry.repo_tags or ())
     files = [members.file(name) for name in names]
-    media_types = [_verify(members, *pair) for pair in zip(names, files, diff_ids, strict=True)]
-    layers = [members.keep(file, media_type) for file, media_type in zip(files, media_types, strict=True)]
+    verified = [_verify(members, *layer) for layer in zip(names, files, diff_ids, strict=True)]
+    layers = [members.keep(file, media_type) for file, (media_type, _) in zip(files, verified, strict=True)]
     described = members.keep(members.file(entry.config), OCI_CONFIG)
-    return LoadedImage(put_manifest(blobs, described, layers), described.digest, references)
+    sizes = tuple(size for _, size in verified)
+    return LoadedImage(put_manifest(blobs, described, layers), described.digest, sizes, references)
 
 
 def _check_count(expected: int, found: int) -> None:
@@ -199,21 +201,18 @@ def _tagged(name: str) -> Reference:
     return reference
 
 
-def _verify(members: _Members, name: str, file: BlobWriter, diff_id: str) -> str:
-    """Check a layer's plain bytes against its diff id; give its media type."""
+def _verify(members: _Members, name: str, file: BlobWriter, diff_id: str) -> tuple[str, int]:
+    """Check a layer's plain bytes against its diff id; give its media type, and the bytes of its files."""
     with members.open(file) as raw:
         plain = Decompressed(raw)
         media_type = layer_media_type(plain.compression)
-        if media_type == layer_media_type(plain.compression.NONE):
-            found = file.digest
+        if plain.compression is Compression.NONE:  # Its digest is known from when it came in.
+            found, size = file.digest, files_size(partial(plain.read, _PIECE))
         else:
-            digest = hashlib.sha256()
-            while piece := plain.read(_PIECE):
-                digest.update(piece)
-            found = f"sha256:{digest.hexdigest()}"
+            found, size = digest_and_size(partial(plain.read, _PIECE))
     if found != diff_id:
         raise InvalidArgument(f'invalid diffID for layer {name}: expected "{diff_id}", got "{found}"')
-    return media_type
+    return media_type, size
 
 
 def _load_oci(members: _Members, blobs: BlobStore, index: Index) -> list[LoadedImage]:
@@ -223,7 +222,8 @@ def _load_oci(members: _Members, blobs: BlobStore, index: Index) -> list[LoadedI
         chosen = _choose(members, described, _INDEX_DEPTH)
         image = images.get(chosen.digest) or _load_oci_image(members, chosen)
         if reference and reference not in image.references:
-            image = LoadedImage(image.manifest, image.config_digest, (*image.references, reference))
+            names = (*image.references, reference)
+            image = LoadedImage(image.manifest, image.config_digest, image.layer_sizes, names)
         images[chosen.digest] = image
     return list(images.values())
 
@@ -272,16 +272,16 @@ def _load_oci_image(members: _Members, described: Descriptor) -> LoadedImage:
     config = parse(ImageConfig, members.content(config_name), f"image configuration {manifest.config.digest}")
     diff_ids = config.rootfs.diff_ids
     _check_count(len(diff_ids), len(manifest.layers))
-    files = []
+    files, sizes = [], []
     for layer, diff_id in zip(manifest.layers, diff_ids, strict=True):
         if layer.media_type not in LAYER_TYPES:
             raise Unsupported(f"load: layer {layer.digest} can't be unpacked: its type is {layer.media_type}")
         files.append(members.blob(layer))
-        _verify(members, layer.digest, files[-1], diff_id)
+        sizes.append(_verify(members, layer.digest, files[-1], diff_id)[1])
     for layer, layer_file in zip(manifest.layers, files, strict=True):
         members.keep(layer_file, layer.media_type)
     members.keep(members.blob(manifest.config), manifest.config.media_type)
-    return LoadedImage(members.keep(file, described.media_type), manifest.config.digest, ())
+    return LoadedImage(members.keep(file, described.media_type), manifest.config.digest, tuple(sizes), ())
 
 
 def save(images: Sequence[LoadedImage], out: BinaryIO, blobs: BlobStore) -> None:

@@ -27,11 +27,13 @@ _SUFFIXES = {Compression.NONE: "", Compression.GZIP: "+gzip", Compression.ZSTD: 
 class LoadedImage:
     """An image whose blobs are all in the store, verified. `config_digest` is its id, as Docker has it.
 
+    `layer_sizes`: bytes of the files in each layer, from the bottom up (`tarstream.files_size`).
     `references`: the names that came with it, in the form in which they came.
     """
 
     manifest: Descriptor
     config_digest: str
+    layer_sizes: tuple[int, ...]
     references: tuple[str, ...]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import BinaryIO
@@ -13,12 +12,10 @@ from sampan.content.blobs import BlobStore, BlobWriter
 from sampan.content.changes import apply_changes
 from sampan.content.compression import Compression, Decompressed
 from sampan.content.images import LoadedImage, layer_media_type, put_config, put_manifest
+from sampan.content.layer_size import digest_and_size
 from sampan.content.manifests import Platform, host_platform
-from sampan.content.tarstream import Blocks, TarReader
 
 _PIECE = 1 << 18
-ENTRIES_MAX = 5_000_000
-"""Headers of an imported tar at most."""
 
 
 def import_tar(
@@ -32,7 +29,7 @@ def import_tar(
     config = apply_changes(ContainerConfig(), changes)
     target = parse_platform(platform)
     with blobs.writer() as writer:
-        diff_id, compression = _take(stream, writer)
+        diff_id, compression, size = _take(stream, writer)
         layer = writer.commit(media_type=layer_media_type(compression))
     created = datetime.now(UTC).isoformat().replace("+00:00", "Z")
     document = {
@@ -46,7 +43,7 @@ def import_tar(
         "rootfs": {"type": "layers", "diff_ids": [diff_id]},
     }
     described = put_config(blobs, document)
-    return LoadedImage(put_manifest(blobs, described, [layer]), described.digest, ())
+    return LoadedImage(put_manifest(blobs, described, [layer]), described.digest, (size,), ())
 
 
 def parse_platform(text: str | None) -> Platform:
@@ -62,9 +59,9 @@ def parse_platform(text: str | None) -> Platform:
     return Platform(os=os_name, architecture=rest[0], variant=rest[1] if len(rest) == 2 else "")
 
 
-def _take(stream: BinaryIO, writer: BlobWriter) -> tuple[str, Compression]:
-    """Copy a tar into a blob and read it on the way: give the digest of its plain bytes, and the blob's
-    compression.
+def _take(stream: BinaryIO, writer: BlobWriter) -> tuple[str, Compression, int]:
+    """Copy a tar into a blob and read it on the way: give the digest of its plain bytes, the blob's
+    compression, and the bytes of its files.
 
     gzip and zstd are kept as they are; xz and bzip2, which no layer may have, are kept plain.
     """
@@ -75,22 +72,17 @@ def _take(stream: BinaryIO, writer: BlobWriter) -> tuple[str, Compression]:
         stored = Compression.NONE
     else:
         source.copy_to(writer.write)
-    digest = hashlib.sha256()
 
     def next_piece() -> bytes:
         piece = plain.read(_PIECE)
-        digest.update(piece)
         if plain.compression != stored:
             writer.write(piece)
         return piece
 
-    for _ in TarReader(Blocks(next_piece), ENTRIES_MAX):
-        pass
-    while next_piece():
-        pass
+    diff_id, size = digest_and_size(next_piece)
     while source.read(_PIECE):  # What follows the compressed data belongs to the blob as well.
         pass
-    return f"sha256:{digest.hexdigest()}", stored
+    return diff_id, stored, size
 
 
 class _Tee:

@@ -130,7 +130,10 @@ class VolumeRecord(Record):
 
 
 class ImageRecord(Record):
-    """An image: `id` is the digest of its config, `layers` the descriptors' (digest, media type, bytes)."""
+    """An image: `id` is the digest of its config, `layers` the descriptors' (digest, media type, bytes).
+
+    `layer_sizes`: bytes of the files in each layer, and `size` their sum: what Docker calls an image's size.
+    """
 
     id: str
     manifest_digest: str
@@ -138,6 +141,7 @@ class ImageRecord(Record):
     size: int
     diff_ids: list[str]
     layers: list[tuple[str, str, int]]
+    layer_sizes: list[int] = []
     architecture: str
     os: str
     config: ContainerConfig

@@ -90,7 +90,7 @@ class ImageRoutes:
         """Tell how an image came about, newest step first."""
         image = self._engine.images.resolve(request.params["name"])
         config = self._engine.images.config(image)
-        sizes = [size for _, _, size in image.layers]
+        sizes = list(image.layer_sizes)
         lines = []
         for step in config.history:
             lines.append(
