@@ -1,19 +1,30 @@
 """Two directory trees compared: what was added, modified and deleted between them.
 
-Trees are read by descriptor; no symlink is followed and no path is built, so that a tree which changes meanwhile can't
-lead out of itself.
+Either may be of any depth, and may be changed while it is read: what vanishes is gone, and nothing leads out of the
+trees (`sampan.linux.cursor`). Fifos and devices are never opened.
+
+Two files are the same if all that a layer carries is the same: type, permissions, owner, mtime in nanoseconds, extended
+attributes (but overlay's own, `trusted.overlay.*`), device numbers, target of a symlink, contents. Contents are read
+only where all else leaves doubt: a file that has kept its inode number and its ctime, which nobody can set, is the same
+file, be it in a snapshot on a device of its own.
+
+Hard links are carried too, by names that are told: a file that nothing was done to is told as modified if it is linked
+with one that is told, or was not linked before with all names that it is linked with now.
 """
 
 from __future__ import annotations
 
 import enum
+import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+from sampan.linux.cursor import Cursor, Inode, inode
+
+_OVERLAYS_OWN = "trusted.overlay."
 _PIECE = 1 << 18
 
 
@@ -33,17 +44,34 @@ class Change:
     kind: ChangeKind
 
 
-def compare(old: int | None, new: int) -> Iterator[Change]:
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A tree in which every name that may differ is found, at its own path: an overlay's upper directory.
+
+    `top` is its descriptor. `is_whole` tells of one of its directories (a descriptor) that it says nothing of what
+    differs there and below, because the directory took the place of another.
+    """
+
+    top: int
+    is_whole: Callable[[int], bool]
+
+
+def compare(old: int | None, new: int, record: Record | None = None) -> Iterator[Change]:
     """Give the changes that lead from the tree of the directory descriptor `old` to that of `new`, sorted as a walk.
 
-    Without `old` everything in `new` is added; the root itself is then not told. Raises `OSError`.
+    Without `old` everything in `new` is added; the root itself is then not told. With a `record` only names found there
+    are looked at. Raises `OSError` for what is neither gone nor replaced: a disk that fails.
     """
-    if old is None:
-        yield from _added(new, b"")
-        return
-    if _attributes_differ(os.fstat(old), os.fstat(new)) or _xattrs(old) != _xattrs(new):
+    if old is not None and not _same_root(old, new):
         yield Change(b"", ChangeKind.MODIFIED)
-    yield from _compare(old, new, b"")
+    joined: frozenset[Inode] | None = None
+    for pair in _walk(old, new, record):
+        kind = pair.kind()
+        if kind is None and (linked := pair.linked):
+            joined = _joined(old, new, record) if joined is None else joined
+            kind = ChangeKind.MODIFIED if linked in joined else None
+        if kind is not None:
+            yield Change(b"/".join([*pair.above, pair.name]), kind)
 
 
 def same(old: int, old_name: bytes, new: int, new_name: bytes) -> bool:
@@ -53,60 +81,101 @@ def same(old: int, old_name: bytes, new: int, new_name: bytes) -> bool:
     """
     before = os.stat(old_name, dir_fd=old, follow_symlinks=False)
     after = os.stat(new_name, dir_fd=new, follow_symlinks=False)
+    return _same(old, old_name, before, new, new_name, after)
+
+
+@dataclass(slots=True)
+class _Pair:
+    """One name in both trees' directories, or in one. `above` are the names of the directories that lead here."""
+
+    above: list[bytes]
+    name: bytes
+    old: Cursor
+    new: Cursor
+    before: os.stat_result | None
+    after: os.stat_result | None
+
+    @property
+    def linked(self) -> Inode | None:
+        """Give the inode of a file that has more names than this."""
+        after = self.after
+        return inode(after) if after and after.st_nlink > 1 and not stat.S_ISDIR(after.st_mode) else None
+
+    def kind(self) -> ChangeKind | None:
+        """Tell what became of the name, in itself."""
+        if self.after is None:
+            return None if self.before is None else ChangeKind.DELETED
+        if self.before is None:
+            return ChangeKind.ADDED
+        try:
+            unchanged = _same(self.old.fd, self.name, self.before, self.new.fd, self.name, self.after)
+        except FileNotFoundError:
+            return ChangeKind.DELETED
+        return None if unchanged else ChangeKind.MODIFIED
+
+
+def _walk(old_top: int | None, new_top: int, narrowing: Record | None) -> Iterator[_Pair]:
+    """Give every name in either tree that may differ. A pair is good until the next is asked for."""
+    record_top = None if narrowing is None else narrowing.top
+    with Cursor(old_top) as old, Cursor(new_top) as new, Cursor(record_top) as record:
+        cursors = (old, new, record)
+        above: list[bytes] = []
+
+        def level(inherited: bool) -> tuple[list[bytes], bool]:
+            whole = inherited or narrowing is None or not record.is_somewhere or narrowing.is_whole(record.fd)
+            names = {*old.names(), *new.names()} if whole else record.names()
+            return sorted(names, reverse=True), whole
+
+        levels = [level(inherited=False)]
+        while True:
+            names, whole = levels[-1]
+            if names:
+                name = names.pop()
+                pair = _Pair(above, name, old, new, old.stat(name), new.stat(name))
+                yield pair
+                if pair.after is None or not stat.S_ISDIR(pair.after.st_mode):
+                    continue
+                above.append(name)
+                for cursor in cursors:
+                    cursor.down(name)
+                levels.append(level(whole) if new.is_somewhere else ([], whole))  # else it went after it was told
+            elif above:
+                levels.pop()
+                above.pop()
+                for cursor in cursors:
+                    cursor.up()
+            else:
+                return
+
+
+def _joined(old: int | None, new: int, record: Record | None) -> frozenset[Inode]:
+    """Find the files of `new` with names that were not linked with each other before, of which one at least was there."""
+    sources: defaultdict[Inode, set[Inode | None]] = defaultdict(set)
+    for pair in _walk(old, new, record):
+        if linked := pair.linked:
+            unchanged = pair.before is not None and pair.kind() is None
+            sources[linked].add(inode(pair.before) if pair.before and unchanged else None)
+    return frozenset(file for file, names in sources.items() if len(names) > 1)
+
+
+def _same_root(old: int, new: int) -> bool:
+    return not _attributes_differ(os.fstat(old), os.fstat(new)) and _xattrs(old, b".") == _xattrs(new, b".")
+
+
+def _same(
+    old: int, old_name: bytes, before: os.stat_result, new: int, new_name: bytes, after: os.stat_result
+) -> bool:  # fmt: skip
     if _attributes_differ(before, after):
         return False
-    if (before.st_dev, before.st_ino, before.st_ctime_ns) == (after.st_dev, after.st_ino, after.st_ctime_ns):
+    if before.st_ino == after.st_ino and before.st_ctime_ns == after.st_ctime_ns:
         return True
+    if _xattrs(old, old_name) != _xattrs(new, new_name):
+        return False
     if stat.S_ISLNK(after.st_mode):
         return os.readlink(old_name, dir_fd=old) == os.readlink(new_name, dir_fd=new)
-    if stat.S_ISREG(after.st_mode):
-        return _same_files(old, old_name, new, new_name)
-    if stat.S_ISDIR(after.st_mode):
-        return _same_directories(old, old_name, new, new_name)
+    if stat.S_ISREG(after.st_mode) and after.st_size:
+        return _same_contents(old, old_name, new, new_name, after.st_size)
     return True
-
-
-def _compare(old: int, new: int, above: bytes) -> Iterator[Change]:
-    before, after = _names(old), _names(new)
-    for name in sorted(before | after):
-        path = above + b"/" + name if above else name
-        if name not in after:
-            yield Change(path, ChangeKind.DELETED)
-            continue
-        kind = os.stat(name, dir_fd=new, follow_symlinks=False).st_mode
-        if name not in before:
-            yield Change(path, ChangeKind.ADDED)
-        elif not same(old, name, new, name):
-            yield Change(path, ChangeKind.MODIFIED)
-        if stat.S_ISDIR(kind):
-            inside = os.open(name, _OPEN_DIRECTORY, dir_fd=new)
-            try:
-                if name in before and stat.S_ISDIR(os.stat(name, dir_fd=old, follow_symlinks=False).st_mode):
-                    was = os.open(name, _OPEN_DIRECTORY, dir_fd=old)
-                    try:
-                        yield from _compare(was, inside, path)
-                    finally:
-                        os.close(was)
-                else:
-                    yield from _added(inside, path)
-            finally:
-                os.close(inside)
-
-
-def _added(new: int, above: bytes) -> Iterator[Change]:
-    for name in sorted(_names(new)):
-        path = above + b"/" + name if above else name
-        yield Change(path, ChangeKind.ADDED)
-        if stat.S_ISDIR(os.stat(name, dir_fd=new, follow_symlinks=False).st_mode):
-            inside = os.open(name, _OPEN_DIRECTORY, dir_fd=new)
-            try:
-                yield from _added(inside, path)
-            finally:
-                os.close(inside)
-
-
-def _names(directory: int) -> set[bytes]:
-    return {os.fsencode(name) for name in os.listdir(directory)}
 
 
 def _attributes_differ(before: os.stat_result, after: os.stat_result) -> bool:
@@ -119,34 +188,65 @@ def _attributes_differ(before: os.stat_result, after: os.stat_result) -> bool:
     return (stat.S_ISCHR(after.st_mode) or stat.S_ISBLK(after.st_mode)) and before.st_rdev != after.st_rdev
 
 
-def _xattrs(fd: int) -> dict[str, bytes]:
-    return {name: os.getxattr(fd, name) for name in os.listxattr(fd)}
-
-
-def _same_directories(old: int, old_name: bytes, new: int, new_name: bytes) -> bool:
-    before = os.open(old_name, _OPEN_DIRECTORY, dir_fd=old)
+def _xattrs(directory: int, name: bytes) -> dict[str, bytes]:
+    path = b"/proc/self/fd/%d/%s" % (directory, name)
+    found: dict[str, bytes] = {}
     try:
-        after = os.open(new_name, _OPEN_DIRECTORY, dir_fd=new)
+        for attribute in os.listxattr(path, follow_symlinks=False):
+            if not attribute.startswith(_OVERLAYS_OWN):
+                found[attribute] = os.getxattr(path, attribute, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP):  # taken away meanwhile; none on this file system
+            raise
+    return found
+
+
+def _same_contents(old: int, old_name: bytes, new: int, new_name: bytes, size: int) -> bool:
+    before = _open_file(old, old_name)
+    try:
+        after = _open_file(new, new_name)
         try:
-            return _xattrs(before) == _xattrs(after)
+            return _same_bytes(before, after, size)
         finally:
             os.close(after)
     finally:
         os.close(before)
 
 
-def _same_files(old: int, old_name: bytes, new: int, new_name: bytes) -> bool:
-    before = os.open(old_name, _OPEN_FILE, dir_fd=old)
+def _same_bytes(before: int, after: int, size: int) -> bool:
+    position = 0
+    while position < size:
+        if size > _PIECE:
+            position = min(_next_data(before, position, size), _next_data(after, position, size))
+        wanted = min(_PIECE, size - position)
+        piece = os.pread(before, wanted, position)
+        if piece != os.pread(after, wanted, position):
+            return False
+        if len(piece) < wanted:  # both were cut short meanwhile
+            return True
+        position += wanted
+    return True
+
+
+def _next_data(file: int, position: int, size: int) -> int:
+    """Skip a hole; lseek(2), SEEK_DATA."""
     try:
-        after = os.open(new_name, _OPEN_FILE, dir_fd=new)
-        try:
-            if _xattrs(before) != _xattrs(after):
-                return False
-            while piece := os.read(before, _PIECE):
-                if piece != os.read(after, _PIECE):
-                    return False
-            return not os.read(after, 1)
-        finally:
-            os.close(after)
+        return os.lseek(file, position, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        return size
+
+
+def _open_file(directory: int, name: bytes) -> int:
+    """Open a regular file for reading; what has become of it meanwhile, a device above all, must not be opened.
+
+    Raises `FileNotFoundError` for anything else.
+    """
+    handle = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise FileNotFoundError(errno.ENOENT, "it is no file any more", os.fsdecode(name))
+        return os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_CLOEXEC)
     finally:
-        os.close(before)
+        os.close(handle)

@@ -19,6 +19,7 @@ Source: the kernel's Documentation/filesystems/overlayfs.rst.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from sampan.api.config import DriverConfig
@@ -26,6 +27,7 @@ from sampan.api.driver import Probe
 from sampan.api.errors import Unsupported
 from sampan.api.snapshots import DirectoryDriver, Snapshot, host_errors, make_root, refuse_size
 from sampan.api.storage import (
+    Change,
     Layer,
     Mount,
     SnapshotKind,
@@ -37,6 +39,8 @@ from sampan.api.storage import (
 )
 from sampan.linux import trees
 from sampan.linux.files import opened_directory
+from sampan.linux.mounts import open_root
+from sampan_storage_overlayfs.changes import compare_upper
 from sampan_storage_overlayfs.probing import why_unsupported
 
 MAX_LAYERS = 500
@@ -67,7 +71,7 @@ class OverlayfsDriver(DirectoryDriver):
         """Make a small overlay under `root`, attached nowhere, and delete a file through it."""
         if reason := why_unsupported(root, BASE_OPTIONS):
             return Probe(supported=False, reason=reason)
-        return Probe(supported=True, capabilities=frozenset({StorageCapability.SHARES_BLOCKS}))
+        return Probe(supported=True, capabilities=frozenset({StorageCapability.SHARES_BLOCKS, StorageCapability.NATIVE_DIFF}))
 
     def prepare(self, key: str, parent: str | None, options: SnapshotOptions) -> None:
         """Make the two directories. Also `Unsupported` on top of more than 500 layers, the kernel's limit."""
@@ -111,6 +115,21 @@ class OverlayfsDriver(DirectoryDriver):
         whiteouts = Whiteouts.DELETE if snapshot.parent is None else Whiteouts.OVERLAY
         with host_errors(f"open snapshot {key!r}"), opened_directory(self._fs(snapshot.number)) as directory:
             layer.unpack(directory, whiteouts)
+
+    def diff(self, key: str) -> Iterator[Change]:
+        """Walk the directory of changes alone; a first layer adds all that is in it."""
+        parent = self.stat(key).parent
+        if parent is None:
+            yield from super().diff(key)
+            return
+        upper = self._fs(self.index.get(key).number)
+        with (
+            host_errors(f"compare snapshot {key!r} with its parent"),
+            open_root(self.look(parent)) as old,
+            open_root(self.look(key)) as new,
+            opened_directory(upper) as record,
+        ):
+            yield from compare_upper(old, new, record)
 
     def measure(self, snapshot: Snapshot) -> Usage:
         """Measure the directory of changes; the kernel's scratch directory does not count."""
