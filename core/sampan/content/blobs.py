@@ -111,6 +111,7 @@ class BlobWriter:
         """Use `BlobStore.writer`."""
         self._blobs = blobs
         self._hash = hashlib.sha256()
+        self._filled = ""
         self._fd = -1
         self.size = 0
         try:
@@ -122,7 +123,15 @@ class BlobWriter:
     @property
     def digest(self) -> str:
         """The digest of what was written so far."""
-        return f"sha256:{self._hash.hexdigest()}"
+        return self._filled or f"sha256:{self._hash.hexdigest()}"
+
+    def fileno(self) -> int:
+        """Give the descriptor, for one who writes the whole blob through it and then tells `filled`."""
+        return self._fd
+
+    def filled(self, digest: str, size: int) -> None:
+        """Take over the digest and size of what was written through the descriptor."""
+        self._filled, self.size = check_digest(digest), size
 
     def write(self, data: bytes | memoryview) -> int:
         """Add bytes. `System` if the disk refuses."""

@@ -80,6 +80,35 @@ class Decompressed:
             raise InvalidArgument(f"the {self.compression} stream is damaged: {error}") from error
 
 
+class Compressor(Protocol):
+    """What compresses a stream, piece by piece."""
+
+    def compress(self, data: bytes, /) -> bytes:
+        """Take more bytes; give what is ready."""
+        ...
+
+    def flush(self) -> bytes:
+        """Give the rest."""
+        ...
+
+
+_GZIP = 31
+"""zlib's `wbits` for gzip with a header that tells neither name nor time."""
+
+
+def compressor(form: Compression) -> Compressor | None:
+    """Give a compressor for gzip, None for no compression. Raises `InvalidArgument` for another form."""
+    if form is Compression.NONE:
+        return None
+    if form is not Compression.GZIP:
+        raise InvalidArgument(f"a layer can't be written with {form}", remedy="use gzip or none")
+    try:
+        from isal import isal_zlib
+    except ImportError:
+        return zlib.compressobj(1, zlib.DEFLATED, _GZIP)
+    return cast(Compressor, isal_zlib.compressobj(1, zlib.DEFLATED, _GZIP))
+
+
 def preload() -> None:
     """Import every decoder that a layer may need."""
     _gzip_class()

@@ -19,12 +19,23 @@ from sampan.api.errors import InvalidArgument, SampanError, System, to_wire
 from sampan.linux import capabilities, mounts, namespaces
 from sampan.linux.syscalls import PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG, prctl
 
+READ_ONLY = mounts.MountOptions(
+    attr_set=mounts.MOUNT_ATTR_RDONLY | mounts.MOUNT_ATTR_NODEV | mounts.MOUNT_ATTR_NOSUID | mounts.MOUNT_ATTR_NOEXEC
+)
+"""A tree that is only read: no device in it can be opened."""
 
-def confine(root: int, kept: Collection[str], *, limits: Mapping[int, int]) -> int:
+
+def confine(
+    root: int,
+    kept: Collection[str],
+    *,
+    limits: Mapping[int, int],
+    options: mounts.MountOptions = mounts.MountOptions(),  # noqa: B008 (frozen)
+) -> int:
     """Make the directory `root` this process's whole file system and give up all capabilities but `kept`.
 
     Gives a descriptor of the new root; `root` is closed. `limits`: resource (`RLIMIT_*`) → value; no core is ever dumped.
-    Raises `OSError`.
+    `options`: of the mount that shows the root. Raises `OSError`.
     """
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     had = capabilities.current()  # /proc will be out of sight.
@@ -34,7 +45,7 @@ def confine(root: int, kept: Collection[str], *, limits: Mapping[int, int]) -> i
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(limit, (value, value))
     # Cloned before unshare: afterwards the kernel counts `root` as another namespace's.
-    tree = mounts.open_bind(root, "", mounts.MountOptions())
+    tree = mounts.open_bind(root, "", options)
     namespaces.unshare(namespaces.CLONE_NEWNS | namespaces.CLONE_NEWIPC | namespaces.CLONE_NEWNET)
     mounts.set_propagation("/", mounts.MS_REC | mounts.MS_PRIVATE)
     mounts.attach(tree, "/")

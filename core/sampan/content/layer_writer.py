@@ -1,0 +1,107 @@
+"""Directories as layers: a tree, or what changed in it, written as a tar by a confined child (`packer`)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sampan.api.errors import SampanError, System
+from sampan.api.storage import Change
+from sampan.content.blobs import BlobStore
+from sampan.content.compression import Compression
+from sampan.content.confined import Child, confined
+from sampan.content.images import layer_media_type
+from sampan.content.layers import DEFAULT_LIMITS, Limits
+from sampan.content.manifests import Descriptor
+from sampan.content.packer import KINDS
+
+log = logging.getLogger(__name__)
+
+_LETTERS = {kind: letter for letter, kind in KINDS.items()}
+_BATCH = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenLayer:
+    """A tar that was written: digest of the plain tar, digest and size in bytes of what was written.
+
+    `left_out`: what a layer can't carry, by reason: how many names, and the first few.
+    """
+
+    diff_id: str
+    digest: str
+    size: int
+    left_out: tuple[tuple[str, int, tuple[str, ...]], ...] = ()
+
+
+def write_layer(
+    root: int,
+    changes: Iterable[Change],
+    out: int,
+    compression: Compression = Compression.NONE,
+    limits: Limits = DEFAULT_LIMITS,
+) -> WrittenLayer:
+    """Write the changes, sorted as `StorageDriver.diff` gives them, of the tree below the directory `root` into `out`.
+
+    Both are descriptors. The same changes of the same tree give the same tar, on every driver and at any time; the same
+    bytes with gzip as long as the same library compresses. Blocks. Raises what `changes` raises, `InvalidArgument` for a
+    tar over a limit, `Unavailable` if it takes too long, `System` when the host fails; `out` then holds a part.
+    """
+    return _write(root, changes, out, compression, limits)
+
+
+def write_tree(root: int, out: int, limits: Limits = DEFAULT_LIMITS) -> WrittenLayer:
+    """Write the whole tree below `root` into `out`, names that begin with `.wh.` too. See `write_layer`."""
+    return _write(root, None, out, Compression.NONE, limits)
+
+
+def store_layer(
+    root: int, changes: Iterable[Change], blobs: BlobStore, compression: Compression = Compression.GZIP
+) -> tuple[Descriptor, WrittenLayer]:
+    """Write the changes as a layer into the blob store. See `write_layer`; on an error nothing is kept."""
+    with blobs.writer() as writer:
+        written = write_layer(root, changes, writer.fileno(), compression)
+        writer.filled(written.digest, written.size)
+        return writer.commit(media_type=layer_media_type(compression)), written
+
+
+def _write(
+    root: int, changes: Iterable[Change] | None, out: int, compression: Compression, limits: Limits
+) -> WrittenLayer:
+    request = {
+        "root": root,
+        "out": out,
+        "changes": changes is not None,
+        "compression": compression.value,
+        "stream_bytes": limits.stream_bytes,
+        "memory_bytes": limits.memory_bytes,
+    }
+    try:
+        with confined("sampan.content.packer", request, [root, out], limits.seconds) as child:
+            if changes is not None:
+                _tell(child, changes)
+            answer = child.answer()
+    except OSError as error:
+        raise System(f"write a layer: {error.strerror}") from error
+    except SampanError as error:
+        raise type(error)(f"write a layer: {error.message}", remedy=error.remedy) from error
+    left_out = tuple((why, answer["counts"][why], tuple(names)) for why, names in answer["left_out"].items())
+    for why, count, names in left_out:
+        log.warning("write a layer: left out %d (%s): %s", count, why, ", ".join(names))
+    return WrittenLayer(answer["diff_id"], answer["digest"], answer["size"], left_out)
+
+
+def _tell(child: Child, changes: Iterable[Change]) -> None:
+    """Send the changes; a child that ended early tells why itself."""
+    batch: list[bytes] = []
+    try:
+        for change in changes:
+            batch.append(_LETTERS[change.kind] + change.path + b"\0")
+            if len(batch) == _BATCH:
+                child.input.write(b"".join(batch))
+                batch.clear()
+        child.input.write(b"".join(batch) + b"\0")
+        child.input.flush()
+    except BrokenPipeError:
+        pass
