@@ -8,8 +8,8 @@ attributes (but overlay's own, `trusted.overlay.*`), device numbers, target of a
 only where all else leaves doubt: a file that has kept its inode number and its ctime, which nobody can set, is the same
 file, be it in a snapshot on a device of its own.
 
-Hard links are carried too, by names that are told: a file that nothing was done to is told as modified if it is linked
-with one that is told, or was not linked before with all names that it is linked with now.
+A layer can carry a hard link only between names that are in it. So a file that nothing was done to is told as *linked* if
+it is linked with a name that is told, or was not linked before with all names that it is linked with now.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ class ChangeKind(enum.StrEnum):
     ADDED = "added"
     MODIFIED = "modified"
     DELETED = "deleted"
+    LINKED = "linked"
+    """Unchanged in itself, but made a hard link of other names that are told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,7 @@ def compare(old: int | None, new: int, record: Record | None = None) -> Iterator
         kind = pair.kind()
         if kind is None and (linked := pair.linked):
             joined = _joined(old, new, record) if joined is None else joined
-            kind = ChangeKind.MODIFIED if linked in joined else None
+            kind = ChangeKind.LINKED if linked in joined else None
         if kind is not None:
             yield Change(b"/".join([*pair.above, pair.name]), kind)
 
