@@ -9,7 +9,9 @@ GNU tar manual.
 
 from __future__ import annotations
 
+import functools
 import struct
+import zlib
 from collections.abc import Callable, Iterator
 
 from sampan.api.errors import InvalidArgument
@@ -20,7 +22,7 @@ HEADER_MAX = 1 << 20
 PATH_MAX = 4096
 _SIZE_MAX = 1 << 62
 _ID_MAX = (1 << 32) - 2  # The id above, -1, means "leave it" to chown(2).
-_SECONDS_MAX = 1 << 33
+_SECONDS_MAX = 1 << 33  # Times beyond are cut: no file system holds them, and no layer is worse for it.
 
 REGULAR, HARD_LINK, SYMLINK, CHARACTER, BLOCK_DEVICE, DIRECTORY, FIFO = b"0", b"1", b"2", b"3", b"4", b"5", b"6"
 _GNU_SPARSE = b"S"
@@ -28,7 +30,9 @@ _REGULAR_TYPES = frozenset({REGULAR, b"\0", b"7", _GNU_SPARSE})
 _WITHOUT_DATA = frozenset({HARD_LINK, SYMLINK, CHARACTER, BLOCK_DEVICE, DIRECTORY, FIFO})
 _XATTR = b"SCHILY.xattr."
 
-_HEADER = struct.Struct("100s 8s 8s 8s 12s 12s 8s 1s 100s 8s 32s 32s 8s 8s 155s 12x")
+_HEADER = struct.Struct("100s 24s 12s 12s 8x 1s 100s 6s 2x 64x 8s 8s 155s 12x")
+_EXTENSIONS = frozenset({b"x", b"g", b"L", b"K"})
+_ADLER = 65521
 _ZEROS = bytes(BLOCK)
 
 
@@ -74,6 +78,11 @@ class Blocks:
 
     def exactly(self, size: int) -> bytes:
         """Give `size` bytes, fewer only at the end of the stream."""
+        at = self._at
+        end = at + size
+        if end < len(self._piece):
+            self._at = end
+            return self._piece[at:end]
         data = self.some(size)
         if len(data) == size or not data:
             return data
@@ -83,6 +92,20 @@ class Blocks:
             parts.append(data)
             missing -= len(data)
         return b"".join(parts)
+
+    def skip(self, size: int) -> bool:
+        """Pass over `size` bytes; tell whether there were so many."""
+        left = size
+        while left:
+            step = min(left, len(self._piece) - self._at)
+            self._at += step
+            left -= step
+            if left:
+                self._piece = self._next()
+                self._at = 0
+                if not self._piece:
+                    return False
+        return True
 
 
 class TarReader:
@@ -115,7 +138,7 @@ class TarReader:
             if self._most < 0:
                 raise InvalidArgument("the tar has more entries than are allowed")
             kind = header[156:157]
-            if kind in b"xgLK":
+            if kind in _EXTENSIONS:
                 payload = self._payload(header)
                 if kind == b"x":
                     pax, sparse_pairs = _parse_pax(payload)
@@ -152,12 +175,10 @@ class TarReader:
 
     def _skip(self) -> None:
         left = self._left + self._padding
-        self._left = self._padding = 0
-        while left:
-            data = self._blocks.some(min(left, 1 << 20))
-            if not data:
+        if left:
+            self._left = self._padding = 0
+            if not self._blocks.skip(left):
                 raise InvalidArgument("the tar is cut short in a file")
-            left -= len(data)
 
     def _begin(self, size: int) -> None:
         self._left = size
@@ -177,21 +198,21 @@ class TarReader:
         long_link: bytes,
     ) -> Member:
         _check_sum(header)
-        (name, mode, uid, gid, size, mtime, _, kind, link, magic, _, _, major, minor, prefix) = _HEADER.unpack(header)
+        name, owner, size, mtime, kind, link, magic, major, minor, prefix = _HEADER.unpack(header)
         name = name.partition(b"\0")[0]
-        if magic[:6] == b"ustar\0" and prefix[0]:
+        if prefix[0] and magic == b"ustar\0":
             name = prefix.partition(b"\0")[0] + b"/" + name
         member = Member()
-        member.name = pax.get(b"path") or long_name or name
-        member.link = pax.get(b"linkpath") or long_link or link.partition(b"\0")[0]
-        member.mode = _number(mode, "mode", _SIZE_MAX) & 0o7777
-        member.uid = _decimal(pax[b"uid"], "uid", _ID_MAX) if pax.get(b"uid") else _number(uid, "uid", _ID_MAX)
-        member.gid = _decimal(pax[b"gid"], "gid", _ID_MAX) if pax.get(b"gid") else _number(gid, "gid", _ID_MAX)
-        member.mtime = _nanoseconds(pax[b"mtime"]) if pax.get(b"mtime") else _seconds(mtime) * 1_000_000_000
+        member.name = long_name or name
+        member.link = long_link or link.partition(b"\0")[0]
+        member.mode, member.uid, member.gid = _owner(owner)
+        member.mtime = _seconds(mtime) * 1_000_000_000
         member.major = member.minor = 0
         member.xattrs = {}
         member.extents = None
-        stored = _decimal(pax[b"size"], "size", _SIZE_MAX) if pax.get(b"size") else _number(size, "size", _SIZE_MAX)
+        stored = _number(size, "size", _SIZE_MAX)
+        if pax:
+            stored = _override(member, stored, pax)
         if kind in _REGULAR_TYPES:
             member.kind = DIRECTORY if member.name.endswith(b"/") and kind != _GNU_SPARSE else REGULAR
         elif kind in _WITHOUT_DATA:
@@ -202,12 +223,8 @@ class TarReader:
             raise InvalidArgument(f"the tar has an entry of unknown type {kind!r}")
         member.size = stored if member.kind == REGULAR else 0
         self._begin(member.size)
-        if pax:
-            for key, value in pax.items():
-                if key.startswith(_XATTR):
-                    member.xattrs[key[len(_XATTR) :].decode("utf-8", "surrogateescape")] = value
-            if member.kind == REGULAR and any(key.startswith(b"GNU.sparse.") for key in pax):
-                self._pax_sparse(member, pax, sparse_pairs)
+        if pax and member.kind == REGULAR and any(key.startswith(b"GNU.sparse.") for key in pax):
+            self._pax_sparse(member, pax, sparse_pairs)
         if kind == _GNU_SPARSE:
             self._gnu_sparse(member, header)
         for path in (member.name, member.link):
@@ -279,15 +296,41 @@ def _set_extents(member: Member, pairs: list[tuple[int, int]], size: int, stored
     member.extents = [(offset, length) for offset, length in pairs if length]
 
 
+def _override(member: Member, stored: int, pax: dict[bytes, bytes]) -> int:
+    """Put what a PAX header says in place of the header's own fields; give the size of the stored data."""
+    member.name = pax.get(b"path") or member.name
+    member.link = pax.get(b"linkpath") or member.link
+    if uid := pax.get(b"uid"):
+        member.uid = _decimal(uid, "uid", _ID_MAX)
+    if gid := pax.get(b"gid"):
+        member.gid = _decimal(gid, "gid", _ID_MAX)
+    if mtime := pax.get(b"mtime"):
+        member.mtime = _nanoseconds(mtime)
+    for key, value in pax.items():
+        if key.startswith(_XATTR):
+            member.xattrs[key[len(_XATTR) :].decode("utf-8", "surrogateescape")] = value
+    size = pax.get(b"size")
+    return _decimal(size, "size", _SIZE_MAX) if size else stored
+
+
 def _check_sum(header: bytes) -> None:
-    promised = _number(header[148:156], "checksum", 1 << 20)
-    total = sum(header) - sum(header[148:156]) + 8 * 32
-    if promised == total:
+    field = header[148:156]
+    promised = _number(field, "checksum", 1 << 20)
+    total = 256 - sum(field)
+    # The low half of Adler-32 is one more than the sum of the bytes, but for multiples of 65521: quicker by far than `sum`.
+    if (promised - total - (zlib.adler32(header) & 0xFFFF) + 1) % _ADLER == 0:
         return
     # Some old programs summed signed bytes.
-    signed = total - 256 * sum(1 for byte in header[:148] + header[156:] if byte > 127)
+    signed = total + sum(header) - 256 * sum(1 for byte in header[:148] + header[156:] if byte > 127)
     if promised != signed:
         raise InvalidArgument("this is not a tar, or a damaged one: a header's checksum is wrong")
+
+
+@functools.lru_cache(1024)
+def _owner(fields: bytes) -> tuple[int, int, int]:
+    """Read mode, uid and gid, which are the same for most members of a tar."""
+    mode, uid, gid = fields[:8], fields[8:16], fields[16:]
+    return _number(mode, "mode", _SIZE_MAX) & 0o7777, _number(uid, "uid", _ID_MAX), _number(gid, "gid", _ID_MAX)
 
 
 def _number(field: bytes, what: str, most: int) -> int:
@@ -309,11 +352,8 @@ def _number(field: bytes, what: str, most: int) -> int:
 def _seconds(field: bytes) -> int:
     """Read a header's time, which alone may be negative."""
     if field[0] == 0xFF:
-        value = int.from_bytes(field, "big", signed=True)
-        if value < -_SECONDS_MAX:
-            raise InvalidArgument(f"the tar has a header with a time out of range: {value}")
-        return value
-    return _number(field, "time", _SECONDS_MAX)
+        return max(int.from_bytes(field, "big", signed=True), -_SECONDS_MAX)
+    return min(_number(field, "time", 1 << 95), _SECONDS_MAX)
 
 
 def _decimal(text: bytes, what: str, most: int) -> int:
@@ -324,7 +364,7 @@ def _decimal(text: bytes, what: str, most: int) -> int:
 
 def _nanoseconds(text: bytes) -> int:
     whole, _, fraction = text.lstrip(b"-").partition(b".")
-    seconds = _decimal(whole or b"0", "time", _SECONDS_MAX)
+    seconds = min(_decimal(whole or b"0", "time", 10**20), _SECONDS_MAX)
     nanoseconds = _decimal(fraction[:9].ljust(9, b"0"), "time", _SIZE_MAX)
     value = seconds * 1_000_000_000 + nanoseconds
     return -value if text.startswith(b"-") else value
@@ -341,7 +381,14 @@ def _parse_pax(payload: bytes) -> tuple[dict[bytes, bytes], list[tuple[int, int]
             raise InvalidArgument("the tar has a malformed PAX header")
         end = at + _decimal(payload[at:space], "PAX header", HEADER_MAX)
         key, equals, value = payload[space + 1 : end - 1].partition(b"=")
-        if end > len(payload) or end <= space + 1 or payload[end - 1 : end] != b"\n" or not equals or not key:
+        if (
+            end > len(payload)
+            or end <= space + 1
+            or payload[end - 1 : end] != b"\n"
+            or not equals
+            or not key
+            or b"\0" in key
+        ):
             raise InvalidArgument("the tar has a malformed PAX header")
         if key == b"GNU.sparse.offset":
             offset = _decimal(value, "sparse map", _SIZE_MAX)

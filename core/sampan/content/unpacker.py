@@ -6,12 +6,17 @@ before it reads a byte of the blob. Beyond that, every path is looked up with `o
 directory descriptor and every last component is used without following it, so `..`, absolute names and symbolic links
 stay inside by two walls.
 
-Sources: image-spec layer.md (whiteouts), Documentation/filesystems/overlayfs.rst, openat2(2).
+Three threads share the work, and leave the interpreter's lock to each other while they are in C or in the kernel: one
+decompresses and one hashes (`Plain`), one writes the data of large files (`Behind`). The main one does the rest, in the
+tar's order.
+
+Sources: image-spec layer.md, openat2(2), acl(5).
 """
 
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import io
 import os
@@ -26,20 +31,22 @@ from typing import Any
 from sampan.api.errors import InvalidArgument, SampanError, System
 from sampan.content import compression, tarstream
 from sampan.content.confinement import confine
+from sampan.content.deletions import OPEN_DIRECTORY, DeleteBelow, Deletions, OverlayMarks, is_mark, remove
+from sampan.content.space import Space
 from sampan.content.tarstream import Member, TarReader
 from sampan.linux.files import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
 
 _PIECE = 1 << 18
 _PIECES_AHEAD = 16
 _OPEN_DIRECTORIES = 256
+_OPEN_FILES = 4096
 _DEPTH = 20_000
 _WHITEOUT = b".wh."
 _OPAQUE = b".wh..wh..opq"
 _AUFS = b".wh..wh."
-_OVERLAY_OPAQUE = "trusted.overlay.opaque"
-_SPACE_CHECK_BYTES = 64 << 20
+_ACL_ACCESS = "system.posix_acl_access"
+_ACL_DEFAULT = "system.posix_acl_default"
 _SPACE_CHECK_ENTRIES = 4096
-_SPACE_RESERVE = 256 << 20
 
 # What the host, not the layer, is at fault for.
 _HOST_ERRORS = frozenset(
@@ -51,39 +58,47 @@ _CAPABILITIES = (
     "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_MKNOD", "CAP_SETFCAP",
     "CAP_SYS_ADMIN",  # for trusted.*
 )  # fmt: skip
-_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class Pieces:
-    """The plain bytes of the layer, decompressed and hashed by a thread while the main one writes files."""
+class Plain:
+    """The plain bytes of the layer, decompressed by one thread and hashed by another while the main one writes files."""
 
     def __init__(self, blob: io.FileIO, most: int) -> None:
         """Start reading `blob`, of at most `most` plain bytes."""
         self._source = compression.Decompressed(blob)
         self._most = most
-        self._queue: queue.Queue[bytes | BaseException] = queue.Queue(_PIECES_AHEAD)
+        self._pieces: queue.Queue[bytes | BaseException] = queue.Queue(_PIECES_AHEAD)
+        self._to_hash: queue.Queue[bytes] = queue.Queue(_PIECES_AHEAD)
         self._hash = hashlib.sha256()
+        self._hasher = threading.Thread(target=self._hash_all, daemon=True)
         self._ended = False
-        threading.Thread(target=self._produce, daemon=True).start()
+        self._hasher.start()
+        threading.Thread(target=self._read_all, daemon=True).start()
 
-    def _produce(self) -> None:
+    def _read_all(self) -> None:
         total = 0
         try:
             while piece := self._source.read(_PIECE):
                 total += len(piece)
                 if total > self._most:
                     raise InvalidArgument(f"the layer is larger than {self._most} bytes")
-                self._hash.update(piece)
-                self._queue.put(piece)
-            self._queue.put(b"")
+                self._to_hash.put(piece)
+                self._pieces.put(piece)
+            self._to_hash.put(b"")
+            self._pieces.put(b"")
         except BaseException as error:
-            self._queue.put(error)
+            self._pieces.put(error)
+
+    def _hash_all(self) -> None:
+        while piece := self._to_hash.get():
+            self._hash.update(piece)
 
     def next(self) -> bytes:
         """Give the next piece, b"" at the end."""
         if self._ended:
             return b""
-        piece = self._queue.get()
+        piece = self._pieces.get()
         if isinstance(piece, BaseException):
             raise piece
         self._ended = not piece
@@ -93,109 +108,92 @@ class Pieces:
         """Read to the end and give the digest of all."""
         while self.next():
             pass
+        self._hasher.join()
         return f"sha256:{self._hash.hexdigest()}"
 
 
-class DeleteBelow:
-    """Deletions where the target holds the whole tree: what an earlier layer left is deleted, what this one
-    wrote is kept."""
+class Behind:
+    """Calls made in order by a thread behind. The first that raises is the last, and `do` or `wait` raise its error."""
 
     def __init__(self) -> None:
-        """Begin with nothing written."""
-        self._written: set[bytes] = set()
+        """Start the thread."""
+        self._calls: queue.Queue[Callable[[], object]] = queue.Queue(_PIECES_AHEAD)
+        self._error: BaseException | None = None
+        threading.Thread(target=self._run, daemon=True).start()
 
-    def wrote(self, path: bytes) -> None:
-        """Remember `path` and the directories above it as this layer's."""
-        while path and path not in self._written:
-            self._written.add(path)
-            path = path.rpartition(b"/")[0]
-
-    def hide(self, parent: int, name: bytes, path: bytes) -> None:
-        """Delete one name."""
-        if path not in self._written:
-            _remove(parent, name)
-        elif stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
-            self._hide_below(parent, name, path)
-
-    def hide_all(self, directory: int, path: bytes) -> None:
-        """Delete all names in a directory."""
-        for name in os.listdir(directory):
-            encoded = os.fsencode(name)
-            self.hide(directory, encoded, path + b"/" + encoded if path else encoded)
-
-    def _hide_below(self, parent: int, name: bytes, path: bytes) -> None:
-        directory = os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
-        try:
-            self.hide_all(directory, path)
-        finally:
-            os.close(directory)
-
-    def made_over_whiteout(self, directory: int) -> None:
-        """Nothing is left of what was deleted."""
-
-
-class OverlayMarks:
-    """Deletions as marks in an overlay's upper directory."""
-
-    def wrote(self, path: bytes) -> None:
-        """The upper directory holds nothing but this layer: no need to remember."""
-
-    def hide(self, parent: int, name: bytes, path: bytes) -> None:
-        """Put a 0/0 character device; what this layer itself put there stays and hides what is below."""
-        try:
-            os.mknod(name, stat.S_IFCHR, os.makedev(0, 0), dir_fd=parent)
-        except FileExistsError:
-            if stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
-                directory = os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
+    def _run(self) -> None:
+        while True:
+            call = self._calls.get()
+            if self._error is None:
                 try:
-                    self.hide_all(directory, path)
-                finally:
-                    os.close(directory)
+                    call()
+                except BaseException as error:
+                    self._error = error
+            self._calls.task_done()
 
-    def hide_all(self, directory: int, path: bytes) -> None:
-        """Mark a directory opaque."""
-        os.setxattr(directory, _OVERLAY_OPAQUE, b"y")
+    def do(self, call: Callable[[], object]) -> None:
+        """Make a call soon; wait only while many are ahead of it."""
+        if self._error is not None:
+            raise self._error
+        self._calls.put(call)
 
-    def made_over_whiteout(self, directory: int) -> None:
-        """A directory that takes the place of a whiteout must go on hiding what the whiteout hid."""
-        self.hide_all(directory, b"")
+    def wait(self) -> None:
+        """Wait until all calls are made."""
+        self._calls.join()
+        if self._error is not None:
+            raise self._error
+
+
+class _Directory:
+    """An open directory. `hands_down`: what is made in it gets another group than ours, or ACLs."""
+
+    __slots__ = ("fd", "hands_down")
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.hands_down = os.fstat(fd).st_gid != os.getegid() or _has_default_acl(fd)
 
 
 class Unpacker:
     """Writes members below the directory `root`."""
 
-    def __init__(self, tar: TarReader, root: int, deletions: DeleteBelow | OverlayMarks) -> None:
+    def __init__(self, tar: TarReader, root: int, deletions: Deletions) -> None:
         """Touch nothing yet."""
         self._tar = tar
-        self._root = root
+        self._root = _Directory(root)
         self._deletions = deletions
-        self._open: dict[bytes, int] = {}
-        self._directory_times: dict[bytes, int] = {}
-        self._until_space_check = 0
+        self._space = Space(root, "unpack a layer")
+        self._behind = Behind()
+        self._owner = os.geteuid(), os.getegid()
+        self._open: dict[bytes, _Directory] = {}
+        self._directories: dict[bytes, tuple[int, bytes | None]] = {}
         self._entries = 0
 
     def run(self) -> None:
-        """Write all members, then the times of directories, which writing into them had changed."""
+        """Write all members, then what writing into directories would have changed, or been changed by: their times and
+        default ACLs."""
         for member in self._tar:
             path = _normal(member.name)
             try:
                 self._one(path, member)
             except OSError as error:
                 raise _translated(path, member, error) from error
-        for path, mtime in self._directory_times.items():
-            self._set_directory_time(path, mtime)
+        self._behind.wait()
+        for path, (mtime, acl) in self._directories.items():
+            self._finish_directory(path, mtime, acl)
         self._forget_open()
 
     def _one(self, path: bytes, member: Member) -> None:
         self._entries += 1
         if self._entries % _SPACE_CHECK_ENTRIES == 0:
-            self._check_space()
+            self._space.check()
         above, _, name = path.rpartition(b"/")
         if _WHITEOUT in path and self._whiteout(above, name):
             return
         if not path:
             if member.kind == tarstream.DIRECTORY:
-                self._finish_directory(self._root, path, member)
+                self._set_directory(self._root.fd, path, member)
+                self._root = _Directory(self._root.fd)
             return
         parent = self._directory(above)
         self._deletions.wrote(path)
@@ -207,39 +205,40 @@ class Unpacker:
         if any(part.startswith(_WHITEOUT) for part in above.split(b"/")):
             raise InvalidArgument(f"the layer has an entry below a whiteout: {os.fsdecode(above)!r}")
         if name == _OPAQUE:
-            self._deletions.hide_all(self._directory(above), above)
+            self._deletions.hide_all(self._directory(above).fd, above)
         elif name.startswith(_AUFS):
             return True
         elif name.startswith(_WHITEOUT):
             hidden = name[len(_WHITEOUT) :]
             if hidden in (b"", b".", b".."):
                 raise InvalidArgument(f"the layer has a whiteout of {os.fsdecode(hidden)!r}")
-            self._deletions.hide(self._directory(above), hidden, above + b"/" + hidden if above else hidden)
+            self._deletions.hide(self._directory(above).fd, hidden, above + b"/" + hidden if above else hidden)
         else:
             return False
         self._forget_open()
         return True
 
-    def _directory(self, path: bytes) -> int:
-        """Give a descriptor of a directory, made with mode 0755 where it is missing, as are those above
-        it."""
+    def _directory(self, path: bytes) -> _Directory:
+        """Open a directory, made with mode 0755 where it is missing, as are those above it."""
+        try:
+            return self._find(path)
+        except (FileNotFoundError, NotADirectoryError):
+            os.close(self._make_directories(path))
+            return self._find(path)
+
+    def _find(self, path: bytes) -> _Directory:
         if not path:
             return self._root
-        fd = self._open.get(path)
-        if fd is not None:
-            return fd
-        if len(self._open) >= _OPEN_DIRECTORIES:
-            self._forget_open()
-        try:
-            fd = self._look_up(path)
-        except FileNotFoundError:
-            fd = self._make_directories(path)
-        self._open[path] = fd
-        return fd
+        directory = self._open.get(path)
+        if directory is None:
+            if len(self._open) >= _OPEN_DIRECTORIES:
+                self._forget_open()
+            directory = self._open[path] = _Directory(self._look_up(path))
+        return directory
 
     def _look_up(self, path: bytes) -> int:
         flags = os.O_RDONLY | os.O_DIRECTORY
-        return openat2(self._root, path, flags, resolve=RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+        return openat2(self._root.fd, path, flags, resolve=RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
 
     def _make_directories(self, path: bytes) -> int:
         fd = -1
@@ -247,77 +246,75 @@ class Unpacker:
         while end < len(path):
             end = path.find(b"/", end + 1)
             end = len(path) if end < 0 else end
-            above, _, name = path[:end].rpartition(b"/")
             try:
                 found = self._look_up(path[:end])
-            except FileNotFoundError:
-                parent = fd if fd >= 0 else self._root
-                os.mkdir(name, 0o755, dir_fd=parent)  # EEXIST: a symbolic link that leads nowhere
-                self._deletions.wrote(path[:end])
-                found = os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
+            except (FileNotFoundError, NotADirectoryError):
+                found = self._make_directory(fd if fd >= 0 else self._root.fd, path[:end])
             if fd >= 0:
                 os.close(fd)
             fd = found
         return fd
 
+    def _make_directory(self, parent: int, path: bytes) -> int:
+        name = path.rpartition(b"/")[2]
+        replaces = False
+        try:
+            os.mkdir(name, 0o755, dir_fd=parent)
+        except FileExistsError:  # A symbolic link that leads nowhere, a file; only a deletion makes room.
+            if not is_mark(parent, name):
+                raise
+            os.unlink(name, dir_fd=parent)
+            os.mkdir(name, 0o755, dir_fd=parent)
+            replaces = True
+        self._deletions.wrote(path)
+        fd = os.open(name, OPEN_DIRECTORY, dir_fd=parent)
+        if replaces:
+            self._deletions.replaced(fd)
+        return fd
+
     def _forget_open(self) -> None:
-        for fd in self._open.values():
-            os.close(fd)
+        for directory in self._open.values():
+            os.close(directory.fd)
         self._open.clear()
 
-    def _clear(self, parent: int, name: bytes, path: bytes) -> None:
-        """Take away what is in a member's place. Descriptors that may lead through it are forgotten."""
-        if not stat.S_ISREG(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
-            keep = os.dup(parent)
-            self._forget_open()
-            try:
-                _remove(keep, name)
-            finally:
-                os.close(keep)
-        else:
-            os.unlink(name, dir_fd=parent)
-
-    def _check_space(self) -> None:
-        space = os.fstatvfs(self._root)
-        reserve = min(_SPACE_RESERVE, space.f_blocks * space.f_frsize // 100)
-        if space.f_bavail * space.f_frsize < reserve:
-            raise System("unpack a layer: the disk is all but full", remedy="free some space")
+    def _clear(self, parent: _Directory, name: bytes, path: bytes) -> _Directory:
+        """Take away what is in a member's place. Descriptors that may lead through it are forgotten, so the directory
+        is given anew."""
+        if stat.S_ISREG(os.stat(name, dir_fd=parent.fd, follow_symlinks=False).st_mode):
+            os.unlink(name, dir_fd=parent.fd)
+            return parent
+        keep = os.dup(parent.fd)
+        self._forget_open()
+        try:
+            remove(keep, name)
+        finally:
+            os.close(keep)
+        return self._directory(path.rpartition(b"/")[0])
 
     # One writer for each kind of member.
 
-    def _write_regular(self, parent: int, name: bytes, path: bytes, member: Member) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    def _write_regular(self, parent: _Directory, name: bytes, path: bytes, member: Member) -> None:
+        # What is made with its mode and our ids needs no more calls to get them, unless the directory interferes.
+        mode = 0o600 if parent.hands_down else member.mode & 0o777
         try:
-            fd = os.open(name, flags, 0o600, dir_fd=parent)
+            fd = os.open(name, _CREATE, mode, dir_fd=parent.fd)
         except FileExistsError:
-            self._clear(parent, name, path)
-            parent = self._directory(path.rpartition(b"/")[0])
-            fd = os.open(name, flags, 0o600, dir_fd=parent)
-        try:
-            if member.extents is None:
-                self._copy(fd, member.size)
-            else:
-                self._copy_sparse(fd, member)
-            os.fchown(fd, member.uid, member.gid)
-            os.fchmod(fd, member.mode)
-            if member.xattrs:
-                _set_xattrs(fd, member)
-            os.utime(fd, ns=(member.mtime, member.mtime))
-        finally:
-            os.close(fd)
-
-    def _copy(self, fd: int, size: int) -> None:
-        read, write = self._tar.read, os.write
-        while size:
-            data = read(_PIECE)
-            size -= len(data)
-            self._until_space_check -= len(data)
-            if self._until_space_check < 0:
-                self._check_space()
-                self._until_space_check = _SPACE_CHECK_BYTES
-            done = write(fd, data)
-            while done < len(data):
-                done += write(fd, data[done:])
+            parent = self._clear(parent, name, path)
+            fd = os.open(name, _CREATE, mode, dir_fd=parent.fd)
+        finish = functools.partial(self._finish_file, fd, member, parent.hands_down)
+        if member.extents is not None:
+            self._copy_sparse(fd, member)
+            finish()
+        elif member.size >= _PIECE:
+            for data in self._tar.data(_PIECE):
+                self._space.take(len(data))
+                self._behind.do(functools.partial(_write_behind, fd, data, path, member))
+            self._behind.do(finish)
+        else:
+            self._space.take(member.size)
+            for data in self._tar.data(_PIECE):
+                _write(fd, data)
+            finish()
 
     def _copy_sparse(self, fd: int, member: Member) -> None:
         for offset, length in member.extents or ():
@@ -325,107 +322,125 @@ class Unpacker:
             while length:
                 data = self._tar.read(min(length, _PIECE))
                 length -= len(data)
-                done = 0
-                while done < len(data):
-                    done += os.write(fd, data[done:])
+                self._space.take(len(data))
+                _write(fd, data)
         os.ftruncate(fd, member.size)
 
-    def _write_directory(self, parent: int, name: bytes, path: bytes, member: Member) -> None:
-        over_whiteout = False
+    def _finish_file(self, fd: int, member: Member, hands_down: bool) -> None:
         try:
-            os.mkdir(name, 0o700, dir_fd=parent)
-        except FileExistsError:
-            status = os.stat(name, dir_fd=parent, follow_symlinks=False)
-            if not stat.S_ISDIR(status.st_mode):
-                over_whiteout = stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
-                self._clear(parent, name, path)
-                parent = self._directory(path.rpartition(b"/")[0])
-                os.mkdir(name, 0o700, dir_fd=parent)
-        fd = os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
-        try:
-            if over_whiteout:
-                self._deletions.made_over_whiteout(fd)
-            self._finish_directory(fd, path, member)
+            if hands_down or (member.uid, member.gid) != self._owner:
+                os.fchown(fd, member.uid, member.gid)
+            if hands_down:
+                _drop_xattrs(fd)
+            if hands_down or member.mode > 0o777:
+                os.fchmod(fd, member.mode)
+            if member.xattrs:
+                _set_xattrs(fd, member)
+            os.utime(fd, ns=(member.mtime, member.mtime))
+        except OSError as error:
+            raise _translated(_normal(member.name), member, error) from error
         finally:
             os.close(fd)
 
-    def _finish_directory(self, fd: int, path: bytes, member: Member) -> None:
-        os.fchown(fd, member.uid, member.gid)
-        os.fchmod(fd, member.mode)
-        _set_xattrs(fd, member)
-        self._directory_times[path] = member.mtime
+    def _write_directory(self, parent: _Directory, name: bytes, path: bytes, member: Member) -> None:
+        stays = replaces = False
+        try:
+            os.mkdir(name, 0o700, dir_fd=parent.fd)
+        except FileExistsError:
+            stays = stat.S_ISDIR(os.stat(name, dir_fd=parent.fd, follow_symlinks=False).st_mode)
+            if not stays:
+                parent, replaces = self._clear(parent, name, path), True
+                os.mkdir(name, 0o700, dir_fd=parent.fd)
+        fd = os.open(name, OPEN_DIRECTORY, dir_fd=parent.fd)
+        try:
+            if stays:
+                self._forget_open()  # By whatever path it is open: what it hands down changes.
+            if replaces:
+                self._deletions.replaced(fd)
+            self._set_directory(fd, path, member)
+        finally:
+            os.close(fd)
 
-    def _set_directory_time(self, path: bytes, mtime: int) -> None:
+    def _set_directory(self, fd: int, path: bytes, member: Member) -> None:
+        os.fchown(fd, member.uid, member.gid)
+        _drop_xattrs(fd)
+        os.fchmod(fd, member.mode)
+        acl = member.xattrs.pop(_ACL_DEFAULT, None)
+        _set_xattrs(fd, member)
+        self._directories[path] = member.mtime, acl
+
+    def _finish_directory(self, path: bytes, mtime: int, acl: bytes | None) -> None:
         above, _, name = path.rpartition(b"/")
         try:
-            if not path:
-                os.utime(self._root, ns=(mtime, mtime))
-                return
-            parent = self._open.get(above) or (self._look_up(above) if above else self._root)
-            if above and above not in self._open:
-                if len(self._open) >= _OPEN_DIRECTORIES:
-                    self._forget_open()
-                self._open[above] = parent
-            if stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
-                os.utime(name, ns=(mtime, mtime), dir_fd=parent, follow_symlinks=False)
-        except (FileNotFoundError, NotADirectoryError):
-            pass  # A later member took its place.
+            fd = os.open(name, OPEN_DIRECTORY, dir_fd=self._find(above).fd) if path else os.dup(self._root.fd)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                return  # A later member took its place.
+            raise
+        try:
+            if acl is not None:
+                os.setxattr(fd, _ACL_DEFAULT, acl)
+            os.utime(fd, ns=(mtime, mtime))
+        finally:
+            os.close(fd)
 
-    def _write_symlink(self, parent: int, name: bytes, path: bytes, member: Member) -> None:
-        self._in_free_place(lambda at: os.symlink(member.link, name, dir_fd=at), parent, name, path)
-        self._finish(path, name, member)
+    def _write_symlink(self, parent: _Directory, name: bytes, path: bytes, member: Member) -> None:
+        try:
+            os.symlink(member.link, name, dir_fd=parent.fd)
+        except FileExistsError:
+            parent = self._clear(parent, name, path)
+            os.symlink(member.link, name, dir_fd=parent.fd)
+        self._finish(parent, name, member)
 
-    def _write_hard_link(self, parent: int, name: bytes, path: bytes, member: Member) -> None:
+    def _write_hard_link(self, parent: _Directory, name: bytes, path: bytes, member: Member) -> None:
         source = _normal(member.link)
         if source == path:
             raise InvalidArgument(f"the layer has a hard link to itself: {os.fsdecode(path)!r}")
-        above, _, source_name = source.rpartition(b"/")
-
-        def link(at: int) -> None:
-            # The source's directory first: opening it may close the descriptor of the other.
-            there = os.dup(self._directory(above))
-            try:
-                os.link(
-                    source_name,
-                    name,
-                    src_dir_fd=there,
-                    dst_dir_fd=self._directory(path.rpartition(b"/")[0]),
-                    follow_symlinks=False,
-                )
-            finally:
-                os.close(there)
-
-        if not source_name:
+        if not source:
             raise InvalidArgument(f"the layer has a hard link to its root: {os.fsdecode(path)!r}")
-        self._in_free_place(link, parent, name, path)
+        try:
+            self._link(source, path)
+        except FileExistsError:
+            self._clear(parent, name, path)
+            self._link(source, path)
 
-    def _write_node(self, parent: int, name: bytes, path: bytes, member: Member) -> None:
+    def _link(self, source: bytes, path: bytes) -> None:
+        source_above, _, source_name = source.rpartition(b"/")
+        above, _, name = path.rpartition(b"/")
+        there = os.dup(self._find(source_above).fd)  # Opening the other directory may close this one.
+        try:
+            if is_mark(there, source_name):
+                raise InvalidArgument(f"the layer has a hard link to {os.fsdecode(source)!r}, which it deletes")
+            here = self._directory(above).fd
+            os.link(source_name, name, src_dir_fd=there, dst_dir_fd=here, follow_symlinks=False)
+        finally:
+            os.close(there)
+
+    def _write_node(self, parent: _Directory, name: bytes, path: bytes, member: Member) -> None:
         if member.kind == tarstream.CHARACTER and member.major == member.minor == 0:
             where = os.fsdecode(path)
             raise InvalidArgument(f"the layer has a 0/0 character device, overlay's own mark: {where!r}")
         mode = _NODES[member.kind] | 0o600
         device = os.makedev(member.major, member.minor)
-        self._in_free_place(lambda at: os.mknod(name, mode, device, dir_fd=at), parent, name, path)
-        self._finish(path, name, member)
-
-    def _in_free_place(self, make: Callable[[int], None], parent: int, name: bytes, path: bytes) -> None:
         try:
-            make(parent)
+            os.mknod(name, mode, device, dir_fd=parent.fd)
         except FileExistsError:
-            self._clear(parent, name, path)
-            make(self._directory(path.rpartition(b"/")[0]))
+            parent = self._clear(parent, name, path)
+            os.mknod(name, mode, device, dir_fd=parent.fd)
+        self._finish(parent, name, member)
 
-    def _finish(self, path: bytes, name: bytes, member: Member) -> None:
-        """Set owner, attributes and times of what can't be opened. A new node's owner is set before its
-        mode."""
-        parent = self._directory(path.rpartition(b"/")[0])
-        os.chown(name, member.uid, member.gid, dir_fd=parent, follow_symlinks=False)
+    def _finish(self, parent: _Directory, name: bytes, member: Member) -> None:
+        """Set owner, mode, attributes and times of what can't be opened, the owner before the mode."""
+        os.chown(name, member.uid, member.gid, dir_fd=parent.fd, follow_symlinks=False)
+        if parent.hands_down or member.xattrs:
+            os.fchdir(parent.fd)  # There are no calls for attributes from a directory's descriptor.
+        if parent.hands_down:
+            _drop_xattrs(name)
         if member.kind != tarstream.SYMLINK:
-            os.chmod(name, member.mode, dir_fd=parent)
+            os.chmod(name, member.mode, dir_fd=parent.fd)
         if member.xattrs:
-            os.fchdir(parent)
             _set_xattrs(name, member)
-        os.utime(name, ns=(member.mtime, member.mtime), dir_fd=parent, follow_symlinks=False)
+        os.utime(name, ns=(member.mtime, member.mtime), dir_fd=parent.fd, follow_symlinks=False)
 
 
 _NODES = {
@@ -449,51 +464,89 @@ def _normal(name: bytes) -> bytes:
     root as well."""
     if b".." in name and b".." in name.split(b"/"):
         raise InvalidArgument(f"the layer has a name that leads out of it: {os.fsdecode(name)!r}")
-    if name[:1] not in b"./" and b"//" not in name and b"/." not in name and name[-1:] != b"/":
+    if name[:2] == b"./":
+        name = name[2:]
+    if name[:1] not in b"./" and name[-1:] != b"/" and b"//" not in name and b"/." not in name:
         return name
     return b"/".join(part for part in name.split(b"/") if part not in (b"", b"."))
 
 
-def _set_xattrs(target: int | bytes, member: Member) -> None:
-    """Set what a layer may carry: `user.*`, `trusted.*`, file capabilities and ACLs.
+def _write(fd: int, data: bytes) -> None:
+    done = os.write(fd, data)
+    while done < len(data):
+        done += os.write(fd, memoryview(data)[done:])
 
-    Labels of security modules belong to the host and are left out; `trusted.overlay.*` would command overlayfs and is
-    refused.
+
+def _write_behind(fd: int, data: bytes, path: bytes, member: Member) -> None:
+    try:
+        _write(fd, data)
+    except OSError as error:
+        raise _translated(path, member, error) from error
+
+
+def _carried(attribute: str) -> bool:
+    """Tell what a layer may carry: `user.*`, `trusted.*`, file capabilities and ACLs.
+
+    Labels of security modules belong to the host and are left out; `trusted.overlay.*` commands overlayfs.
     """
+    if attribute.startswith("trusted."):
+        return not attribute.startswith("trusted.overlay.")
+    return attribute.startswith("user.") or attribute in (_ACL_ACCESS, _ACL_DEFAULT, "security.capability")
+
+
+def _set_xattrs(target: int | bytes, member: Member) -> None:
     for name, value in member.xattrs.items():
         if name.startswith("trusted.overlay."):
             where = os.fsdecode(member.name)
             raise InvalidArgument(f"the layer has the attribute {name} on {where!r}, which only the host sets")
-        if name.startswith(("user.", "trusted.", "system.posix_acl_")) or name == "security.capability":
-            if isinstance(target, int):
-                os.setxattr(target, name, value)
-            else:
-                os.setxattr(target, name, value, follow_symlinks=False)
+        if _carried(name):
+            try:
+                if isinstance(target, int):
+                    os.setxattr(target, name, value)
+                else:
+                    os.setxattr(target, name, value, follow_symlinks=False)
+            except OSError as error:
+                raise _attribute_error(name, member, error) from error
 
 
-def _remove(parent: int, name: bytes) -> None:
-    """Delete a name and all below it, following nothing; one that is not there is no error."""
+def _drop_xattrs(target: int | bytes) -> None:
+    """Take away what a directory handed down, or had before it became this layer's."""
+    if isinstance(target, int):
+        for name in filter(_carried, os.listxattr(target)):
+            os.removexattr(target, name)
+    else:
+        for name in filter(_carried, os.listxattr(target, follow_symlinks=False)):
+            os.removexattr(target, name, follow_symlinks=False)
+
+
+def _has_default_acl(fd: int) -> bool:
     try:
-        os.unlink(name, dir_fd=parent)
-        return
-    except FileNotFoundError:
-        return
-    except IsADirectoryError:
-        pass
-    directory = os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
-    try:
-        for child in os.listdir(directory):
-            _remove(directory, os.fsencode(child))
-    finally:
-        os.close(directory)
-    os.rmdir(name, dir_fd=parent)
+        return bool(os.getxattr(fd, _ACL_DEFAULT))
+    except OSError as error:
+        if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
+            return False
+        raise
+
+
+def _attribute_error(name: str, member: Member, error: OSError) -> SampanError:
+    what = f"attribute {name!r} of {os.fsdecode(member.name)!r}: {os.strerror(error.errno or 0)}"
+    if error.errno == errno.EOPNOTSUPP:
+        return System(f"set {what}", remedy="use a file system with extended attributes and ACLs")
+    if error.errno in (errno.EIO, errno.EDQUOT, errno.EROFS, errno.ENOMEM):
+        return System(f"set {what}", remedy="look at the host's disk and mounts")
+    if error.errno == errno.ENOSPC:  # of the disk, or of the inode: ext4 has a block for each
+        return System(f"set {what}", remedy="free some space, or use a file system with room for large attributes")
+    return InvalidArgument(f"the layer has an attribute that can't be set: {what}")
 
 
 def _translated(path: bytes, member: Member, error: OSError) -> SampanError:
     where, cause = os.fsdecode(path or b"/"), os.strerror(error.errno or 0)
     linked = member.kind == tarstream.HARD_LINK and error.errno == errno.EPERM  # A directory can't be linked.
     if error.errno in _HOST_ERRORS and not linked:
-        return System(f"write {where!r} of the layer: {cause}", remedy="look at the host's disk and mounts")
+        remedy = (
+            "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "look at the host's disk and mounts"
+        )
+        return System(f"write {where!r} of the layer: {cause}", remedy=remedy)
     link = f" -> {os.fsdecode(member.link)!r}" if member.link else ""
     return InvalidArgument(f"the layer has an entry that can't be made: {where!r}{link}: {cause}")
 
@@ -501,15 +554,21 @@ def _translated(path: bytes, member: Member, error: OSError) -> SampanError:
 def run(request: dict[str, Any]) -> dict[str, Any]:
     """Do what the parent asked: see `layers.StoredLayer.unpack`."""
     compression.preload()
-    limits = {resource.RLIMIT_FSIZE: request["file_bytes"], resource.RLIMIT_AS: request["memory_bytes"]}
-    root = confine(request["target"], _CAPABILITIES, limits=limits)
+    root = confine(
+        request["target"],
+        _CAPABILITIES,
+        limits={
+            resource.RLIMIT_FSIZE: request["file_bytes"],
+            resource.RLIMIT_AS: request["memory_bytes"],
+            resource.RLIMIT_NOFILE: _OPEN_FILES,
+        },
+    )
     sys.setrecursionlimit(_DEPTH)
     with io.FileIO(request["blob"]) as blob:
-        pieces = Pieces(blob, request["stream_bytes"])
-        tar = TarReader(tarstream.Blocks(pieces.next), request["entries"])
-        deletions = OverlayMarks() if request["whiteouts"] == "overlay" else DeleteBelow()
-        Unpacker(tar, root, deletions).run()
-        found = pieces.diff_id()
+        plain = Plain(blob, request["stream_bytes"])
+        tar = TarReader(tarstream.Blocks(plain.next), request["entries"])
+        Unpacker(tar, root, OverlayMarks() if request["whiteouts"] == "overlay" else DeleteBelow()).run()
+        found = plain.diff_id()
     if found != request["diff_id"]:
         raise InvalidArgument(f"the layer's content is {found}, not {request['diff_id']} as its image says")
     return {}

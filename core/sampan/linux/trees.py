@@ -12,6 +12,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from sampan.linux.syscalls import libc
@@ -25,25 +26,59 @@ def measure(top: Path) -> tuple[int, int]:
 
     What vanishes meanwhile does not count. Raises `OSError`; EAGAIN if a directory was moved under our feet.
     """
-    blocks = inodes = 0
-    linked: set[tuple[int, int]] = set()
+    meter = Meter()
     for status in _statuses(top):
+        meter.count(status)
+    return meter.bytes, meter.inodes
+
+
+class Meter:
+    """Measures several trees as one, as `du` does: an inode that they share counts where it was met first."""
+
+    def __init__(self) -> None:
+        """Begin at nothing."""
+        self.bytes = 0
+        self.inodes = 0
+        self._linked: set[tuple[int, int]] = set()
+
+    def count(self, status: os.stat_result) -> None:
+        """Count one inode."""
         if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
             identity = (status.st_dev, status.st_ino)
-            if identity in linked:
-                continue
-            linked.add(identity)
-        blocks += status.st_blocks
-        inodes += 1
-    return blocks * 512, inodes
+            if identity in self._linked:
+                return
+            self._linked.add(identity)
+        self.bytes += status.st_blocks * 512
+        self.inodes += 1
+
+    def measure(self, *tops: Path) -> tuple[int, int]:
+        """Count trees, or files; give the bytes and inodes that they add. What is not there adds nothing.
+
+        Raises as the function `measure`.
+        """
+        before = self.bytes, self.inodes
+        for top in tops:
+            with suppress(FileNotFoundError):
+                if stat.S_ISDIR((status := top.lstat()).st_mode):
+                    for inner in _statuses(top):
+                        self.count(inner)
+                else:
+                    self.count(status)
+        return self.bytes - before[0], self.inodes - before[1]
+
+    def alone(self, top: Path) -> tuple[int, int]:
+        """Count a file or directory without what is in it."""
+        before = self.bytes, self.inodes
+        with suppress(FileNotFoundError):
+            self.count(top.lstat())
+        return self.bytes - before[0], self.inodes - before[1]
 
 
 def remove(top: Path) -> None:
     """Delete the directory `top` and all in it; nothing there is no error. Raises `OSError`.
 
     It is renamed to `top.removed` first: after a power cut it is whole under its name, or not there under
-    its name. Directories deeper than one level are moved up to the top and emptied there, so that depth does
-    not matter.
+    its name.
     """
     doomed = top if top.name.endswith(".removed") else top.with_name(f"{top.name}.removed")
     try:
@@ -53,19 +88,31 @@ def remove(top: Path) -> None:
     except FileNotFoundError:
         return
     try:
-        moved = 0
-        while names := _unlink_files(fd):
-            for name in names:
-                child = os.open(name, _OPEN_DIRECTORY, dir_fd=fd)
-                try:
-                    for grandchild in _unlink_files(child):
-                        moved = _move_up(child, grandchild, fd, moved + 1)
-                finally:
-                    os.close(child)
-                os.rmdir(name, dir_fd=fd)
+        empty(fd)
     finally:
         os.close(fd)
     doomed.rmdir()
+
+
+def empty(fd: int) -> None:
+    """Delete all in the directory `fd`. Raises `OSError`.
+
+    Directories deeper than one level are moved up to the top and emptied there, so that depth does not matter.
+    """
+    moved = 0
+    while names := _unlink_files(fd):
+        for name in names:
+            child = os.open(name, _OPEN_DIRECTORY, dir_fd=fd)
+            try:
+                for grandchild in _unlink_files(child):
+                    moved = _move_up(child, grandchild, fd, moved + 1)
+            except OSError as error:
+                if error.errno != errno.EXDEV:  # overlayfs does not move directories of its lower layers
+                    raise
+                empty(child)
+            finally:
+                os.close(child)
+            os.rmdir(name, dir_fd=fd)
 
 
 def syncfs(path: Path) -> None:
