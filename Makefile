@@ -9,7 +9,7 @@ HOST_PACKAGES := python3 python3-venv busybox-static libnftables1 iproute2 procp
 TEST_PACKAGES := $(HOST_PACKAGES) python3-dev gcc btrfs-progs libbtrfsutil-dev nftables runc crun libseccomp2 openssl \
 	mmdebstrap skopeo curl socat util-linux
 
-.PHONY: help demo test setup setup-host lint unit conformance engine compat faults abuse thirdparty bench-start bench-launch bench-runtime bench-unpack clean
+.PHONY: help demo test setup setup-host lint unit conformance engine compat faults abuse thirdparty bench-start bench-launch bench-runtime bench-storage bench-unpack clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -57,6 +57,9 @@ bench-launch: $(VENV)/.developed ## what zygote, shim and client add; memory of 
 
 bench-runtime: $(VENV)/.developed ## the native runtime beside runc
 	$(BIN)/python tools/bench_runtime.py
+
+bench-storage: $(VENV)/.developed ## storage drivers beside each other, tar and dockerd: table, JSON, SVG (needs docker.io)
+	$(BIN)/python tools/bench_storage.py
 
 bench-unpack: $(VENV)/.developed ## unpacking layers beside tar
 	$(BIN)/python tools/bench_unpack.py

@@ -87,6 +87,7 @@ class RootGroup(LazyGroup):
 _CONTAINER = {
     "attach": Entry("commands.attach:attach", "Attach local standard input, output, and error streams to a running container"),
     "create": Entry("commands.run:create", "Create a new container"),
+    "diff": Entry("commands.containers:diff", "Inspect changes to files or directories on a container's filesystem"),
     "exec": Entry("commands.attach:exec_", "Execute a command in a running container"),
     "inspect": Entry("commands.containers:inspect", "Display detailed information on one or more containers"),
     "kill": Entry("commands.containers:kill", "Kill one or more running containers"),
@@ -148,12 +149,15 @@ _SYSTEM = {
     "prune": Entry("commands.system:prune", "Remove unused data"),
 }
 
+_BENCH = {"storage": Entry("commands.bench:storage", "Measure storage drivers side by side")}
+
 container = LazyGroup("container", _CONTAINER, help="Manage containers.")
 image = LazyGroup("image", _IMAGE, help="Manage images.")
 network = LazyGroup("network", _NETWORK, help="Manage networks.")
 volume = LazyGroup("volume", _VOLUME, help="Manage volumes.")
 plugins = LazyGroup("plugins", _PLUGINS, help="See the drivers and plugins of the daemon.", invoke_without_command=True)
 system = LazyGroup("system", _SYSTEM, help="Manage Sampan.")
+bench = LazyGroup("bench", _BENCH, help="Measure drivers side by side, without a daemon.")
 
 
 @plugins.result_callback()
@@ -181,9 +185,10 @@ _ROOT = {
     "volume": Entry("app:volume", "Manage volumes"),
     "plugins": Entry("app:plugins", "See the drivers and plugins of the daemon"),
     "system": Entry("app:system", "Manage Sampan"),
+    "bench": Entry("app:bench", "Measure drivers side by side, without a daemon"),
     "daemon": Entry("daemon:daemon", "Run the Sampan daemon in the foreground"),
     **{name: _CONTAINER[name] for name in (
-        "attach", "create", "kill", "logs", "pause", "port", "rename", "restart", "rm", "start", "stop", "top",
+        "attach", "create", "diff", "kill", "logs", "pause", "port", "rename", "restart", "rm", "start", "stop", "top",
         "trace", "unpause", "wait")},
     **{name: _IMAGE[name] for name in ("history", "import", "load", "save", "tag")},
     "rmi": _IMAGE["rm"],
