@@ -29,7 +29,9 @@ from sampan.engine.records import ContainerRecord, ImageRecord, MountPoint, Stat
 from sampan.engine.resources import check_limits
 from sampan.engine.rootfs import copy_directory
 from sampan.engine.spec import stop_signal
-from sampan.engine.storage import Storage, StorageDrivers, snapshot_options
+from sampan.engine.storage import Storage, StorageDrivers
+from sampan.engine.storage_options import snapshot_options, split_storage_options
+from sampan.engine.unpacking import UnpackedImages
 from sampan.engine.volumes import Volumes
 from sampan.settings import Settings
 from sampan.store import snapshots
@@ -56,7 +58,7 @@ class Containers:
 
     def __init__(
         self, settings: Settings, registry: plugins.Registry, metadata: Metadata, events: EventBus,
-        images: Images, storage: StorageDrivers, networks: Networks, volumes: Volumes,
+        images: Images, storage: StorageDrivers, unpacked: UnpackedImages, networks: Networks, volumes: Volumes,
     ) -> None:  # fmt: skip
         self._settings = settings
         self._registry = registry
@@ -64,6 +66,7 @@ class Containers:
         self._events = events
         self._images = images
         self._storage = storage
+        self._unpacked = unpacked
         self._networks = networks
         self._volumes = volumes
         self._by_id: dict[str, Container] = {}
@@ -89,6 +92,14 @@ class Containers:
     def all(self) -> list[Container]:
         """Give all containers, newest first."""
         return sorted(self._by_id.values(), key=lambda container: -container.record.created)
+
+    def has(self, container_id: str) -> bool:
+        """Tell whether there is a container with exactly this id."""
+        return container_id in self._by_id
+
+    def being_made(self) -> set[str]:
+        """Give the ids of containers that are not there yet, but have files and a snapshot perhaps."""
+        return set(self._by_name.values()) - self._by_id.keys()
 
     def get(self, ref: str) -> Container:
         """Find a container by id, name or the beginning of an id. Errors in Docker's words."""
@@ -127,7 +138,8 @@ class Containers:
         name = self._claim_name((name or "").removeprefix("/"), container_id)
         try:
             container = self._container(container_id, name, image, config, request)
-            await self._make(container, image)
+            with self._storage.changing(container.record.storage_driver, container_id):
+                await self._make(container, image)
         except NotFound as error:
             raise InvalidArgument(error.message, remedy=error.remedy) from error
         finally:
@@ -140,6 +152,7 @@ class Containers:
         self, container_id: str, name: str, image: ImageRecord, config: ContainerConfig, request: ContainerCreateRequest
     ) -> Container:
         host = request.host_config
+        host.storage_opt = split_storage_options(host.storage_opt)
         if not config.hostname:
             config.hostname = os.uname().nodename if host.network_mode == "host" else container_id[:12]
         record = ContainerRecord(
@@ -163,7 +176,7 @@ class Containers:
         options = snapshot_options(record.host.storage_opt)
         await self._check_network(record)
         with container.trace.span("create", "image.unpack", record.storage_driver):
-            parent = await self._storage.ensure_unpacked(image, record.storage_driver)
+            parent = await self._unpacked.ensure(image, record.storage_driver)
         storage = await self._storage.get(record.storage_driver)
         with container.trace.span("create", "storage.prepare", storage.name):
             await storage.call(storage.driver.prepare, container.id, parent, options)
@@ -354,14 +367,15 @@ class Containers:
         record = container.record
         record.state.status = Status.REMOVING
         await self.save(container)
-        await asyncio.gather(self._remove_snapshot(container), asyncio.to_thread(self._remove_files, container))
         owner = SnapshotOwner(record.storage_driver, container.id, "container", container.id)
 
         def forget(tx: object) -> None:
             snapshots.remove(tx, owner)  # type: ignore[arg-type]
             self._metadata.containers.delete(tx, container.id)  # type: ignore[arg-type]
 
-        await self._metadata.database.write(forget)
+        with self._storage.changing(record.storage_driver, container.id):
+            await asyncio.gather(self._remove_snapshot(container), asyncio.to_thread(self._remove_files, container))
+            await self._metadata.database.write(forget)
         self._by_id.pop(container.id, None)
         if self._by_name.get(record.name) == container.id:
             del self._by_name[record.name]

@@ -25,6 +25,8 @@ from sampan.engine.networks import Networks
 from sampan.engine.recovery import Recovery
 from sampan.engine.start import Starter
 from sampan.engine.storage import StorageDrivers
+from sampan.engine.unpacking import UnpackedImages
+from sampan.engine.usage import DiskUse
 from sampan.engine.volumes import Volumes
 from sampan.linux import cgroups
 from sampan.settings import Settings
@@ -42,18 +44,20 @@ class Engine:
         self.metadata = metadata
         self.events = EventBus()
         self.blobs = BlobStore(settings.root / "content")
-        self.storage = StorageDrivers(settings, registry, metadata, self.blobs)
-        self.images = Images(metadata, self.blobs, self.storage, self.events)
+        self.storage = StorageDrivers(settings, registry, metadata)
+        self.unpacked = UnpackedImages(self.storage, metadata, self.blobs)
+        self.images = Images(metadata, self.blobs, self.unpacked, self.events)
         self.networks = Networks(settings, registry, metadata, self.events)
         self.volumes = Volumes(settings, registry, metadata, self.events)
         self.containers = Containers(
-            settings, registry, metadata, self.events, self.images, self.storage, self.networks, self.volumes
+            settings, registry, metadata, self.events, self.images, self.storage, self.unpacked, self.networks, self.volumes
         )
         self.starter = Starter(
             settings, registry, metadata.engine_id, self.containers, self.storage, self.networks, self.volumes
         )
         self.lifecycle = Lifecycle(self.events, self.containers, self.starter, self.networks, self.volumes)
         self.execs = Execs(self.containers, self.starter, self.events)
+        self.usage = DiskUse(settings.root, metadata, self.images, self.containers, self.storage, self.volumes)
         self.images.users = self.containers.of_image
         self.volumes.users = self.containers.of_volume
         self._locks = locks
@@ -91,7 +95,7 @@ class Engine:
         everyone = self.containers.all()
         await self.images.sweep()
         await self.networks.sweep({c.id for c in everyone if c.is_running})
-        await self.storage.sweep({(c.record.storage_driver, c.id) for c in everyone})
+        await self.storage.sweep()
         await asyncio.to_thread(self._sweep_directories, {c.id for c in everyone})
 
     def _sweep_directories(self, known: set[str]) -> None:

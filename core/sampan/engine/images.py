@@ -20,11 +20,12 @@ from sampan.content.manifests import ImageConfig
 from sampan.engine.events import EventBus
 from sampan.engine.metadata import Metadata
 from sampan.engine.records import ImageRecord
-from sampan.engine.storage import StorageDrivers
 from sampan.engine.times import from_rfc3339
+from sampan.engine.unpacking import UnpackedImages
 from sampan.store import blobs as blob_ledger
-from sampan.store import tags
+from sampan.store import snapshots, tags
 from sampan.store.database import Transaction
+from sampan.store.snapshots import SnapshotOwner
 
 INTAKES = 16
 """Imports and loads at once; more wait. They have threads of their own: each waits for its client, however slow."""
@@ -41,10 +42,10 @@ class Deleted:
 class Images:
     """The engine's images. A name is resolved as Docker does: tag, digest, then id or the beginning of one."""
 
-    def __init__(self, metadata: Metadata, blobs: BlobStore, storage: StorageDrivers, events: EventBus) -> None:
+    def __init__(self, metadata: Metadata, blobs: BlobStore, unpacked: UnpackedImages, events: EventBus) -> None:
         self._metadata = metadata
         self._blobs = blobs
-        self._storage = storage
+        self._unpacked = unpacked
         self._events = events
         self._changing = asyncio.Lock()
         self._arriving = 0
@@ -98,6 +99,10 @@ class Images:
         """Give the tags of an image, in the form that people use."""
         names = self._metadata.database.query(lambda tx: tags.of_image(tx, image_id))
         return [references.familiar(name) for name in names]
+
+    def blobs_needed(self) -> dict[str, list[str]]:
+        """Give the digest of every blob that is needed, with the ids of the images that need it."""
+        return self._metadata.database.query(blob_ledger.everything)
 
     def config(self, image: ImageRecord) -> ImageConfig:
         """Give the image's OCI configuration."""
@@ -245,18 +250,17 @@ class Images:
         in_use = bool(self.users(image.id))
         delete = whole and not in_use
 
-        def change(tx: Transaction) -> list[str]:
+        def change(tx: Transaction) -> tuple[list[str], list[SnapshotOwner]]:
             for name in going:
                 tags.remove(tx, name)
             if not delete:
-                return []
+                return [], []
             unused = blob_ledger.remove_image(tx, image.id)
             self._metadata.images.delete(tx, image.id)
-            return unused
+            return unused, snapshots.disown(tx, "image", image.id)
 
-        if delete:
-            await self._storage.forget_image(image)
-        unused = await self._metadata.database.write(change)
+        unused, unowned = await self._metadata.database.write(change)
+        await self._unpacked.forget(image.id, unowned)
         done = [Deleted(untagged=references.familiar(name)) for name in going]
         for name in going:
             self._emit("untag", image, name)

@@ -11,67 +11,68 @@ import ctypes
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from sampan.linux.syscalls import libc
 
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_MOVED_TRIES = 9
 
 
 def measure(top: Path) -> tuple[int, int]:
     """Give the allocated bytes (`st_blocks * 512`) and the inodes of the tree, `top` included, each inode
     once.
 
-    What vanishes meanwhile does not count. Raises `OSError`; EAGAIN if a directory was moved under our feet.
+    What vanishes meanwhile does not count. Raises `OSError`; EAGAIN if directories are moved under our feet
+    again and again.
     """
-    meter = Meter()
-    for status in _statuses(top):
-        meter.count(status)
-    return meter.bytes, meter.inodes
+    return Meter().tree(top)
 
 
 class Meter:
-    """Measures several trees as one, as `du` does: an inode that they share counts where it was met first."""
+    """Measures several trees as one, as `du` does: an inode that they share counts where it was met first.
+
+    Its methods give the bytes and inodes that were added, and raise as `measure`.
+    """
 
     def __init__(self) -> None:
         """Begin at nothing."""
-        self.bytes = 0
-        self.inodes = 0
         self._linked: set[tuple[int, int]] = set()
 
-    def count(self, status: os.stat_result) -> None:
-        """Count one inode."""
-        if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
-            identity = (status.st_dev, status.st_ino)
-            if identity in self._linked:
-                return
-            self._linked.add(identity)
-        self.bytes += status.st_blocks * 512
-        self.inodes += 1
+    def tree(self, top: Path) -> tuple[int, int]:
+        """Measure a directory and all in it."""
+        for _ in range(_MOVED_TRIES):
+            with suppress(BlockingIOError):
+                return self._sum(_statuses(top))
+        return self._sum(_statuses(top))
 
-    def measure(self, *tops: Path) -> tuple[int, int]:
-        """Count trees, or files; give the bytes and inodes that they add. What is not there adds nothing.
+    def any(self, path: Path) -> tuple[int, int]:
+        """Measure whatever is there, a tree or a file; nothing adds nothing."""
+        try:
+            status = path.lstat()
+            return self.tree(path) if stat.S_ISDIR(status.st_mode) else self._sum([status])
+        except FileNotFoundError:
+            return 0, 0
 
-        Raises as the function `measure`.
-        """
-        before = self.bytes, self.inodes
-        for top in tops:
-            with suppress(FileNotFoundError):
-                if stat.S_ISDIR((status := top.lstat()).st_mode):
-                    for inner in _statuses(top):
-                        self.count(inner)
-                else:
-                    self.count(status)
-        return self.bytes - before[0], self.inodes - before[1]
+    def alone(self, path: Path) -> tuple[int, int]:
+        """Measure a directory without what is in it."""
+        return self._sum([path.lstat()])
 
-    def alone(self, top: Path) -> tuple[int, int]:
-        """Count a file or directory without what is in it."""
-        before = self.bytes, self.inodes
-        with suppress(FileNotFoundError):
-            self.count(top.lstat())
-        return self.bytes - before[0], self.inodes - before[1]
+    def _sum(self, statuses: Iterable[os.stat_result]) -> tuple[int, int]:
+        blocks = inodes = 0
+        linked = set()
+        for status in statuses:
+            if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
+                identity = (status.st_dev, status.st_ino)
+                if identity in linked or identity in self._linked:
+                    continue
+                linked.add(identity)
+            blocks += status.st_blocks
+            inodes += 1
+        self._linked |= linked
+        return blocks * 512, inodes
 
 
 def remove(top: Path) -> None:

@@ -22,6 +22,14 @@ def is_needed(tx: Transaction, digest: str) -> bool:
     return tx.execute("SELECT 1 FROM blobs WHERE digest = ? LIMIT 1", (digest,)).fetchone() is not None
 
 
+def everything(tx: Transaction) -> dict[str, list[str]]:
+    """Give every blob that an image needs, with the images that do."""
+    images: dict[str, list[str]] = {}
+    for image_id, digest in tx.execute("SELECT image_id, digest FROM blobs ORDER BY image_id"):
+        images.setdefault(digest, []).append(image_id)
+    return images
+
+
 def sizes(tx: Transaction) -> dict[str, int]:
     """Give the size in bytes of every blob that an image needs."""
     return dict(tx.execute("SELECT DISTINCT digest, size FROM blobs"))

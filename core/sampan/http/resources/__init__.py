@@ -9,6 +9,7 @@ from sampan.http.resources import unbuilt
 from sampan.http.resources.containers import ContainerRoutes
 from sampan.http.resources.execs import ExecRoutes
 from sampan.http.resources.images import ImageRoutes
+from sampan.http.resources.ledger import LedgerRoutes
 from sampan.http.resources.networks import NetworkRoutes
 from sampan.http.resources.system import SystemRoutes
 from sampan.http.resources.volumes import VolumeRoutes
@@ -20,7 +21,7 @@ log = logging.getLogger(__name__)
 def build_router(engine: Engine) -> Router:
     """Give the whole API over one engine, the plugins' routes included."""
     router = Router()
-    for routes in (SystemRoutes, ContainerRoutes, ExecRoutes, ImageRoutes, NetworkRoutes, VolumeRoutes):
+    for routes in (SystemRoutes, ContainerRoutes, ExecRoutes, ImageRoutes, NetworkRoutes, VolumeRoutes, LedgerRoutes):
         routes(engine).register(router)
     unbuilt.register(router)
     _add_plugin_routes(engine, router)

@@ -16,6 +16,7 @@ from sampan.engine.records import ContainerState, EndpointRecord, MountPoint, St
 from sampan.engine.resources import DEFAULT_SHM_SIZE
 from sampan.engine.start import private_cgroups
 from sampan.engine.times import rfc3339
+from sampan.engine.usage import ContainerSizes
 from sampan.http.resources.durations import human
 
 
@@ -136,6 +137,11 @@ def _mount(point: MountPoint) -> dict[str, Any]:
     if point.type == "volume":
         shown_mount["Driver"] = point.driver
     return shown_mount | {"Mode": point.mode, "RW": point.rw, "Propagation": point.propagation}
+
+
+def size_view(sizes: ContainerSizes) -> dict[str, int]:
+    """Give what `size=1` adds to a container."""
+    return {"SizeRw": sizes.written, "SizeRootFs": sizes.whole}
 
 
 def inspect(engine: Engine, container: Container) -> dict[str, Any]:

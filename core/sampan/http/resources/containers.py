@@ -12,8 +12,9 @@ from typing import Any
 
 from sampan.api.errors import Conflict, InvalidArgument, NotFound, Unsupported
 from sampan.api.logs import LogRecord
+from sampan.api.storage import ChangeKind
 from sampan.api.types import ContainerCreateRequest
-from sampan.engine import logs
+from sampan.engine import changes, logs
 from sampan.engine.container import Container
 from sampan.engine.engine import Engine
 from sampan.engine.records import Status
@@ -23,7 +24,7 @@ from sampan.http.request import Request
 from sampan.http.resources import body
 from sampan.http.resources.attach import attach
 from sampan.http.resources.container_filters import matches_label, select
-from sampan.http.resources.container_views import inspect, summary
+from sampan.http.resources.container_views import inspect, size_view, summary
 from sampan.http.response import (
     MULTIPLEXED_STREAM,
     RAW_STREAM,
@@ -35,6 +36,8 @@ from sampan.http.response import (
 )
 from sampan.http.router import Router
 from sampan.http.streams import STDERR, STDOUT, frame
+
+_CHANGE_KINDS = {ChangeKind.MODIFIED: 0, ChangeKind.ADDED: 1, ChangeKind.DELETED: 2}
 
 
 class ContainerRoutes:
@@ -50,6 +53,7 @@ class ContainerRoutes:
         router.add("POST", "/containers/prune", self.prune)
         router.add("GET", "/containers/{id}/json", self.inspect)
         router.add("GET", "/containers/{id}/top", self.top)
+        router.add("GET", "/containers/{id}/changes", self.changes)
         router.add("GET", "/containers/{id}/logs", self.logs)
         router.add("GET", "/containers/{id}/trace", self.trace)
         router.add("POST", "/containers/{id}/start", self.start)
@@ -78,15 +82,9 @@ class ContainerRoutes:
             containers = containers[:limit]
         lines = [summary(self._engine, container) for container in containers]
         if request.query.get_bool("size"):
-            lines = [line | await self._sizes(c) for line, c in zip(lines, containers, strict=True)]
+            sizes = await self._engine.usage.containers(containers)
+            lines = [line | size_view(size) for line, size in zip(lines, sizes, strict=True)]
         return json_response(lines)
-
-    async def _sizes(self, container: Container) -> dict[str, int]:
-        """Measure what a container has written, and that with its image."""
-        storage = await self._engine.storage.get(container.record.storage_driver)
-        written = (await storage.call(storage.driver.usage, container.id)).bytes
-        image = self._engine.images.find(container.record.image_id)
-        return {"SizeRw": written, "SizeRootFs": written + (image.size if image else 0)}
 
     async def create(self, request: Request) -> Response:
         """Make a container."""
@@ -109,8 +107,16 @@ class ContainerRoutes:
         """Tell everything about a container."""
         container = self._get(request)
         await container.settle()
-        sizes = await self._sizes(container) if request.query.get_bool("size") else {}
-        return json_response(inspect(self._engine, container) | sizes)
+        view = inspect(self._engine, container)
+        if request.query.get_bool("size"):
+            view |= size_view((await self._engine.usage.containers([container]))[0])
+        return json_response(view)
+
+    async def changes(self, request: Request) -> Response:
+        """Tell which files of its image a container changed; null for none, as Docker."""
+        found = await changes.of_container(self._engine.storage, self._get(request))
+        told = [{"Path": "/" + item.path.decode("utf-8", "replace"), "Kind": _CHANGE_KINDS[item.kind]} for item in found]
+        return json_response(told or None)
 
     async def start(self, request: Request) -> Response:
         """Start a container."""

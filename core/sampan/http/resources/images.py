@@ -44,21 +44,8 @@ class ImageRoutes:
         for image, tags in self._engine.images.all():
             if _fits(image, tags, filters):
                 shown = _tags_asked_for(tags, filters.get("reference", []))
-                lines.append(self._summary(image, shown) | _virtual_size(request, image))
+                lines.append(summary(self._engine, image, shown) | virtual_size(request, image))
         return json_response(lines)
-
-    def _summary(self, image: ImageRecord, tags: Sequence[str]) -> dict[str, Any]:
-        return {
-            "Id": image.id,
-            "ParentId": "",
-            "RepoTags": list(tags),
-            "RepoDigests": [],
-            "Created": image.created // 10**9,
-            "Size": image.size,
-            "SharedSize": -1,
-            "Labels": image.config.labels or None,
-            "Containers": len(self._engine.containers.of_image(image.id)),
-        }
 
     async def inspect(self, request: Request) -> Response:
         """Tell everything about an image."""
@@ -79,7 +66,7 @@ class ImageRoutes:
                 **({"Variant": config.variant} if config.variant else {}),
                 "Os": image.os,
                 "Size": image.size,
-                **_virtual_size(request, image),
+                **virtual_size(request, image),
                 "GraphDriver": {"Name": self._engine.storage.default, "Data": None},
                 "RootFS": {"Type": "layers", "Layers": image.diff_ids},
                 "Metadata": {"LastTagTime": rfc3339(image.loaded)},
@@ -164,7 +151,22 @@ class ImageRoutes:
         )
 
 
-def _virtual_size(request: Request, image: ImageRecord) -> dict[str, int]:
+def summary(engine: Engine, image: ImageRecord, tags: Sequence[str]) -> dict[str, Any]:
+    """Give an image's line in a list."""
+    return {
+        "Id": image.id,
+        "ParentId": "",
+        "RepoTags": list(tags),
+        "RepoDigests": [],
+        "Created": image.created // 10**9,
+        "Size": image.size,
+        "SharedSize": -1,
+        "Labels": image.config.labels or None,
+        "Containers": len(engine.containers.of_image(image.id)),
+    }
+
+
+def virtual_size(request: Request, image: ImageRecord) -> dict[str, int]:
     """A field that API 1.44 removed."""
     return {"VirtualSize": image.size} if request.version < (1, 44) else {}
 

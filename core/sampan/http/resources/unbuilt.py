@@ -11,7 +11,6 @@ from sampan.http.response import Response
 from sampan.http.router import Router
 
 ENDPOINTS: tuple[tuple[str, str, str], ...] = (
-    ("GET", "/containers/{id}/changes", "list a container's changed files"),
     ("GET", "/containers/{id}/export", "export a container"),
     ("GET", "/containers/{id}/stats", "watch a container's use"),
     ("POST", "/containers/{id}/update", "change a container's limits"),
@@ -36,7 +35,6 @@ ENDPOINTS: tuple[tuple[str, str, str], ...] = (
     ("POST", "/session", "open a build session"),
     ("POST", "/grpc", "open a build session"),
     ("PUT", "/volumes/{name}", "change a volume"),
-    ("GET", "/system/df", "measure disk use"),
     ("GET", "/plugins", "list managed plugins (Sampan's own are in GET /sampan/plugins)"),
     ("GET", "/plugins/privileges", "ask for a plugin's privileges"),
     ("POST", "/plugins/pull", "install a managed plugin (Sampan's are installed with pip)"),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
-from sampan.api.errors import InvalidArgument
+from sampan.api.errors import InvalidArgument, NotFound
 from sampan.api.types import VolumeCreateRequest
 from sampan.engine.engine import Engine
 from sampan.engine.records import VolumeRecord
@@ -34,17 +35,17 @@ class VolumeRoutes:
         """Give the volumes."""
         filters = request.query.filters()
         records = [record for record in self._engine.volumes.all() if self._fits(record, filters)]
-        return json_response({"Volumes": [await self._view(record) for record in records], "Warnings": None})
+        return json_response({"Volumes": [await view(self._engine, record) for record in records], "Warnings": None})
 
     async def create(self, request: Request) -> Response:
         """Make a volume."""
         asked = await body.model(request, VolumeCreateRequest)
         record = await self._engine.volumes.create(asked.name, asked.driver, asked.driver_opts, asked.labels)
-        return json_response(await self._view(record), 201)
+        return json_response(await view(self._engine, record), 201)
 
     async def inspect(self, request: Request) -> Response:
         """Tell about a volume."""
-        return json_response(await self._view(self._engine.volumes.get(request.params["name"])))
+        return json_response(await view(self._engine, self._engine.volumes.get(request.params["name"])))
 
     async def remove(self, request: Request) -> Response:
         """Delete a volume."""
@@ -80,14 +81,19 @@ class VolumeRoutes:
                 return False
         return True
 
-    async def _view(self, record: VolumeRecord) -> dict[str, Any]:
-        labels = {**record.labels, **({"com.docker.volume.anonymous": ""} if record.anonymous else {})}
-        return {
-            "CreatedAt": rfc3339(record.created),
-            "Driver": record.driver,
-            "Labels": labels or None,
-            "Mountpoint": str(await self._engine.volumes.mountpoint(record) or ""),
-            "Name": record.name,
-            "Options": record.options or None,
-            "Scope": "local",
-        }
+
+async def view(engine: Engine, record: VolumeRecord) -> dict[str, Any]:
+    """Give what a client sees of a volume; one whose directory is lost is still listed."""
+    labels = {**record.labels, **({"com.docker.volume.anonymous": ""} if record.anonymous else {})}
+    mountpoint = None
+    with suppress(NotFound):
+        mountpoint = await engine.volumes.mountpoint(record)
+    return {
+        "CreatedAt": rfc3339(record.created),
+        "Driver": record.driver,
+        "Labels": labels or None,
+        "Mountpoint": str(mountpoint or ""),
+        "Name": record.name,
+        "Options": record.options or None,
+        "Scope": "local",
+    }
