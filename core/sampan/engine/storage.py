@@ -1,60 +1,66 @@
-"""The storage plank inside the engine: which drivers are open, and images unpacked into them once each."""
+"""The storage plank inside the engine: which drivers are open, and that they hold what the records say."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
-from collections import defaultdict
-from functools import partial
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from sampan import plugins
-from sampan.api.errors import Conflict, InvalidArgument, NotFound, SampanError, Unavailable
-from sampan.api.storage import SnapshotInfo, SnapshotOptions, StorageContext, StorageDriver
-from sampan.content import layers
-from sampan.content.blobs import BlobStore
-from sampan.content.manifests import chain_ids
+from sampan.api.errors import Conflict, NotFound, SampanError, Unavailable
+from sampan.api.storage import Damage, SnapshotInfo, StorageContext, StorageDriver
 from sampan.engine.drivers import DriverHandle, driver_config, private_directory
 from sampan.engine.metadata import Metadata
-from sampan.engine.records import ImageRecord
+from sampan.engine.storage_check import Finding, Mismatch, compare, read_records
 from sampan.settings import Settings
 from sampan.store import settings as stored
 from sampan.store import snapshots
-from sampan.store.snapshots import SnapshotOwner
 
 log = logging.getLogger(__name__)
 
 PRIORITY = ("overlayfs", "btrfs", "vfs")
 """Which driver becomes the default where none is configured: the first that works."""
 
-UNPACKING = "unpack-"
-"""Prefix of the keys of snapshots that are being filled; one found at start is a leftover of a crash."""
-
 Storage = DriverHandle[StorageDriver]
 
 
-class StorageDrivers:
-    """All storage drivers in use. A driver is opened when it is first needed, or at start if it has data here."""
+@dataclass(frozen=True, slots=True)
+class DriverState:
+    """What can be said of a driver without using it. `state` is open, ready (not used yet), or unavailable for `reason`."""
 
-    def __init__(self, settings: Settings, registry: plugins.Registry, metadata: Metadata, blobs: BlobStore) -> None:
+    name: str
+    state: str
+    reason: str
+    capabilities: frozenset[str]
+
+
+class StorageDrivers:
+    """All storage drivers in use. A driver is opened when it is first needed, or at start if it was used here before."""
+
+    def __init__(self, settings: Settings, registry: plugins.Registry, metadata: Metadata) -> None:
         self._settings = settings
         self._registry = registry
         self._metadata = metadata
-        self._blobs = blobs
         self._open: dict[str, Storage] = {}
         self._opening = asyncio.Lock()
-        self._unpacking: dict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._unpacked: set[tuple[str, str, str]] = set()
+        self._changing: Counter[tuple[str, str]] = Counter()
         self.default = ""
         self.unavailable: dict[str, str] = {}
+        self.repairs = 0
+        """How many were made: what was seen before the last one may be gone."""
+
+    # ------------------------------------------------------------------ drivers
 
     def _root(self, name: str) -> Path:
         return self._settings.root / "storage" / name
 
     async def open(self) -> None:
-        """Choose the default driver and open every driver that has data. Raises `Unavailable` if the default can't work."""
-        private_directory(self._settings.root / "storage")
+        """Choose the default driver and open every driver used before. Raises `Unavailable` if the default can't work."""
+        base = private_directory(self._settings.root / "storage")
         prior = self._metadata.database.query(lambda tx: stored.get(tx, "storage_driver"))
         cls, _ = await asyncio.to_thread(
             plugins.choose, self._registry, "storage", StorageDriver, self._root,
@@ -63,13 +69,17 @@ class StorageDrivers:
         self.default = cls.name
         await self.get(cls.name)
         await self._metadata.database.write(lambda tx: stored.put(tx, "storage_driver", cls.name))
-        used = {owner.driver for owner in self._metadata.database.query(snapshots.everything)}
-        for name in sorted(used - {cls.name}):
+        used = self._with_records()
+        for name in sorted(used | {entry.name for entry in base.iterdir()}):
             try:
                 await self.get(name)
             except SampanError as error:
-                self.unavailable[name] = str(error)
-                log.warning("storage driver %s has data here but is not available: %s", name, error)
+                if name in used:
+                    self.unavailable[name] = str(error)
+                log.warning("storage driver %s was used here but is not available: %s", name, error)
+
+    def _with_records(self) -> set[str]:
+        return {owner.driver for owner in self._metadata.database.query(snapshots.everything)}
 
     def opened(self) -> list[Storage]:
         """Give the open drivers."""
@@ -96,79 +106,18 @@ class StorageDrivers:
         await handle.call(handle.driver.open)
         return handle
 
-    async def ensure_unpacked(self, image: ImageRecord, name: str) -> str | None:
-        """Have all layers of an image in a driver; give the topmost snapshot (None for an image without layers)."""
-        storage = await self.get(name)
-        parent: str | None = None
-        for chain_id, layer, diff_id in zip(chain_ids(image.diff_ids), image.layers, image.diff_ids, strict=True):
-            async with self._unpacking[name, chain_id]:
-                await self._ensure_layer(storage, image, chain_id, parent, layer, diff_id)
-            parent = chain_id
-        return parent
-
-    async def _ensure_layer(
-        self,
-        storage: Storage,
-        image: ImageRecord,
-        chain_id: str,
-        parent: str | None,
-        layer: tuple[str, str, int],
-        diff_id: str,
-    ) -> None:
-        if (storage.name, chain_id, image.id) in self._unpacked:
-            return
-        owner = SnapshotOwner(storage.name, chain_id, "image", image.id)
-        try:
-            await storage.call(storage.driver.stat, chain_id)
-        except NotFound:
-            await self._unpack(storage, chain_id, parent, layer, diff_id)
-        known = self._metadata.database.query(lambda tx: snapshots.owners(tx, storage.name, chain_id))
-        if owner not in known:
-            await self._metadata.database.write(lambda tx: snapshots.add(tx, owner))
-        self._unpacked.add((storage.name, chain_id, image.id))
-
-    async def _unpack(
-        self, storage: Storage, chain_id: str, parent: str | None, layer: tuple[str, str, int], diff_id: str
-    ) -> None:
-        digest, media_type, _ = layer
-        key = UNPACKING + secrets.token_hex(8)
-        await storage.call(storage.driver.prepare, key, parent, SnapshotOptions())
-        try:
-            stored = layers.StoredLayer(self._blobs.path(digest), media_type, diff_id)
-            await storage.call_for_long(storage.driver.apply, key, stored)
-            await storage.call_for_long(storage.driver.commit, chain_id, key)
-        except BaseException:
-            await storage.call(storage.driver.remove, key)
-            raise
-
-    async def forget_image(self, image: ImageRecord) -> None:
-        """Remove the snapshots of an image that no other image uses."""
-        self._unpacked = {known for known in self._unpacked if known[2] != image.id}
-        owned = self._metadata.database.query(lambda tx: snapshots.owned(tx, "image", image.id))
-        order = {chain_id: index for index, chain_id in enumerate(chain_ids(image.diff_ids))}
-        for owner in sorted(owned, key=lambda owner: -order.get(owner.key, 0)):
-            unused = await self._metadata.database.write(partial(snapshots.remove, owner=owner))
-            if unused and owner.driver in self._open:
-                await self.remove(owner.driver, owner.key)
-
-    async def remove(self, name: str, key: str) -> None:
-        """Remove a snapshot; one that is gone, or that others still build on, is no error."""
-        storage = await self.get(name)
-        try:
-            await storage.call(storage.driver.remove, key)
-        except (NotFound, Conflict):
-            pass
-
-    async def sweep(self, containers: set[tuple[str, str]]) -> None:
-        """Remove snapshots that a crash left: half-filled layers, and containers' (driver, key) that are in no record."""
-        for storage in self.opened():
-            known = {o.key for o in self._metadata.database.query(snapshots.everything) if o.driver == storage.name}
-            infos = await storage.call(_walk, storage.driver)
-            for info in reversed(infos):
-                if info.key in known or (storage.name, info.key) in containers:
-                    continue
-                log.info("storage %s: sweeping snapshot %s, which nothing owns", storage.name, info.key)
-                await self.remove(storage.name, info.key)
+    async def states(self) -> list[DriverState]:
+        """Give every driver that is installed, or has data here, by name."""
+        found = {name: DriverState(name, "unavailable", why, frozenset()) for name, why in self.unavailable.items()}
+        for registration in self._registry.registrations("storage"):
+            name = registration.driver.name
+            if name in self._open:
+                found[name] = DriverState(name, "open", "", self._open[name].capabilities)
+            elif name not in found:
+                probed = await asyncio.to_thread(plugins.probe, registration.driver, self._root(name))
+                state = "ready" if probed.supported else "unavailable"
+                found[name] = DriverState(name, state, probed.reason, probed.capabilities)
+        return [found[name] for name in sorted(found)]
 
     async def close(self) -> None:
         """Close every driver."""
@@ -180,31 +129,83 @@ class StorageDrivers:
             handle.shutdown()
         self._open.clear()
 
+    # ------------------------------------------------------------------ snapshots
+
+    @contextmanager
+    def changing(self, name: str, key: str) -> Iterator[None]:
+        """Say that a snapshot comes or goes, and that its record follows: until then `check` doesn't miss either."""
+        self._changing[name, key] += 1
+        try:
+            yield
+        finally:
+            self._changing[name, key] -= 1
+
+    async def snapshots(self, name: str) -> list[SnapshotInfo]:
+        """Give the snapshots of a driver, parents before children."""
+        storage = await self.get(name)
+        return await storage.call(_walk, storage.driver)
+
+    async def remove(self, name: str, key: str) -> None:
+        """Remove a snapshot; one that is gone, or that others still build on, is no error."""
+        storage = await self.get(name)
+        try:
+            await storage.call(storage.driver.remove, key)
+        except (NotFound, Conflict):
+            pass
+
+    async def check(self, name: str) -> list[Finding]:
+        """Tell what is wrong in a driver: what it finds itself, and where its snapshots and the records differ.
+
+        Changes nothing. What comes or goes meanwhile is not taken for a fault: what differs is looked at twice.
+        """
+        storage = await self.get(name)
+        found = [Finding(name, damage) for damage in await storage.call_for_long(_check, storage.driver)]
+        if differences := await self._differences(name):
+            again = set(await self._differences(name))
+            found += [finding for finding in differences if finding in again]
+        return found
+
+    async def _differences(self, name: str) -> list[Finding]:
+        infos = await self.snapshots(name)
+        found = compare(name, infos, read_records(self._metadata))
+        return [finding for finding in found if not self._changing[name, finding.damage.subject]]
+
+    async def repair(self, name: str) -> list[Finding]:
+        """Mend what `check` calls repairable; give what was mended."""
+        storage = await self.get(name)
+        self.repairs += 1
+        mended = [Finding(name, damage) for damage in await storage.call_for_long(_repair, storage.driver)]
+        for finding in await self.check(name):
+            if finding.mismatch is not None and finding.damage.repairable:
+                await self._mend(finding)
+                mended.append(finding)
+        return mended
+
+    async def _mend(self, finding: Finding) -> None:
+        owner = finding.owner
+        if finding.mismatch is Mismatch.ORPHAN:
+            await self.remove(finding.driver, finding.damage.subject)
+        elif finding.mismatch is Mismatch.UNRECORDED and owner is not None:
+            await self._metadata.database.write(lambda tx: snapshots.add(tx, owner))
+        elif owner is not None and await self._metadata.database.write(lambda tx: snapshots.remove(tx, owner)):
+            await self.remove(owner.driver, owner.key)
+
+    async def sweep(self) -> None:
+        """Mend what a crash left: half-filled layers, containers' snapshots without a container, records without a snapshot."""
+        for storage in self.opened():
+            for finding in await self._differences(storage.name):
+                log.info("storage %s: %s: %s", storage.name, finding.damage.subject, finding.damage.problem)
+                if finding.damage.repairable:
+                    await self._mend(finding)
+
 
 def _walk(driver: StorageDriver) -> list[SnapshotInfo]:
     return list(driver.walk())
 
 
-def snapshot_options(storage_opt: dict[str, str]) -> SnapshotOptions:
-    """Read the `--storage-opt`s that are not the driver's name. Raises `InvalidArgument` for an unknown one."""
-    rest = {key: value for key, value in storage_opt.items() if key != "driver"}
-    size = rest.pop("size", None)
-    if rest:
-        raise InvalidArgument(
-            f"unknown storage option {', '.join(sorted(rest))}", remedy="known ones are driver and size"
-        )
-    return SnapshotOptions(size=None if size is None else parse_size(size))
+def _check(driver: StorageDriver) -> list[Damage]:
+    return list(driver.check())
 
 
-def parse_size(text: str) -> int:
-    """Read a size as Docker writes it (`10G`, `512m`, bytes). Raises `InvalidArgument`."""
-    units = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-    body = text.strip().lower().removesuffix("b") or "b"
-    number, unit = (body[:-1], body[-1]) if body[-1] in units else (body, "")
-    try:
-        size = int(float(number) * units[unit])
-    except (ValueError, OverflowError):
-        raise InvalidArgument(f"invalid size: '{text}'") from None
-    if size <= 0:
-        raise InvalidArgument(f"invalid size: '{text}'", remedy="give a size above zero")
-    return size
+def _repair(driver: StorageDriver) -> list[Damage]:
+    return list(driver.repair())

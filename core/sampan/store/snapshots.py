@@ -39,6 +39,11 @@ def owners(tx: Transaction, driver: str, key: str) -> list[SnapshotOwner]:
     return [SnapshotOwner(*row) for row in rows]
 
 
+def disown(tx: Transaction, owner_kind: str, owner_id: str) -> list[SnapshotOwner]:
+    """Forget all that one object owns; give what has no owner now."""
+    return [owner for owner in owned(tx, owner_kind, owner_id) if remove(tx, owner)]
+
+
 def owned(tx: Transaction, owner_kind: str, owner_id: str) -> list[SnapshotOwner]:
     """Give what one object owns."""
     rows = tx.execute("SELECT * FROM snapshots WHERE owner_kind = ? AND owner_id = ?", (owner_kind, owner_id))
