@@ -143,13 +143,16 @@ _VOLUME = {
 _PLUGINS = {"ls": Entry("commands.plugins:ls", "List drivers, and plugins that are broken")}
 
 _SYSTEM = {
-    "df": Entry("commands.system:df", "Show disk usage"),
+    "df": Entry("commands.df:system_df", "Show disk usage"),
     "events": Entry("commands.system:events", "Get real time events from the server"),
+    "fsck": Entry("commands.fsck:fsck", "Look for orphans and losses in the daemon's storage, and mend them"),
     "info": Entry("commands.system:info", "Display system-wide information"),
     "prune": Entry("commands.system:prune", "Remove unused data"),
 }
 
 _BENCH = {"storage": Entry("commands.bench:storage", "Measure storage drivers side by side")}
+
+_STORAGE = {"df": Entry("commands.df:storage_df", "Show whose every byte under the daemon's root is")}
 
 container = LazyGroup("container", _CONTAINER, help="Manage containers.")
 image = LazyGroup("image", _IMAGE, help="Manage images.")
@@ -157,6 +160,7 @@ network = LazyGroup("network", _NETWORK, help="Manage networks.")
 volume = LazyGroup("volume", _VOLUME, help="Manage volumes.")
 plugins = LazyGroup("plugins", _PLUGINS, help="See the drivers and plugins of the daemon.", invoke_without_command=True)
 system = LazyGroup("system", _SYSTEM, help="Manage Sampan.")
+storage = LazyGroup("storage", _STORAGE, help="See and look after the storage drivers.")
 bench = LazyGroup("bench", _BENCH, help="Measure drivers side by side, without a daemon.")
 
 
@@ -185,6 +189,7 @@ _ROOT = {
     "volume": Entry("app:volume", "Manage volumes"),
     "plugins": Entry("app:plugins", "See the drivers and plugins of the daemon"),
     "system": Entry("app:system", "Manage Sampan"),
+    "storage": Entry("app:storage", "See and look after the storage drivers"),
     "bench": Entry("app:bench", "Measure drivers side by side, without a daemon"),
     "daemon": Entry("daemon:daemon", "Run the Sampan daemon in the foreground"),
     **{name: _CONTAINER[name] for name in (

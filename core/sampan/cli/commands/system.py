@@ -14,7 +14,6 @@ from sampan.cli.client import current, filters_query
 from sampan.cli.failure import CANNOT_RUN, CliError
 from sampan.cli.flags import Command, confirmed
 from sampan.cli.gotemplate import Template
-from sampan.cli.table import show
 from sampan.cli.units import binary_size, human_size, since_stamp
 
 API_VERSION = "1.51"
@@ -148,56 +147,6 @@ def _event_line(event: Mapping[str, Any]) -> str:
     attributes = ", ".join(f"{name}={value}" for name, value in sorted((actor.get("Attributes") or {}).items()))
     line = f"{when} {event.get('Type', '')} {event.get('Action', '')} {actor.get('ID', '')}"
     return f"{line} ({attributes})" if attributes else line
-
-
-@click.command("df", cls=Command)
-@click.option("--format", "template", metavar="FORMAT", help="table, json, `table TEMPLATE` or a Go template.")
-def df(template: str | None) -> None:
-    """Show disk usage."""
-    found = current().get("/system/df")
-    images, containers, volumes = (found.get(name) or [] for name in ("Images", "Containers", "Volumes"))
-    layers = found.get("LayersSize") or 0
-    used = sum(item["Size"] - max(item.get("SharedSize", 0), 0) for item in images if item.get("Containers", 0) > 0)
-    idle = [item for item in containers if item.get("State") not in ("running", "paused", "restarting")]
-    sizes = [(item.get("UsageData") or {"Size": 0, "RefCount": 0}) for item in volumes]
-    rows = [
-        _usage(
-            "Images",
-            len(images),
-            sum(item.get("Containers", 0) > 0 for item in images),
-            layers,
-            layers - used,
-        ),
-        _usage(
-            "Containers",
-            len(containers),
-            len(containers) - len(idle),
-            sum(item.get("SizeRw", 0) for item in containers),
-            sum(item.get("SizeRw", 0) for item in idle),
-        ),
-        _usage(
-            "Local Volumes",
-            len(volumes),
-            sum(item["RefCount"] > 0 for item in sizes),
-            sum(max(item["Size"], 0) for item in sizes),
-            sum(max(item["Size"], 0) for item in sizes if item["RefCount"] == 0),
-        ),
-    ]
-    headers = {
-        "Type": "TYPE", "TotalCount": "TOTAL", "Active": "ACTIVE", "Size": "SIZE", "Reclaimable": "RECLAIMABLE",
-    }  # fmt: skip
-    show(rows, headers, list(headers), template=template)
-
-
-def _usage(kind: str, total: int, active: int, size: int, reclaimable: int) -> dict[str, str]:
-    share = f" ({reclaimable * 100 // size}%)" if size > 0 else ""
-    return {
-        "Active": str(active),
-        "Reclaimable": f"{human_size(reclaimable, 4)}{share}",
-        "Size": human_size(size, 4),
-        "TotalCount": str(total),
-        "Type": kind,
-    }
 
 
 @click.command("prune", cls=Command)
