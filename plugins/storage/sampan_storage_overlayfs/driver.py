@@ -5,6 +5,7 @@ Under `context.root`:
     index.db                which snapshots there are (`sampan.api.snapshots`)
     snapshots/<n>/fs/       what snapshot n adds to its parent, in overlay's own form of deletions
     snapshots/<n>/work/     the kernel's scratch directory for an active one
+    disks/                  file systems of snapshots with a size, where that is set (`disks`)
 
 A snapshot is recorded after its directories are there and forgotten before they are deleted; `open` deletes
 those that the index does not know. Why the mount options are what they are: docs/adr/0061-overlay-options.md.
@@ -18,6 +19,7 @@ Source: the kernel's Documentation/filesystems/overlayfs.rst.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,9 +27,10 @@ from pathlib import Path
 from sampan.api.config import DriverConfig
 from sampan.api.driver import Probe
 from sampan.api.errors import Unsupported
-from sampan.api.snapshots import DirectoryDriver, Snapshot, host_errors, make_root, refuse_size
+from sampan.api.snapshots import DirectoryDriver, Snapshot, host_errors, make_root
 from sampan.api.storage import (
     Change,
+    Damage,
     Layer,
     Mount,
     SnapshotKind,
@@ -42,9 +45,13 @@ from sampan.linux.files import opened_directory
 from sampan.linux.mounts import open_root
 from sampan_storage_overlayfs.changes import compare_upper
 from sampan_storage_overlayfs.probing import why_unsupported
+from sampan_storage_overlayfs.quota import PROJECT_IDS, Quota
 
 MAX_LAYERS = 500
 """The kernel's OVL_MAX_STACK, fs/overlayfs/params.h."""
+
+FS = "fs"
+"""The directory of changes in a snapshot's own."""
 
 BASE_OPTIONS = ("index=off", "metacopy=off", "redirect_dir=nofollow")
 
@@ -58,6 +65,8 @@ class OverlayfsDriver(DirectoryDriver):
         """Keep the arguments; `open` is the first to touch anything."""
         super().__init__(context, config)
         self._volatile: bool = getattr(config, "volatile", False)
+        by_loop, project_ids = getattr(config, "quota", "project") == "loop", getattr(config, "project_ids", PROJECT_IDS)
+        self._quota = Quota(context.root, self.directories, by_loop=by_loop, project_ids=project_ids)
 
     @classmethod
     def config_model(cls) -> type[DriverConfig]:
@@ -73,6 +82,23 @@ class OverlayfsDriver(DirectoryDriver):
             return Probe(supported=False, reason=reason)
         return Probe(supported=True, capabilities=frozenset({StorageCapability.SHARES_BLOCKS, StorageCapability.NATIVE_DIFF}))
 
+    def capabilities(self) -> frozenset[str]:
+        """Add QUOTA to what `probe` found, where snapshots can be limited in the way that is set."""
+        found = super().capabilities()
+        return found if self._quota.why_unsupported() else found | {StorageCapability.QUOTA}
+
+    def open(self) -> None:
+        """Settle what a crash left, commits of limited snapshots too."""
+        super().open()
+        with host_errors(f"open {self.name} storage {self.context.root}"):
+            self._quota.open(self.index.walk())
+
+    def close(self) -> None:
+        """Close the index, and let go of what limited snapshots have mounted."""
+        super().close()
+        with host_errors(f"close {self.name} storage {self.context.root}"):
+            self._quota.close()
+
     def prepare(self, key: str, parent: str | None, options: SnapshotOptions) -> None:
         """Make the two directories. Also `Unsupported` on top of more than 500 layers, the kernel's limit."""
         self._add(key, parent, SnapshotKind.ACTIVE, options)
@@ -83,7 +109,7 @@ class OverlayfsDriver(DirectoryDriver):
 
     def mounts(self, key: str) -> tuple[Mount, ...]:
         """Give an overlay of all layers, or a bind mount where there is only one."""
-        snapshot = self.index.get_mountable(key)
+        snapshot = self._reached(self.index.get_mountable(key))
         number = snapshot.number
         lower = [str(self._fs(ancestor)) for ancestor in self.index.ancestors(number)[1:]]
         if snapshot.info.kind is SnapshotKind.VIEW:
@@ -91,7 +117,9 @@ class OverlayfsDriver(DirectoryDriver):
                 return (Mount("bind", lower[0] if lower else str(self._fs(number)), ("bind", "ro")),)
             return (Mount("overlay", "overlay", ("ro", *_stacked(lower), *BASE_OPTIONS)),)
         if not lower:
-            return (Mount("bind", str(self._fs(number)), ("bind", "rw")),)
+            if not self._quota.is_by_project(self.directory(number)):
+                return (Mount("bind", str(self._fs(number)), ("bind", "rw")),)
+            lower = [str(self._make_empty_layer(number))]
         directories = (f"upperdir={self._fs(number)}", f"workdir={self._work(number)}")
         options = (*_stacked(lower), *directories, *BASE_OPTIONS)
         if snapshot.volatile:
@@ -101,7 +129,7 @@ class OverlayfsDriver(DirectoryDriver):
 
     def look(self, key: str) -> tuple[Mount, ...]:
         """Give a read-only overlay in which the snapshot's own changes are the uppermost of the lower layers."""
-        snapshot = self.index.get(key)
+        snapshot = self._reached(self.index.get(key))
         layers = [str(self._fs(number)) for number in self.index.ancestors(snapshot.number)]
         if len(layers) < 2:
             return (Mount("bind", layers[0], ("bind", "ro")),)
@@ -111,7 +139,7 @@ class OverlayfsDriver(DirectoryDriver):
         """Unpack into the directory of changes; the lowest layer has nothing under it to hide, so there deletions
         delete.
         """
-        snapshot = self.index.get_active(key)
+        snapshot = self._reached(self.index.get_active(key))
         whiteouts = Whiteouts.DELETE if snapshot.parent is None else Whiteouts.OVERLAY
         with host_errors(f"open snapshot {key!r}"), opened_directory(self._fs(snapshot.number)) as directory:
             layer.unpack(directory, whiteouts)
@@ -132,13 +160,38 @@ class OverlayfsDriver(DirectoryDriver):
             yield from compare_upper(old, new, record)
 
     def measure(self, snapshot: Snapshot) -> Usage:
-        """Measure the directory of changes; the kernel's scratch directory does not count."""
-        return Usage(*trees.measure(self._fs(snapshot.number)))
+        """Measure the directory of changes; the kernel's scratch directory does not count. A file system of its own counts as a whole."""
+        return Usage(*self._quota.measure(self.directory(self._reached(snapshot).number), FS))
+
+    def commit(self, name: str, key: str) -> None:
+        """Have the disk hold the files, then the new name. What is on a file system of its own is copied out of it."""
+        directory = self.directory(self._reached(self.index.check_commit(name, key)).number)
+        with host_errors(f"commit snapshot {key!r}"), self._quota.committing(directory, FS):
+            self.index.commit(name, key)
+
+    def check(self) -> Iterator[Damage]:
+        """Look at the directories, and at what limits snapshots."""
+        yield from super().check()
+        with host_errors(f"check {self.name} storage {self.context.root}"):
+            yield from self._quota.check()
+
+    def mend(self, damage: Damage) -> None:
+        """Do what the remedy says."""
+        with host_errors(f"mend {damage.subject}"):
+            mended = self._quota.mend(damage)
+        if not mended:
+            super().mend(damage)
+
+    def delete(self, path: Path) -> None:
+        """Delete a snapshot's directory, and what limits it. Raises `OSError`."""
+        self._quota.release(path)
+        super().delete(path)
 
     def _add(self, key: str, parent: str | None, kind: SnapshotKind, options: SnapshotOptions) -> None:
-        refuse_size(self.name, options)
+        if options.size is not None and (reason := self._quota.why_unsupported()):
+            raise Unsupported(f"limit snapshot {key!r} to {options.size} bytes: {reason}")
         if self._volatile and kind is SnapshotKind.ACTIVE:
-            options = SnapshotOptions(volatile=True, labels=options.labels)
+            options = dataclasses.replace(options, volatile=True)
         with (
             self.index.adding(key, parent, kind, options) as snapshot,
             host_errors(f"make snapshot {key!r}"),
@@ -146,14 +199,16 @@ class OverlayfsDriver(DirectoryDriver):
             if snapshot.parent is not None:
                 self._refuse_tall_stack(key, snapshot.parent)
             try:
-                self._make_directories(snapshot)
+                self._make_directories(snapshot, options.size)
             except BaseException:
-                trees.remove(self.directory(snapshot.number))
+                self.delete(self.directory(snapshot.number))
                 raise
 
-    def _make_directories(self, snapshot: Snapshot) -> None:
+    def _make_directories(self, snapshot: Snapshot, size: int | None) -> None:
         fs = self._fs(snapshot.number)
         self.directory(snapshot.number).mkdir()
+        if size is not None and snapshot.info.kind is SnapshotKind.ACTIVE:
+            self._quota.limit(self.directory(snapshot.number), size)
         make_root(fs)
         if snapshot.info.kind is SnapshotKind.ACTIVE:
             self._work(snapshot.number).mkdir()
@@ -177,8 +232,21 @@ class OverlayfsDriver(DirectoryDriver):
         with host_errors(f"mount snapshot {snapshot.info.key!r} again"):
             trees.remove(self._work(snapshot.number) / "work" / "incompat")
 
+    def _reached(self, snapshot: Snapshot) -> Snapshot:
+        """Have the snapshot's files at its directory: one with a file system of its own may not be mounted here yet."""
+        with host_errors(f"mount the file system of snapshot {snapshot.info.key!r}"):
+            self._quota.reach(self.directory(snapshot.number))
+        return snapshot
+
+    def _make_empty_layer(self, number: int) -> Path:
+        """Give something to lay a first snapshot over: overlay is under every quota, a process with CAP_SYS_RESOURCE is not."""
+        empty = self.directory(number) / "empty"
+        with host_errors(f"make an empty layer under snapshot {number}"):
+            empty.mkdir(exist_ok=True)
+        return empty
+
     def _fs(self, number: int) -> Path:
-        return self.directory(number) / "fs"
+        return self.directory(number) / FS
 
     def _work(self, number: int) -> Path:
         return self.directory(number) / "work"
