@@ -86,9 +86,11 @@ class RootGroup(LazyGroup):
 
 _CONTAINER = {
     "attach": Entry("commands.attach:attach", "Attach local standard input, output, and error streams to a running container"),
+    "commit": Entry("commands.commit:commit", "Create a new image from a container's changes"),
     "create": Entry("commands.run:create", "Create a new container"),
     "diff": Entry("commands.containers:diff", "Inspect changes to files or directories on a container's filesystem"),
     "exec": Entry("commands.attach:exec_", "Execute a command in a running container"),
+    "export": Entry("commands.commit:export", "Export a container's filesystem as a tar archive"),
     "inspect": Entry("commands.containers:inspect", "Display detailed information on one or more containers"),
     "kill": Entry("commands.containers:kill", "Kill one or more running containers"),
     "logs": Entry("commands.logs:logs", "Fetch the logs of a container"),
@@ -193,7 +195,7 @@ _ROOT = {
     "bench": Entry("app:bench", "Measure drivers side by side, without a daemon"),
     "daemon": Entry("daemon:daemon", "Run the Sampan daemon in the foreground"),
     **{name: _CONTAINER[name] for name in (
-        "attach", "create", "diff", "kill", "logs", "pause", "port", "rename", "restart", "rm", "start", "stop", "top",
+        "attach", "commit", "create", "diff", "export", "kill", "logs", "pause", "port", "rename", "restart", "rm", "start", "stop", "top",
         "trace", "unpause", "wait")},
     **{name: _IMAGE[name] for name in ("history", "import", "load", "save", "tag")},
     "rmi": _IMAGE["rm"],

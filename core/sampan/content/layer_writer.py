@@ -26,12 +26,14 @@ _BATCH = 1000
 class WrittenLayer:
     """A tar that was written: digest of the plain tar, digest and size in bytes of what was written.
 
+    `files_size`: bytes of the files in it (`layer_size.files_size`).
     `left_out`: what a layer can't carry, by reason: how many names, and the first few.
     """
 
     diff_id: str
     digest: str
     size: int
+    files_size: int
     left_out: tuple[tuple[str, int, tuple[str, ...]], ...] = ()
 
 
@@ -48,12 +50,15 @@ def write_layer(
     bytes with gzip as long as the same library compresses. Blocks. Raises what `changes` raises, `InvalidArgument` for a
     tar over a limit, `Unavailable` if it takes too long, `System` when the host fails; `out` then holds a part.
     """
-    return _write(root, changes, out, compression, limits)
+    return _write(root, changes, out, compression, limits, limits.seconds)
 
 
 def write_tree(root: int, out: int, limits: Limits = DEFAULT_LIMITS) -> WrittenLayer:
-    """Write the whole tree below `root` into `out`, names that begin with `.wh.` too. See `write_layer`."""
-    return _write(root, None, out, Compression.NONE, limits)
+    """Write all below `root` into `out`, a plain tar for other tools: without the root, with names that begin with `.wh.`.
+
+    However long the reader of `out` takes. See `write_layer`.
+    """
+    return _write(root, None, out, Compression.NONE, limits, None)
 
 
 def store_layer(
@@ -67,8 +72,9 @@ def store_layer(
 
 
 def _write(
-    root: int, changes: Iterable[Change] | None, out: int, compression: Compression, limits: Limits
-) -> WrittenLayer:
+    root: int, changes: Iterable[Change] | None, out: int, compression: Compression, limits: Limits,
+    seconds: float | None,
+) -> WrittenLayer:  # fmt: skip
     request = {
         "root": root,
         "out": out,
@@ -78,7 +84,7 @@ def _write(
         "memory_bytes": limits.memory_bytes,
     }
     try:
-        with confined("sampan.content.packer", request, [root, out], limits.seconds) as child:
+        with confined("sampan.content.packer", request, [root, out], seconds) as child:
             if changes is not None:
                 _tell(child, changes)
             answer = child.answer()
@@ -89,7 +95,7 @@ def _write(
     left_out = tuple((why, answer["counts"][why], tuple(names)) for why, names in answer["left_out"].items())
     for why, count, names in left_out:
         log.warning("write a layer: left out %d (%s): %s", count, why, ", ".join(names))
-    return WrittenLayer(answer["diff_id"], answer["digest"], answer["size"], left_out)
+    return WrittenLayer(answer["diff_id"], answer["digest"], answer["size"], answer["files_size"], left_out)
 
 
 def _tell(child: Child, changes: Iterable[Change]) -> None:

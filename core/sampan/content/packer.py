@@ -24,7 +24,7 @@ from sampan.api.errors import InvalidArgument
 from sampan.content import compression, tarwriter
 from sampan.content.compression import Compression
 from sampan.content.confinement import READ_ONLY, confine
-from sampan.content.tarstream import CHARACTER, DIRECTORY, HARD_LINK, PATH_MAX, REGULAR, Member
+from sampan.content.tarstream import CHARACTER, DIRECTORY, HARD_LINK, PATH_MAX, REGULAR, SYMLINK, Member
 from sampan.linux.comparing import Change, ChangeKind, compare
 from sampan.linux.cursor import Cursor, Inode, inode
 
@@ -125,14 +125,16 @@ class Output:
 class Packer:
     """Writes members for changes in the tree `root`."""
 
-    def __init__(self, root: int, output: Output, *, whiteouts: bool) -> None:
-        """`whiteouts`: the tar is a layer, where names that begin with `.wh.` have a meaning of their own."""
+    def __init__(self, root: int, output: Output, *, is_layer: bool) -> None:
+        """In a layer names that begin with `.wh.` have a meaning of their own, and the root has an entry, for its times."""
         self._cursor = Cursor(root)
         self._at: list[bytes] = []
-        self._begun = False
+        self._begun = not is_layer
         self._output = output
-        self._whiteouts = whiteouts
+        self._is_layer = is_layer
         self._first_names: dict[Inode, bytes] = {}
+        self.files_size = 0
+        """Bytes of files and symbolic links, as `layer_size.files_size` counts them."""
         self.left_out: dict[str, list[str]] = {}
         """Why → the first names; the count is in `counts`."""
         self.counts: dict[str, int] = {}
@@ -148,7 +150,7 @@ class Packer:
         parts = change.path.split(b"/") if change.path else []
         if len(change.path) > PATH_MAX - len(_WHITEOUT):
             self._leave_out("path too long", change.path)
-        elif self._whiteouts and any(part.startswith(_WHITEOUT) for part in parts):
+        elif self._is_layer and any(part.startswith(_WHITEOUT) for part in parts):
             self._leave_out("name of a whiteout", change.path)
         elif not parts:
             self._go([])
@@ -249,6 +251,7 @@ class Packer:
             self._leave_out("more attributes than a header holds", path)
             return False
         self._output.write(header)
+        self.files_size += member.size or len(member.link) * (member.kind == SYMLINK)
         return True
 
     def _send(self, fd: int, extents: Iterable[tuple[int, int]]) -> None:
@@ -390,7 +393,7 @@ def _of(
     )
 
 
-KINDS = {b"A": ChangeKind.ADDED, b"M": ChangeKind.MODIFIED, b"D": ChangeKind.DELETED}
+KINDS = {b"A": ChangeKind.ADDED, b"M": ChangeKind.MODIFIED, b"D": ChangeKind.DELETED, b"L": ChangeKind.LINKED}
 """How changes come in: this letter, the path, a NUL; a NUL alone ends them."""
 
 
@@ -412,6 +415,6 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     output = Output(request["out"], Compression(request["compression"]), request["stream_bytes"])
     limits = {resource.RLIMIT_AS: request["memory_bytes"]}
     root = confine(request["root"], _CAPABILITIES, limits=limits, options=READ_ONLY)
-    packer = Packer(root, output, whiteouts=is_layer)
+    packer = Packer(root, output, is_layer=is_layer)
     packer.run(read_changes(0) if is_layer else compare(None, root))
-    return {**output.finish(), "left_out": packer.left_out, "counts": packer.counts}
+    return {**output.finish(), "files_size": packer.files_size, "left_out": packer.left_out, "counts": packer.counts}

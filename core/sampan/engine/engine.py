@@ -14,10 +14,12 @@ from sampan import plugins
 from sampan.api.errors import Conflict
 from sampan.api.hookspecs import Event
 from sampan.content.blobs import BlobStore
+from sampan.engine.commit import Commits
 from sampan.engine.containers import Containers
 from sampan.engine.drivers import contained, private_directory
 from sampan.engine.events import EventBus
 from sampan.engine.execs import Execs
+from sampan.engine.export import Exports
 from sampan.engine.images import Images
 from sampan.engine.lifecycle import Lifecycle
 from sampan.engine.metadata import Metadata
@@ -56,6 +58,10 @@ class Engine:
             settings, registry, metadata.engine_id, self.containers, self.storage, self.networks, self.volumes
         )
         self.lifecycle = Lifecycle(self.events, self.containers, self.starter, self.networks, self.volumes)
+        self.commits = Commits(
+            self.containers, self.images, self.storage, self.lifecycle, self.blobs, self.events
+        )
+        self.exports = Exports(self.storage, self.events)
         self.execs = Execs(self.containers, self.starter, self.events)
         self.usage = DiskUse(settings.root, metadata, self.images, self.containers, self.storage, self.volumes)
         self.images.users = self.containers.of_image
@@ -120,6 +126,7 @@ class Engine:
         """Let go of everything; containers go on."""
         self.events.close()
         self._event_hooks.shutdown(wait=False, cancel_futures=True)
+        self.exports.close()
         await self.execs.close()
         await self.lifecycle.close()
         await self.networks.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,13 +13,15 @@ from functools import partial
 from typing import BinaryIO
 
 from sampan.api.errors import Conflict, InvalidArgument, NotFound
-from sampan.content import archive, importer, references
+from sampan.content import archive, importer, layout, references
 from sampan.content.archive import LoadedImage
 from sampan.content.blobs import BlobStore
 from sampan.content.images import read_config, read_manifest
-from sampan.content.manifests import ImageConfig
+from sampan.content.layout import Listed
+from sampan.content.manifests import OCI_MANIFEST, Descriptor, ImageConfig
 from sampan.engine.events import EventBus
 from sampan.engine.metadata import Metadata
+from sampan.engine.outflow import outflow
 from sampan.engine.records import ImageRecord
 from sampan.engine.times import from_rfc3339
 from sampan.engine.unpacking import UnpackedImages
@@ -113,16 +116,59 @@ class Images:
     ) -> ImageRecord:
         """Make an image of one layer from a tar, as `docker import` does."""
         name = str(references.parse(reference)) if reference else None
-        async with self._blobs_kept():
+        async with self.arriving():
             take = partial(importer.import_tar, stream, self._blobs, changes, message, platform)
             loaded = await asyncio.get_running_loop().run_in_executor(self._intake, take)
             image = await self._add(loaded, [name] if name else [])
         self._emit("import", image, name)
         return image
 
+    async def add(self, loaded: LoadedImage, name: str) -> ImageRecord:
+        """Record an image whose blobs the engine made; `name` is a full reference or "". Only within `arriving`."""
+        image = await self._add(loaded, [name] if name else [])
+        if name:
+            self._emit("tag", image, name)
+        return image
+
+    async def save(self, names: Sequence[str]) -> AsyncIterator[bytes]:
+        """Give images as one archive, as `docker save` does: a repository stands for all its tags, an id for an image without.
+
+        Raises `NotFound`; see `outflow` for later errors.
+        """
+        wanted = self._metadata.database.query(lambda tx: self._named(tx, names))
+        for image, tagged in wanted:
+            self._emit("save", image, tagged[0] if tagged else None)
+
+        def write(fd: int) -> None:
+            with os.fdopen(os.dup(fd), "wb") as out:
+                archive.save([self._stored(image, tagged) for image, tagged in wanted], out, self._blobs)
+
+        return await outflow(self._intake, write)
+
+    def _named(self, tx: Transaction, names: Sequence[str]) -> list[tuple[ImageRecord, list[str]]]:
+        """Give each image once, with the tags that were asked for."""
+        found: dict[str, dict[str, None]] = {}
+        owners = {tag: image_id for image_id, tagged in tags.everything(tx).items() for tag in tagged}
+        for name in names:
+            fitting = [tag for tag in owners if _stands_for(name, tag)]
+            for tag in sorted(fitting):
+                found.setdefault(owners[tag], {})[tag] = None
+            if not fitting:
+                found.setdefault(self._resolve(tx, name).id, {})
+        return [(self._metadata.images.get(tx, image_id), list(tagged)) for image_id, tagged in found.items()]
+
+    def _stored(self, image: ImageRecord, tagged: Sequence[str]) -> LoadedImage:
+        manifest = read_manifest(self._blobs, image.manifest_digest)
+        described = Descriptor(
+            media_type=manifest.media_type or OCI_MANIFEST,
+            digest=image.manifest_digest,
+            size=self._blobs.size(image.manifest_digest),
+        )
+        return LoadedImage(described, image.id, tuple(image.layer_sizes), tuple(tagged))
+
     async def load(self, stream: BinaryIO) -> list[tuple[ImageRecord, list[str]]]:
         """Take in a `docker save` archive or an OCI layout as a tar. Gives each image with its names in it."""
-        async with self._blobs_kept():
+        async with self.arriving():
             loaded = await asyncio.get_running_loop().run_in_executor(self._intake, archive.load, stream, self._blobs)
             return [await self._take(item) for item in loaded]
 
@@ -133,15 +179,44 @@ class Images:
         return image, [references.familiar(name) for name in names]
 
     async def sweep(self) -> None:
-        """Delete blobs that came in for an image which a crash kept from being recorded."""
+        """Delete blobs that came in for an image which a crash kept from being recorded; bring the index up to date."""
         await self._suspect_all()
         await self._collect()
+        async with self._changing:
+            await self._write_index()
+
+    @property
+    def is_arriving(self) -> bool:
+        """Tell whether an image is coming in: then there are blobs that no image needs yet."""
+        return self._arriving > 0
+
+    async def is_index_written(self) -> bool:
+        """Tell whether the layout's index names exactly the images and tags that there are."""
+        async with self._changing:
+            return await asyncio.to_thread(layout.is_written, self._blobs.root, self._index())
+
+    async def _write_index(self) -> None:
+        index = self._index()
+        if not await asyncio.to_thread(layout.is_written, self._blobs.root, index):
+            await asyncio.to_thread(layout.write, self._blobs.root, index)
+
+    def _index(self) -> bytes:
+        def look(tx: Transaction) -> bytes:
+            named, sizes = tags.everything(tx), blob_ledger.sizes(tx)
+            return layout.index_of(
+                Listed(
+                    image.manifest_type, image.manifest_digest, sizes.get(image.manifest_digest, 0), named.get(image.id, [])
+                )
+                for image in self._metadata.images.list(tx)
+            )
+
+        return self._metadata.database.query(look)
 
     async def _suspect_all(self) -> None:
         self._unwanted.update(digest for digest, _ in await asyncio.to_thread(lambda: list(self._blobs.walk())))
 
     @asynccontextmanager
-    async def _blobs_kept(self) -> AsyncIterator[None]:
+    async def arriving(self) -> AsyncIterator[None]:
         """Delete no blob meanwhile: one that comes in is there before any image needs it."""
         self._arriving += 1
         try:
@@ -178,6 +253,7 @@ class Images:
 
         async with self._changing:
             await self._metadata.database.write(change)
+            await self._write_index()
         return image
 
     def _record(self, loaded: LoadedImage) -> ImageRecord:
@@ -186,6 +262,7 @@ class Images:
         return ImageRecord(
             id=loaded.config_digest,
             manifest_digest=loaded.manifest.digest,
+            manifest_type=manifest.media_type or OCI_MANIFEST,
             created=from_rfc3339(config.created or ""),
             size=sum(loaded.layer_sizes),
             layer_sizes=list(loaded.layer_sizes),
@@ -203,6 +280,7 @@ class Images:
         name = str(references.parse(reference))
         async with self._changing:
             await self._metadata.database.write(lambda tx: tags.put(tx, name, image.id))
+            await self._write_index()
         self._emit("tag", image, name)
 
     async def remove(self, name: str, *, force: bool) -> list[Deleted]:
@@ -220,6 +298,7 @@ class Images:
             if last:
                 self._check_unused(image, force=force, by_name=not by_id)
             done = await self._remove(image, going, whole=last)
+            await self._write_index()
         await self._collect()
         return done
 
@@ -278,3 +357,12 @@ class Images:
         attributes = dict(image.config.labels)
         attributes["name"] = references.familiar(name) if name else image.id
         self._events.emit("image", action, image.id, attributes)
+
+
+def _stands_for(name: str, tag: str) -> bool:
+    """Tell whether a name that was given to `save` is this tag, or its repository."""
+    try:
+        reference = references.parse_exact(name)
+    except InvalidArgument:
+        return False
+    return tag == str(reference) or not (reference.tag or reference.digest) and tag.rpartition(":")[0] == reference.name

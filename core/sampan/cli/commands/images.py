@@ -16,7 +16,7 @@ from sampan.cli.failure import CliError
 from sampan.cli.flags import Command, confirmed, each
 from sampan.cli.listing import ellipsis, list_options, short_id
 from sampan.cli.progress import show_progress
-from sampan.cli.session import write_all
+from sampan.cli.saving import save_body
 from sampan.cli.table import show, show_objects
 from sampan.cli.transport import file_chunks
 from sampan.cli.units import ago, human_size, local_time
@@ -229,21 +229,7 @@ def save(names: tuple[str, ...], path: str | None, platform: str | None) -> None
     if path is None and os.isatty(1):
         raise CliError("cowardly refusing to save to a terminal", remedy="Use the -o flag or redirect")
     with current().stream("GET", "/images/get", {"names": list(names), "platform": _platform(platform)}) as response:
-        if path is None:
-            for chunk in response.chunks():
-                write_all(1, chunk)
-            return
-        from pathlib import Path
-
-        # a failed save must not leave half an archive under the name asked for
-        part = Path(f"{path}.sampan-part")
-        try:
-            with part.open("wb") as out:
-                for chunk in response.chunks():
-                    out.write(chunk)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        save_body(response, path)
 
 
 @click.command("prune", cls=Command)

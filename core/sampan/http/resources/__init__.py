@@ -6,6 +6,7 @@ import logging
 
 from sampan.engine.engine import Engine
 from sampan.http.resources import unbuilt
+from sampan.http.resources.commits import CommitRoutes
 from sampan.http.resources.containers import ContainerRoutes
 from sampan.http.resources.execs import ExecRoutes
 from sampan.http.resources.images import ImageRoutes
@@ -21,7 +22,7 @@ log = logging.getLogger(__name__)
 def build_router(engine: Engine) -> Router:
     """Give the whole API over one engine, the plugins' routes included."""
     router = Router()
-    for routes in (SystemRoutes, ContainerRoutes, ExecRoutes, ImageRoutes, NetworkRoutes, VolumeRoutes, LedgerRoutes):
+    for routes in (SystemRoutes, ContainerRoutes, ExecRoutes, CommitRoutes, ImageRoutes, NetworkRoutes, VolumeRoutes, LedgerRoutes):
         routes(engine).register(router)
     unbuilt.register(router)
     _add_plugin_routes(engine, router)

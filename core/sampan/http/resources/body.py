@@ -22,8 +22,13 @@ M = TypeVar("M", bound=BaseModel)
 async def model(request: Request, kind: type[M]) -> M:
     """Read the JSON body as a model; no body is an empty object. Raises `InvalidArgument` naming the field."""
     data: Any = await request.json()
+    return validated({} if data is None else data, kind)
+
+
+def validated(data: Any, kind: type[M]) -> M:
+    """Take decoded JSON as a model. Raises `InvalidArgument` naming the field."""
     try:
-        return kind.model_validate({} if data is None else data)
+        return kind.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "body"

@@ -31,6 +31,8 @@ class ImageRoutes:
         router.add("GET", "/images/json", self.index)
         router.add("POST", "/images/create", self.create)
         router.add("POST", "/images/load", self.load)
+        router.add("GET", "/images/get", self.save)
+        router.add("GET", "/images/{name:path}/get", self.save)
         router.add("GET", "/images/{name:path}/json", self.inspect)
         router.add("GET", "/images/{name:path}/history", self.history)
         router.add("POST", "/images/{name:path}/tag", self.tag)
@@ -126,6 +128,13 @@ class ImageRoutes:
         for image, names in loaded:
             lines += [f"Loaded image: {name}\n" for name in names] or [f"Loaded image ID: {image.id}\n"]
         return StreamResponse(200, "application/json", _lines([{"stream": line} for line in lines]))
+
+    async def save(self, request: Request) -> AnyResponse:
+        """Give an archive of images: the one in the path, or `names`."""
+        names = [request.params["name"]] if "name" in request.params else request.query.get_list("names")
+        if not names:
+            raise InvalidArgument("no images to save", remedy="give names")
+        return StreamResponse(200, "application/x-tar", await self._engine.images.save(names))
 
     async def tag(self, request: Request) -> Response:
         """Give an image one more name."""

@@ -11,7 +11,6 @@ from sampan.http.response import Response
 from sampan.http.router import Router
 
 ENDPOINTS: tuple[tuple[str, str, str], ...] = (
-    ("GET", "/containers/{id}/export", "export a container"),
     ("GET", "/containers/{id}/stats", "watch a container's use"),
     ("POST", "/containers/{id}/update", "change a container's limits"),
     ("HEAD", "/containers/{id}/archive", "copy files out of a container"),
@@ -21,12 +20,9 @@ ENDPOINTS: tuple[tuple[str, str, str], ...] = (
     ("GET", "/containers/{id}/checkpoints", "list checkpoints"),
     ("POST", "/containers/{id}/checkpoints", "make a checkpoint"),
     ("DELETE", "/containers/{id}/checkpoints/{checkpoint}", "delete a checkpoint"),
-    ("POST", "/commit", "make an image of a container"),
     ("POST", "/images/{name:path}/push", "push an image"),
     ("GET", "/images/search", "search images"),
     ("POST", "/images/prune", "prune images"),
-    ("GET", "/images/get", "save images"),
-    ("GET", "/images/{name:path}/get", "save an image"),
     ("GET", "/distribution/{name:path}/json", "look at an image in a registry"),
     ("POST", "/auth", "log in to a registry"),
     ("POST", "/build", "build an image"),
