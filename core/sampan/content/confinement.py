@@ -8,6 +8,7 @@ import from. Source: pivot_root(2).
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -45,10 +46,13 @@ def confine(
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(limit, (value, value))
     # Cloned before unshare: afterwards the kernel counts `root` as another namespace's.
-    tree = mounts.open_bind(root, "", options)
+    clone = _clone(root, options)
     namespaces.unshare(namespaces.CLONE_NEWNS | namespaces.CLONE_NEWIPC | namespaces.CLONE_NEWNET)
     mounts.set_propagation("/", mounts.MS_REC | mounts.MS_PRIVATE)
+    tree = os.dup(root) if clone is None else clone
     mounts.attach(tree, "/")
+    if clone is None:
+        mounts.apply_attributes(tree, options)
     os.fchdir(tree)
     mounts.pivot_root(".", ".")
     mounts.umount(".", mounts.MNT_DETACH)
@@ -57,6 +61,17 @@ def confine(
     bits = capabilities.mask(kept) & had.permitted
     capabilities.apply(capabilities.CapabilitySets(effective=bits, permitted=bits))
     return os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _clone(root: int, options: mounts.MountOptions) -> int | None:
+    """Give a mount of the directory `root`; None where that is a mount without a place, which before Linux 6.15 can't be
+    cloned. It can be given a place then, once."""
+    try:
+        return mounts.open_bind(root, "", options)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return None
 
 
 def main(run: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
