@@ -167,7 +167,7 @@ class BlobWriter:
         target = self._blobs / digest.removeprefix("sha256:")
         try:
             self.seal()
-            if target.exists():
+            if _size(target) == self.size:
                 self.path.unlink()
             else:
                 _flush(self.path)
@@ -193,6 +193,14 @@ class BlobWriter:
     ) -> None:
         """Abort unless committed."""
         self.abort()
+
+
+def _size(path: Path) -> int:
+    """Give a file's size, -1 where it is not there. What has the wrong size is a torn blob, and is replaced."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return -1
 
 
 def _flush(path: Path) -> None:

@@ -137,6 +137,7 @@ class ImageRecord(Record):
 
     id: str
     manifest_digest: str
+    manifest_type: str = "application/vnd.oci.image.manifest.v1+json"
     created: int
     size: int
     diff_ids: list[str]
