@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from sampan.api.errors import Conflict, NotFound, SampanError, Unsupported, host_errors
-from sampan.api.storage import StorageDriver
+from sampan.api.storage import Change, StorageDriver
 from sampan.api.types import ContainerConfig, HealthConfig
 from sampan.content import references
 from sampan.content.blobs import BlobStore
@@ -21,6 +21,7 @@ from sampan.content.changes import apply_changes
 from sampan.content.images import LoadedImage, put_config, put_manifest
 from sampan.content.layer_writer import WrittenLayer, store_layer
 from sampan.content.manifests import Descriptor, ImageConfig
+from sampan.engine.changes import without_places
 from sampan.engine.container import Container
 from sampan.engine.containers import Containers, attributes
 from sampan.engine.events import EventBus
@@ -29,6 +30,7 @@ from sampan.engine.lifecycle import Lifecycle
 from sampan.engine.records import ImageRecord, Status
 from sampan.engine.storage import StorageDrivers
 from sampan.engine.times import rfc3339
+from sampan.linux.comparing import same_but_mtime
 from sampan.linux.mounts import open_root
 
 log = logging.getLogger(__name__)
@@ -173,7 +175,30 @@ def _store(driver: StorageDriver, key: str, blobs: BlobStore) -> tuple[Descripto
     with ExitStack() as stack:
         with host_errors(f"look at snapshot {key!r}"):
             root = stack.enter_context(open_root(driver.look(key)))
-        return store_layer(root, driver.diff(key), blobs)
+        return store_layer(root, _changes(driver, key), blobs)
+
+
+def _changes(driver: StorageDriver, key: str) -> Iterator[Change]:
+    """Give what the container changed. The root comes with any of it; alone it counts if more than its mtime differs."""
+    root: Change | None = None
+    for change in without_places(driver, key):
+        if not change.path:
+            root = change
+            continue
+        if root is not None:
+            yield root
+            root = None
+        yield change
+    parent = driver.stat(key).parent
+    if root is None or parent is None:
+        return
+    with (
+        host_errors(f"look at the root of snapshot {key!r}"),
+        open_root(driver.look(parent)) as old,
+        open_root(driver.look(key)) as new,
+    ):
+        if not same_but_mtime(old, new, b"."):
+            yield root
 
 
 def inherited(config: ContainerConfig, own: ContainerConfig) -> ContainerConfig:
