@@ -256,6 +256,175 @@ def test_an_opaque_mark_keeps_what_the_layer_wrote_and_nothing_deeper(place):
     assert {name for name in tree(root) if name.startswith("opaque")} == {"opaque", "opaque/sub", "opaque/sub/new"}
 
 
+@pytest.mark.parametrize("whiteouts", list(Whiteouts))
+@pytest.mark.parametrize("first", ["mark", "sibling"])
+def test_deletions_count_wherever_they_stand(place, whiteouts, first):
+    """Beside what the layer writes under the same name, before it and after it; and in what it replaces."""
+    root = lower(place) if whiteouts is Whiteouts.DELETE else place / "root"
+    written = [("opaque/sub/new", b"n"), ("dir/old", b"mine"), ("gone", b"back"), ("swap/sub/new", b"n")]
+    marks = [("opaque/.wh..wh..opq", b""), ("dir/.wh.old", b""), (".wh.gone", b""), (".wh.swap", b"")]
+    layer = Layer()
+    for name, data in marks + written if first == "mark" else written + marks:
+        layer.add(name, data=data)
+    apply(place, layer, whiteouts)
+    files = {"opaque/sub/new", "dir/old", "gone", "swap/sub/new"}
+    kept = {"keep", "dir/sub/old"} if whiteouts is Whiteouts.DELETE else set()
+    assert {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()} == files | kept
+    assert (root / "dir/old").read_bytes() == b"mine"
+    if whiteouts is Whiteouts.OVERLAY:
+        assert {name for name in ("opaque", "dir", "swap") if is_opaque(root / name)} == {"opaque", "swap"}
+
+
+def is_opaque(path: Path) -> bool:
+    return "trusted.overlay.opaque" in os.listxattr(path)
+
+
+def test_a_directory_in_the_place_of_anything_shows_nothing_from_below(place):
+    layer = Layer().add("a", data=b"1").directory("a").symlink("b", "/").directory("b").directory("c").add(".wh.d").add("d/x")
+    root = apply(place, layer, Whiteouts.OVERLAY)
+    assert {name for name in "abcd" if is_opaque(root / name)} == {"a", "b", "d"}
+
+
+def test_a_deleted_name_can_be_written_again_as_anything(place):
+    for whiteouts in Whiteouts:
+        layer = (
+            Layer()
+            .add(".wh.f").add("f", data=b"f")
+            .add(".wh.l").symlink("l", "f")
+            .add(".wh.h").hard_link("h", "f")
+            .add(".wh.p").add("p", tarfile.FIFOTYPE)
+        )  # fmt: skip
+        root = apply(place, layer, whiteouts)
+        assert (root / "f").read_bytes() == (root / "h").read_bytes() == b"f"
+        assert os.readlink(root / "l") == "f" and stat.S_ISFIFO((root / "p").stat().st_mode)
+
+
+def test_a_directory_of_the_layer_is_exactly_the_layers(place):
+    """What an earlier layer's directory had, group, set-group-id, attributes and ACLs, neither stays nor is handed down."""
+    root = place / "root"
+    acl = posix_acl((0x01, 7, NOBODY), (0x02, 7, 12), (0x04, 5, NOBODY), (0x10, 7, NOBODY), (0x20, 5, NOBODY))
+    for name in ("named", "unnamed"):
+        (root / name).mkdir()
+        os.chown(root / name, 5, 6)
+        (root / name).chmod(0o2775)
+        os.setxattr(root / name, "user.old", b"old")
+        os.setxattr(root / name, "system.posix_acl_default", acl)
+        os.setxattr(root / name, "trusted.old", b"old")
+    layer = Layer().directory("named", mode=0o750)
+    for name in ("named", "unnamed"):
+        layer.add(f"{name}/file", mode=0o640, data=b"x").directory(f"{name}/sub", mode=0o700).add(f"{name}/fifo", tarfile.FIFOTYPE)
+        layer.add(f"{name}/sub/file", mode=0o4777).symlink(f"{name}/link", "x")
+    apply(place, layer)
+    assert os.listxattr(root / "named") == []
+    assert set(os.listxattr(root / "unnamed")) == {"user.old", "trusted.old", "system.posix_acl_default"}
+    for name in ("named", "unnamed"):
+        for inside, mode in {"file": 0o640, "sub": 0o700, "sub/file": 0o4777, "fifo": 0o644, "link": 0o777}.items():
+            status = (root / name / inside).lstat()
+            assert (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid) == (mode, 0, 0), inside
+            assert os.listxattr(root / name / inside, follow_symlinks=False) == [], inside
+
+
+NOBODY = 0xFFFFFFFF
+
+
+def posix_acl(*entries: tuple[int, int, int]) -> bytes:
+    """Pack (tag, permissions, id) as the kernel's `posix_acl_xattr_entry`."""
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
+def with_attributes(name: str, kind: bytes, attributes: dict[str, bytes], **fields) -> bytes:
+    """Write one member with extended attributes of any bytes, which `tarfile` can't."""
+    records = b""
+    for key, value in attributes.items():
+        record = b" SCHILY.xattr." + os.fsencode(key) + b"=" + value + b"\n"
+        length = len(record) + 1
+        while len(str(length)) + len(record) != length:
+            length += 1
+        records += str(length).encode() + record
+    pax, info = tarfile.TarInfo("pax"), tarfile.TarInfo(name)
+    pax.type, pax.size, info.type = b"x", len(records), kind
+    for key, value in fields.items():
+        setattr(info, key, value)
+    return pax.tobuf() + records.ljust(-(-len(records) // 512) * 512, b"\0") + info.tobuf()
+
+
+def test_attributes_come_out_as_they_went_in(place):
+    acl = posix_acl((0x01, 6, NOBODY), (0x02, 7, 12), (0x04, 4, NOBODY), (0x10, 7, NOBODY), (0x20, 4, NOBODY))
+    attributes = {
+        "user.bytes": bytes(range(256)), "user.n\udcff\u00e4": b"name", "trusted.mine": b"t",
+        "security.capability": struct.pack("<IIIIII", 0x03000001, 1 << 10, 0, 0, 0, 1000),
+        "system.posix_acl_access": acl, "security.selinux": b"label",
+    }  # fmt: skip
+    layer = with_attributes("file", b"0", attributes, mode=0o674) + with_attributes(
+        "directory", b"5", {"system.posix_acl_default": acl, "user.d": b"d"}, mode=0o755, mtime=1
+    )
+    layer += Layer().add("directory/file", data=b"x", mode=0o600).bytes()
+    root = apply(place, layer)
+    found = {name: os.getxattr(root / "file", name) for name in os.listxattr(root / "file")}
+    assert found == {name: value for name, value in attributes.items() if name != "security.selinux"}
+    assert {n: os.getxattr(root / "directory", n) for n in os.listxattr(root / "directory")} == {
+        "system.posix_acl_default": acl, "user.d": b"d",
+    }  # fmt: skip
+    assert (root / "directory").stat().st_mtime == 1
+    inside = root / "directory/file"
+    assert stat.S_IMODE(inside.stat().st_mode) == 0o600 and os.listxattr(inside) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "attributes"),
+    [
+        (b"0", {"trusted.overlay.opaque": b"y"}),
+        (b"5", {"trusted.overlay.opaque": b"y"}),
+        (b"5", {"trusted.overlay.overlay.opaque": b"y"}),
+        (b"3", {"trusted.overlay.metacopy": b""}),
+        (b"2", {"trusted.overlay.redirect": b"/etc"}),
+        (b"2", {"user.on-a-link": b"x"}),
+        (b"0", {"user." + "n" * 300: b"x"}),
+        (b"0", {"user.large": bytes(70_000)}),
+        (b"0", {"user.nul\0": b"x"}),
+        (b"0", {"system.posix_acl_access": b"\2\0\0\0garbage"}),
+        (b"0", {"security.capability": b"garbage"}),
+    ],
+)
+@pytest.mark.parametrize("whiteouts", list(Whiteouts))
+def test_attributes_that_must_not_or_cannot_be(place, kind, attributes, whiteouts):
+    fields = {"linkname": "x"} if kind == b"2" else {"devmajor": 1, "devminor": 3} if kind == b"3" else {}
+    with pytest.raises(InvalidArgument, match=r"^unpack blob: "):
+        apply(place, with_attributes("x", kind, attributes, **fields) + bytes(1024), whiteouts)
+
+
+def test_times_and_owners_at_their_ends(place):
+    layer = (
+        Layer()
+        .add("before", mtime=-1.5, uid=2**32 - 2, gid=2**31)
+        .directory("far", mtime=10**15)
+        .add("far/inside", mtime=2**63)
+        .add("pax", pax_headers={"mtime": "-0.000000001", "uid": "4294967294", "path": "other"})
+        .add("./.././../../x/../y".replace("..", "."), mtime=1)
+    )
+    root = apply(place, layer)
+    before = (root / "before").stat()
+    assert (before.st_mtime_ns, before.st_uid, before.st_gid) == (-1_500_000_000, 2**32 - 2, 2**31)
+    assert (root / "far").stat().st_mtime > 4e9 and (root / "far/inside").stat().st_mtime > 4e9
+    assert ((root / "other").stat().st_mtime_ns, (root / "other").stat().st_uid) == (-1, 2**32 - 2)
+    assert (root / "x/y").exists() and not (root / "pax").exists()
+
+
+def test_names_of_any_bytes(place):
+    names = [bytes([byte]) * 3 for byte in range(1, 256) if byte not in b"/."] + ["\u00e4\U0001f6a2".encode(), b"...", b"-rf", b"\n \t"]
+    layer = b"".join(tarfile.TarInfo(os.fsdecode(name)).tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape") for name in names)
+    root = apply(place, layer)
+    assert set(os.listdir(os.fsencode(root))) == set(names)
+
+
+def test_the_last_of_repeated_records_counts(place):
+    records = b"".join(str(len(r) + 3).encode() + b" " + r for r in (b"path=first-name\n", b"path=other-name\n"))
+    pax = tarfile.TarInfo("pax")
+    pax.type, pax.size = b"x", len(records)
+    root = apply(place, pax.tobuf() + records.ljust(512, b"\0") + tarfile.TarInfo("header").tobuf())
+    assert tree(root) == {"other-name"}
+
+
 # Attacks: what may not be refused is contained.
 
 REFUSED = {
@@ -265,6 +434,9 @@ REFUSED = {
     "hard link to a host file": Layer().hard_link("x", "/etc/shadow"),
     "hard link to a directory": Layer().directory("d").hard_link("x", "d"),
     "hard link to the root": Layer().hard_link("x", "/"),
+    "hard link to a whiteout": Layer().add(".wh.w").hard_link("x", "w"),
+    "hard link to a whiteout's name": Layer().add(".wh.w").hard_link("x", ".wh.w"),
+    "hard link in the place of its source": Layer().directory("d").add("d/f", data=b"1").hard_link("d", "d/f"),
     "hard link to itself": Layer().add("x", data=b"1").hard_link("x", "x"),
     "symlink to nowhere, then through it": Layer().symlink("l", "/etc").add("l/outside", data=b"owned"),
     "symlink loop": Layer().symlink("a", "b").symlink("b", "a").add("a/x", data=b"owned"),
