@@ -19,6 +19,7 @@ from typing import BinaryIO
 from sampan.api.errors import InvalidArgument, NotFound, System
 from sampan.content.manifests import Descriptor
 from sampan.content.references import check_digest
+from sampan.content.space import Space
 from sampan.linux.files import fsync_directory, write_atomic
 
 _HEX64 = re.compile(r"[0-9a-f]{64}")
@@ -119,6 +120,7 @@ class BlobWriter:
         except OSError as error:
             raise System(f"begin a blob in {ingest}: {error.strerror}") from error
         self.path = Path(name)
+        self._space = Space(self._fd, "take in a blob")
 
     @property
     def digest(self) -> str:
@@ -134,8 +136,9 @@ class BlobWriter:
         self._filled, self.size = check_digest(digest), size
 
     def write(self, data: bytes | memoryview) -> int:
-        """Add bytes. `System` if the disk refuses."""
+        """Add bytes. `System` if the disk refuses, or would have little more than its reserve left (`content.space`)."""
         view = memoryview(data)
+        self._space.take(len(view))
         self._hash.update(view)
         self.size += len(view)
         try:
