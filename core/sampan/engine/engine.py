@@ -23,6 +23,7 @@ from sampan.engine.export import Exports
 from sampan.engine.images import Images
 from sampan.engine.lifecycle import Lifecycle
 from sampan.engine.metadata import Metadata
+from sampan.engine.migration import Migrations
 from sampan.engine.networks import Networks
 from sampan.engine.recovery import Recovery
 from sampan.engine.start import Starter
@@ -64,6 +65,7 @@ class Engine:
         self.exports = Exports(self.storage, self.events)
         self.execs = Execs(self.containers, self.starter, self.events)
         self.usage = DiskUse(settings.root, metadata, self.images, self.containers, self.storage, self.volumes)
+        self.migrations = Migrations(metadata, self.images, self.storage, self.unpacked, self.events)
         self.images.users = self.containers.of_image
         self.volumes.users = self.containers.of_volume
         self._locks = locks
@@ -100,6 +102,7 @@ class Engine:
         await recovery.run(rebooted=await self.metadata.rebooted())
         everyone = self.containers.all()
         await self.images.sweep()
+        await self.volumes.sweep()
         await self.networks.sweep({c.id for c in everyone if c.is_running})
         await self.storage.sweep()
         await asyncio.to_thread(self._sweep_directories, {c.id for c in everyone})

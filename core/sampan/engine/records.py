@@ -119,7 +119,7 @@ class NetworkRecord(Record):
 
 
 class VolumeRecord(Record):
-    """A volume."""
+    """A volume. One that is not `whole` is being made or removed, and is not there for anyone; a crash leaves it to be removed."""
 
     name: str
     driver: str
@@ -127,6 +127,7 @@ class VolumeRecord(Record):
     options: dict[str, str] = {}
     labels: dict[str, str] = {}
     anonymous: bool = False
+    whole: bool = True
 
 
 class ImageRecord(Record):

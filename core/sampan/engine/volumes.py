@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from sampan import plugins
-from sampan.api.errors import Conflict, NotFound
-from sampan.api.volume import VolumeContext, VolumeDriver
+from sampan.api.errors import Conflict, NotFound, SampanError
+from sampan.api.volume import VolumeContext, VolumeDriver, VolumeInfo
 from sampan.engine.drivers import DriverHandle, driver_config, private_directory
 from sampan.engine.events import EventBus
 from sampan.engine.metadata import Metadata
@@ -17,7 +20,18 @@ from sampan.engine.names import check_name, new_id
 from sampan.engine.records import VolumeRecord
 from sampan.settings import Settings
 
+log = logging.getLogger(__name__)
+
 VolumePlank = DriverHandle[VolumeDriver]
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeDifferences:
+    """`lost`: recorded, and its driver doesn't have it. `unknown`: (driver, name) without a record. `leftovers`: no volumes."""
+
+    lost: list[VolumeRecord]
+    unknown: list[tuple[str, str]]
+    leftovers: list[Path]
 
 
 class Volumes:
@@ -47,11 +61,18 @@ class Volumes:
 
     def all(self) -> list[VolumeRecord]:
         """Give all volumes."""
-        return self._metadata.database.query(self._metadata.volumes.list)
+        return [record for record in self._metadata.database.query(self._metadata.volumes.list) if record.whole]
+
+    def find(self, name: str) -> VolumeRecord | None:
+        """Give a volume, or None."""
+        record = self._metadata.database.query(lambda tx: self._metadata.volumes.find(tx, name))
+        return record if record is not None and record.whole else None
 
     def get(self, name: str) -> VolumeRecord:
         """Find a volume. Raises `NotFound`."""
-        return self._metadata.database.query(lambda tx: self._metadata.volumes.get(tx, name))
+        if (record := self.find(name)) is None:
+            raise NotFound(f"get {name}: no such volume")
+        return record
 
     async def mountpoint(self, record: VolumeRecord) -> Path | None:
         """Give the volume's directory on the host."""
@@ -67,15 +88,13 @@ class Volumes:
         if not anonymous:
             check_name("volume", name)
         async with self._changing:
-            known = self._metadata.database.query(lambda tx: self._metadata.volumes.find(tx, name))
-            if known is not None:
+            if (known := self.find(name)) is not None:
                 if driver and driver != known.driver:
                     raise Conflict(
                         f"create {name}: conflict: volume name must be unique: it has driver {known.driver!r}"
                     )
                 return known
             plank = await self._driver(driver or "local")
-            await plank.call(plank.driver.create, name, options or {})
             record = VolumeRecord(
                 name=name,
                 driver=plank.name,
@@ -84,7 +103,14 @@ class Volumes:
                 labels=labels or {},
                 anonymous=anonymous,
             )
-            await self._metadata.database.write(lambda tx: self._metadata.volumes.insert(tx, record))
+            half = record.model_copy(update={"whole": False})
+            await self._metadata.database.note(lambda tx: self._metadata.volumes.insert(tx, half))
+            try:
+                await plank.call(plank.driver.create, name, options or {})
+            except BaseException:
+                await self._metadata.database.note(lambda tx: self._metadata.volumes.delete(tx, name))
+                raise
+            await self._metadata.database.write(lambda tx: self._metadata.volumes.update(tx, record))
         self._events.emit("volume", "create", name, {"driver": record.driver})
         return record
 
@@ -113,12 +139,63 @@ class Volumes:
             if users := self.users(name):
                 raise Conflict(f"remove {name}: volume is in use - [{', '.join(users)}]")
             plank = await self._driver(record.driver)
+            half = record.model_copy(update={"whole": False})
+            await self._metadata.database.note(lambda tx: self._metadata.volumes.update(tx, half))
+            try:
+                await plank.call(plank.driver.remove, name)
+            except BaseException:
+                await self._metadata.database.note(lambda tx: self._metadata.volumes.update(tx, record))
+                raise
             await self._metadata.database.write(lambda tx: self._metadata.volumes.delete(tx, name))
-            await plank.call(plank.driver.remove, name)
         self._events.emit("volume", "destroy", name, {"driver": record.driver})
+
+    async def sweep(self) -> None:
+        """Remove what a crash left half made or half removed."""
+        for record in self._metadata.database.query(self._metadata.volumes.list):
+            if not record.whole:
+                try:
+                    plank = await self._driver(record.driver)
+                    await plank.call(plank.driver.remove, record.name)
+                except SampanError as error:
+                    log.warning("remove volume %s, which a crash left: %s", record.name, error)
+                    continue
+                await self._metadata.database.write(partial(self._metadata.volumes.delete, key=record.name))
+
+    async def compare(self) -> VolumeDifferences:
+        """Tell where the records and the drivers differ. Waits for a volume that is being made or removed."""
+        async with self._changing:
+            records = self.all()
+            there: set[tuple[str, str]] = set()
+            for name in sorted({record.driver for record in records} | set(self._used_drivers())):
+                plank = await self._driver(name)
+                there |= {(name, info.name) for info in await plank.call_for_long(_list, plank.driver)}
+            known = {(record.driver, record.name) for record in records}
+            leftovers = await asyncio.to_thread(self._leftovers, {name for driver, name in known | there if driver == "local"})
+        lost = [record for record in records if (record.driver, record.name) not in there]
+        return VolumeDifferences(lost, sorted(there - known), leftovers)
+
+    def _used_drivers(self) -> list[str]:
+        """Give the drivers that have a directory here."""
+        base, installed = self._settings.root / "volumes", self._registry.names("volume")
+        return [name for name in installed if (base / name).is_dir()]
+
+    def _leftovers(self, names: set[str]) -> list[Path]:
+        base = self._settings.root / "volumes" / "local"
+        return sorted(path for path in base.iterdir() if path.name not in names) if base.is_dir() else []
+
+    async def adopt(self, driver: str, name: str) -> None:
+        """Record a volume that a driver has and no record names, contents and all."""
+        async with self._changing:
+            if self.find(name) is None:
+                record = VolumeRecord(name=name, driver=driver, created=time.time_ns())
+                await self._metadata.database.write(lambda tx: self._metadata.volumes.insert(tx, record))
 
     async def close(self) -> None:
         """Let go of the drivers."""
         for plank in self._open.values():
             plank.shutdown()
         self._open.clear()
+
+
+def _list(driver: VolumeDriver) -> list[VolumeInfo]:
+    return list(driver.list())

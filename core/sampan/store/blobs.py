@@ -30,6 +30,11 @@ def everything(tx: Transaction) -> dict[str, list[str]]:
     return images
 
 
+def rows(tx: Transaction) -> dict[tuple[str, str], int]:
+    """Give the whole ledger: (image id, digest), and the blob's size in bytes."""
+    return {(image_id, digest): size for image_id, digest, size in tx.execute("SELECT image_id, digest, size FROM blobs")}
+
+
 def sizes(tx: Transaction) -> dict[str, int]:
     """Give the size in bytes of every blob that an image needs."""
     return dict(tx.execute("SELECT DISTINCT digest, size FROM blobs"))

@@ -82,12 +82,13 @@ class LocalVolumes(VolumeDriver):
     def get(self, name: str) -> VolumeInfo:
         """Describe one volume."""
         path = self._existing(name)
-        return VolumeInfo(name, path / DATA, json.loads((path / OPTIONS).read_text()))
+        options = path / OPTIONS
+        return VolumeInfo(name, path / DATA, json.loads(options.read_text()) if options.exists() else {})
 
     def list(self) -> Iterator[VolumeInfo]:
         """Give every volume."""
         for entry in sorted(os.listdir(self.context.root)):
-            if not entry.startswith(_TEMPORARY):
+            if not entry.startswith(_TEMPORARY) and (self.context.root / entry / DATA).is_dir():
                 yield self.get(entry)
 
     def _path(self, name: str) -> Path:
@@ -97,6 +98,6 @@ class LocalVolumes(VolumeDriver):
 
     def _existing(self, name: str) -> Path:
         path = self._path(name)
-        if not path.is_dir():
+        if not (path / DATA).is_dir():
             raise NotFound(f"get {name}: no such volume")
         return path
