@@ -170,7 +170,9 @@ class Volumes:
                 plank = await self._driver(name)
                 there |= {(name, info.name) for info in await plank.call_for_long(_list, plank.driver)}
             known = {(record.driver, record.name) for record in records}
-            leftovers = await asyncio.to_thread(self._leftovers, {name for driver, name in known | there if driver == "local"})
+            leftovers = await asyncio.to_thread(
+                self._leftovers, {name for driver, name in known | there if driver == "local"}
+            )
         lost = [record for record in records if (record.driver, record.name) not in there]
         return VolumeDifferences(lost, sorted(there - known), leftovers)
 
