@@ -21,13 +21,7 @@ from sampan.api.driver import Driver
 from sampan.cli.app import LazyGroup
 from sampan.cli.app import root as command_line
 from sampan.cli.daemon import daemon as daemon_command
-from sampan.http.resources import unbuilt
-from sampan.http.resources.containers import ContainerRoutes
-from sampan.http.resources.execs import ExecRoutes
-from sampan.http.resources.images import ImageRoutes
-from sampan.http.resources.networks import NetworkRoutes
-from sampan.http.resources.system import SystemRoutes
-from sampan.http.resources.volumes import VolumeRoutes
+from sampan.http.resources import ROUTES, unbuilt
 from sampan.plugins import discover
 from sampan.settings import Settings
 
@@ -131,7 +125,7 @@ class Table:
 
 def test_every_route_is_described_and_no_other() -> None:
     table = Table()
-    for routes in (SystemRoutes, ContainerRoutes, ExecRoutes, ImageRoutes, NetworkRoutes, VolumeRoutes):
+    for routes in ROUTES:
         routes(None).register(table)  # type: ignore[arg-type]
     told = re.findall(r"^\| `((?:GET|HEAD|POST|PUT|DELETE) /\S*)` \|", reference("api.md"), re.MULTILINE)
     assert len(told) == len(set(told))

@@ -122,6 +122,7 @@ _IMAGE = {
     "rm": Entry("commands.images:rmi", "Remove one or more images"),
     "save": Entry("commands.images:save", "Save one or more images to a tar archive (streamed to STDOUT by default)"),
     "tag": Entry("commands.images:tag", "Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE"),
+    "unpack": Entry("commands.images:unpack", "Unpack an image into a storage driver, before a container needs it"),
 }  # fmt: skip
 
 _NETWORK = {
@@ -154,7 +155,12 @@ _SYSTEM = {
 
 _BENCH = {"storage": Entry("commands.bench:storage", "Measure storage drivers side by side")}
 
-_STORAGE = {"df": Entry("commands.df:storage_df", "Show whose every byte under the daemon's root is")}
+_STORAGE = {
+    "check": Entry("commands.storage:check", "Look for damage in storage drivers"),
+    "df": Entry("commands.df:storage_df", "Show whose every byte under the daemon's root is"),
+    "ls": Entry("commands.storage:ls", "List the storage drivers, or the snapshots of one"),
+    "migrate": Entry("commands.storage:migrate", "Move the files of stopped containers to another storage driver"),
+}
 
 container = LazyGroup("container", _CONTAINER, help="Manage containers.")
 image = LazyGroup("image", _IMAGE, help="Manage images.")

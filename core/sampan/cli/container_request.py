@@ -299,9 +299,12 @@ def _is_address(text: str) -> bool:
 
 
 def _storage(options: Options) -> dict[str, str]:
+    """Give StorageOpt; the daemon splits `driver=btrfs,size=10M`."""
     table = environment.mapping(options["storage_opt"], "storage option")
-    if options["storage_driver"]:
-        table["driver"] = options["storage_driver"]
+    if driver := options["storage_driver"]:
+        if "driver" in table and table["driver"] != driver:
+            raise ValueError("conflicting options: --storage-driver and --storage-opt driver")
+        table["driver"] = driver
     return table
 
 

@@ -57,19 +57,7 @@ class StoredLayer:
         """
         try:
             with io.FileIO(self._blob) as blob:
-                request = {
-                    "blob": blob.fileno(),
-                    "target": directory,
-                    "whiteouts": whiteouts.value,
-                    "diff_id": self._diff_id,
-                    "stream_bytes": self._limits.stream_bytes,
-                    "file_bytes": self._limits.file_bytes,
-                    "entries": self._limits.entries,
-                    "memory_bytes": self._limits.memory_bytes,
-                }
-                fds = [blob.fileno(), directory]
-                with confined("sampan.content.unpacker", request, fds, self._limits.seconds) as child:
-                    child.answer()
+                unpack_stream(blob.fileno(), directory, whiteouts, self._limits, self._diff_id)
         except FileNotFoundError as missing:
             raise NotFound(f"unpack {self._blob.name}: {missing.filename} not found") from missing
         except OSError as failed:
@@ -95,3 +83,22 @@ class StoredLayer:
         if found != self._diff_id:
             raise InvalidArgument(f"the layer's content is {found}, not {self._diff_id} as its image says")
         return data
+
+
+def unpack_stream(stream: int, directory: int, whiteouts: Whiteouts, limits: Limits, diff_id: str = "") -> str:
+    """Unpack a tar, compressed or not, from the descriptor `stream` in a confined child; give the digest of the plain tar.
+
+    It must be `diff_id` if that is given. Errors as `StoredLayer.unpack`, and `OSError`.
+    """
+    request = {
+        "blob": stream,
+        "target": directory,
+        "whiteouts": whiteouts.value,
+        "diff_id": diff_id,
+        "stream_bytes": limits.stream_bytes,
+        "file_bytes": limits.file_bytes,
+        "entries": limits.entries,
+        "memory_bytes": limits.memory_bytes,
+    }
+    with confined("sampan.content.unpacker", request, [stream, directory], limits.seconds) as child:
+        return str(child.answer()["diff_id"])

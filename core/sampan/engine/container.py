@@ -59,7 +59,8 @@ class Container:
         self.trace = Trace(directories.root / "trace.json")
         self.shim: Shim | None = None
         self.pending: list[PendingStreams] = []
-        self.stopping = False
+        self.is_moving = False
+        """Its files are on the way to another storage driver: that may take long, and it stays stopped."""
         self.restart_wait: asyncio.TimerHandle | None = None
         self.log_ended = asyncio.Event()
         self.log_ended.set()
@@ -90,7 +91,7 @@ class Container:
 
     async def settle(self) -> None:
         """Wait for a start that is under way: the process may have spoken before the daemon knows that it runs."""
-        if not self.is_running and self.lock.locked():
+        if not self.is_running and self.lock.locked() and not self.is_moving:
             async with self.lock:
                 pass
 

@@ -274,3 +274,19 @@ def bootstrap(quiet: bool) -> None:
     """Make the embedded busybox image, without a network."""
     with current().stream("POST", "/sampan/images/bootstrap") as response:
         show_progress(response, sys.stdout, quiet=quiet)
+
+
+@click.command("unpack", cls=Command)
+@click.option("-q", "--quiet", is_flag=True, help="Do not show the progress.")
+@click.option("--storage-driver", metavar="DRIVER", help="Storage driver; the daemon's default if not given.")
+@click.argument("names", nargs=-1, required=True, metavar="IMAGE...")
+def unpack(names: tuple[str, ...], quiet: bool, storage_driver: str | None) -> int:
+    """Unpack images into a storage driver. What is there already is left as it is."""
+    client = current()
+
+    def one(name: str) -> None:
+        path = f"/sampan/images/{quote(name)}/unpack"
+        with client.stream("POST", path, {"driver": storage_driver}) as response:
+            show_progress(response, sys.stdout, quiet=quiet)
+
+    return each(names, one)

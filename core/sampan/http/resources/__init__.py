@@ -12,17 +12,23 @@ from sampan.http.resources.execs import ExecRoutes
 from sampan.http.resources.images import ImageRoutes
 from sampan.http.resources.ledger import LedgerRoutes
 from sampan.http.resources.networks import NetworkRoutes
+from sampan.http.resources.storage import StorageRoutes
 from sampan.http.resources.system import SystemRoutes
 from sampan.http.resources.volumes import VolumeRoutes
 from sampan.http.router import Router
 
 log = logging.getLogger(__name__)
 
+ROUTES = (
+    SystemRoutes, ContainerRoutes, ExecRoutes, CommitRoutes, ImageRoutes, NetworkRoutes, VolumeRoutes, StorageRoutes, LedgerRoutes,
+)  # fmt: skip
+"""The classes of handlers; each adds the routes of one resource."""
+
 
 def build_router(engine: Engine) -> Router:
     """Give the whole API over one engine, the plugins' routes included."""
     router = Router()
-    for routes in (SystemRoutes, ContainerRoutes, ExecRoutes, CommitRoutes, ImageRoutes, NetworkRoutes, VolumeRoutes, LedgerRoutes):
+    for routes in ROUTES:
         routes(engine).register(router)
     unbuilt.register(router)
     _add_plugin_routes(engine, router)

@@ -92,7 +92,11 @@ class SystemRoutes:
             "ContainersStopped": sum(not container.is_running for container in containers),
             "Images": len(engine.images.all()),
             "Driver": engine.storage.default,
-            "DriverStatus": [["Root", str(engine.settings.root / "storage" / engine.storage.default)]],
+            "DriverStatus": [
+                ["Root", str(engine.settings.root / "storage" / engine.storage.default)],
+                ["In use", ", ".join(sorted(storage.name for storage in engine.storage.opened()))],
+                ["Installed", ", ".join(names("storage"))],
+            ],
             "Plugins": {
                 "Volume": names("volume"), "Network": names("network"), "Authorization": None, "Log": names("log"),
                 "Storage": names("storage"), "Runtime": names("runtime"),
