@@ -86,6 +86,13 @@ def same(old: int, old_name: bytes, new: int, new_name: bytes) -> bool:
     return _same(old, old_name, before, new, new_name, after)
 
 
+def same_but_mtime(old: int, new: int, name: bytes) -> bool:
+    """Tell whether the directory `name` of both directories is the same in itself, but for its mtime. Raises `OSError`."""
+    before = os.stat(name, dir_fd=old, follow_symlinks=False)
+    after = os.stat(name, dir_fd=new, follow_symlinks=False)
+    return _permissions(before) == _permissions(after) and _xattrs(old, name) == _xattrs(new, name)
+
+
 @dataclass(slots=True)
 class _Pair:
     """One name in both trees' directories, or in one. `above` are the names of the directories that lead here."""
@@ -181,13 +188,15 @@ def _same(
 
 
 def _attributes_differ(before: os.stat_result, after: os.stat_result) -> bool:
-    if (before.st_mode, before.st_uid, before.st_gid) != (after.st_mode, after.st_uid, after.st_gid):
-        return True
-    if before.st_mtime_ns != after.st_mtime_ns:
+    if _permissions(before) != _permissions(after) or before.st_mtime_ns != after.st_mtime_ns:
         return True
     if stat.S_ISREG(after.st_mode):
         return before.st_size != after.st_size
     return (stat.S_ISCHR(after.st_mode) or stat.S_ISBLK(after.st_mode)) and before.st_rdev != after.st_rdev
+
+
+def _permissions(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_mode, status.st_uid, status.st_gid
 
 
 def _xattrs(directory: int, name: bytes) -> dict[str, bytes]:

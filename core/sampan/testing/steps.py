@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,7 +80,8 @@ def _take(root: Path, step: Step) -> None:
             if not path.is_symlink() and path.is_dir():
                 if other.resolve().is_relative_to(path.resolve()):
                     return
-                shutil.copytree(path, other, symlinks=True)
+                other.mkdir(parents=True)
+                subprocess.run(["cp", "-aT", path, other], check=True)  # shutil knows no fifos
                 shutil.rmtree(path)
             else:
                 path.rename(other)

@@ -242,6 +242,17 @@ def top(container: str, ps_options: tuple[str, ...]) -> None:
     sys.stdout.write(columns([answer["Titles"], *(answer["Processes"] or [])], min_width=20))
 
 
+@click.command("diff", cls=Command)
+@click.argument("container")
+def diff(container: str) -> None:
+    """Inspect changes to files or directories on a container's filesystem.
+
+    C is a change, A what was added, D what was deleted.
+    """
+    for change in current().get(f"/containers/{quote(container)}/changes") or []:
+        print("CAD"[change["Kind"]], change["Path"])
+
+
 @click.command("port", cls=Command)
 @click.argument("container")
 @click.argument("private", required=False, metavar="[PORT[/PROTO]]")
