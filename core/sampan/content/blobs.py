@@ -77,9 +77,10 @@ class BlobStore:
             raise InvalidArgument(f"blob {digest} is larger than {limit} bytes")
         return data
 
-    def has(self, digest: str) -> bool:
-        """Tell whether the blob is there."""
-        return self.path(digest).exists()
+    def has(self, digest: str, size: int | None = None) -> bool:
+        """Tell whether the blob is there, and has that size."""
+        found = _size(self.path(digest))
+        return found >= 0 and size in (None, found)
 
     def size(self, digest: str) -> int:
         """Give a blob's size in bytes. Raises `NotFound`."""

@@ -38,7 +38,7 @@ class _Records:
     @property
     def sizes(self) -> dict[str, int]:
         return {digest: size for (_, digest), size in self.ledger.items()} | {
-            digest: size for image in self.images.values() for digest, size in _parts(image).items() if size >= 0
+            digest: size for image in self.images.values() for digest, size in image.blobs().items() if size is not None
         }
 
     @property
@@ -46,7 +46,7 @@ class _Records:
         """Give the images that need each blob, by what the images say themselves."""
         found: dict[str, list[str]] = {}
         for image in self.images.values():
-            for digest in _parts(image):
+            for digest in image.blobs():
                 found.setdefault(digest, []).append(image.id)
         return found
 
@@ -70,20 +70,19 @@ class ContentCheck:
 
     async def look(self) -> Look:
         """Tell what is wrong, by names and sizes."""
-        busy = self._images.is_arriving
-        with host_errors(f"look into {self._blobs.root}"):
-            disk = await asyncio.to_thread(self._read_disk)
-        records = self._metadata.database.query(self._read_records)
-        busy = busy or self._images.is_arriving
-        faults = [*self._ledger_faults(records), *self._losses(records, disk)]
-        faults += [_stray(path) for path in disk.strays]
-        if not await self._images.is_index_written():
+        async with self._images.kept_still():
+            settled = self._images.blobs_settled
+            with host_errors(f"look into {self._blobs.root}"):
+                disk = await asyncio.to_thread(self._read_disk)
+            records = self._metadata.database.query(self._read_records)
+            settled = settled and self._images.blobs_settled
+            index_written = await self._images.is_index_written()
+        faults = [*self._ledger_faults(records), *self._losses(records, disk), *map(_stray, disk.strays)]
+        if not index_written:
             index = str(self._blobs.root / "index.json")
-            faults.append(
-                mendable(AREA, index, "it does not name the images that there are", "write it", self._images.sweep)
-            )
-        if busy:
-            return Look(tuple(faults), ("blobs that no image needs: images are coming in",))
+            faults.append(mendable(AREA, index, "it does not name the images that there are", "write it", self._images.sweep))
+        if not settled:
+            return Look(tuple(faults), ("blobs that no image needs: images are coming in or going",))
         return Look((*faults, *self._orphans(records, disk)))
 
     async def verify(self) -> list[Fault]:
@@ -128,7 +127,7 @@ class ContentCheck:
 
     def _ledger_faults(self, records: _Records) -> Iterator[Fault]:
         for image in records.images.values():
-            for digest, size in _parts(image).items():
+            for digest, size in image.blobs().items():
                 if (image.id, digest) not in records.ledger:
                     problem = f"the ledger does not say that image {_short(image.id)} needs it"
                     yield mendable(AREA, digest, problem, "enter it", partial(self._enter, image.id, digest, size))
@@ -165,8 +164,8 @@ class ContentCheck:
 
     # ------------------------------------------------------------------ mending
 
-    async def _enter(self, image_id: str, digest: str, size: int) -> None:
-        if size < 0:
+    async def _enter(self, image_id: str, digest: str, size: int | None) -> None:
+        if size is None:
             size = await asyncio.to_thread(self._blobs.size, digest)
         await self._metadata.database.write(lambda tx: blob_ledger.add(tx, image_id, digest, size))
 
@@ -175,11 +174,6 @@ class ContentCheck:
 
     async def _untag(self, name: str) -> None:
         await self._metadata.database.write(lambda tx: tags.remove(tx, name))
-
-
-def _parts(image: ImageRecord) -> dict[str, int]:
-    """Give the blobs that an image consists of, with their bytes where the image says them, else -1."""
-    return {image.manifest_digest: -1, image.id: -1, **{digest: size for digest, _, size in image.layers}}
 
 
 def _stray(path: Path) -> Fault:

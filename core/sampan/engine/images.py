@@ -185,15 +185,20 @@ class Images:
         async with self._changing:
             await self._write_index()
 
+    @asynccontextmanager
+    async def kept_still(self) -> AsyncIterator[None]:
+        """Let no image be recorded or removed meanwhile, and no blob be deleted."""
+        async with self._changing:
+            yield
+
     @property
-    def is_arriving(self) -> bool:
-        """Tell whether an image is coming in: then there are blobs that no image needs yet."""
-        return self._arriving > 0
+    def blobs_settled(self) -> bool:
+        """Tell whether each blob on disk should be one that an image needs: none is coming in, none waits for deletion."""
+        return not (self._arriving or self._unwanted)
 
     async def is_index_written(self) -> bool:
-        """Tell whether the layout's index names exactly the images and tags that there are."""
-        async with self._changing:
-            return await asyncio.to_thread(layout.is_written, self._blobs.root, self._index())
+        """Tell whether the layout's index names exactly the images and tags that there are; only within `kept_still`."""
+        return await asyncio.to_thread(layout.is_written, self._blobs.root, self._index())
 
     async def _write_index(self) -> None:
         index = self._index()
@@ -238,23 +243,30 @@ class Images:
             await asyncio.to_thread(self._delete_blobs, [digest for digest in gone if digest not in needed])
 
     async def _add(self, loaded: LoadedImage, names: Sequence[str]) -> ImageRecord:
+        """Record an image. One that is known keeps the blobs that it has, unless some were lost: then it takes those that came."""
         image = await asyncio.to_thread(self._record, loaded)
 
         def change(tx: Transaction) -> None:
             known = self._metadata.images.find(tx, image.id)
             if known is None:
                 self._metadata.images.insert(tx, image)
-                for digest in (image.manifest_digest, image.id):
-                    blob_ledger.add(tx, image.id, digest, self._blobs.size(digest))
-                for digest, _, size in image.layers:
-                    blob_ledger.add(tx, image.id, digest, size)
+                self._need_blobs(tx, image)
+            elif not all(self._blobs.has(digest, size) for digest, size in known.blobs().items()):
+                self._unwanted.update(blob_ledger.remove_image(tx, image.id))
+                self._metadata.images.update(tx, image)
+                self._need_blobs(tx, image)
             for name in names:
                 tags.put(tx, name, image.id)
 
         async with self._changing:
             await self._metadata.database.write(change)
             await self._write_index()
+        self._unwanted.update(image.blobs())  # what came in another form than the one that is kept
         return image
+
+    def _need_blobs(self, tx: Transaction, image: ImageRecord) -> None:
+        for digest, size in image.blobs().items():
+            blob_ledger.add(tx, image.id, digest, self._blobs.size(digest) if size is None else size)
 
     def _record(self, loaded: LoadedImage) -> ImageRecord:
         manifest = read_manifest(self._blobs, loaded.manifest.digest)

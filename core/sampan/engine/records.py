@@ -148,3 +148,7 @@ class ImageRecord(Record):
     os: str
     config: ContainerConfig
     loaded: int = 0
+
+    def blobs(self) -> dict[str, int | None]:
+        """Give the blobs that the image consists of, with their bytes where the image tells them."""
+        return {self.manifest_digest: None, self.id: None, **{digest: size for digest, _, size in self.layers}}
