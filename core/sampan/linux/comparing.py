@@ -19,8 +19,11 @@ import errno
 import os
 import stat
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol
 
 from sampan.linux.cursor import Cursor, Inode, inode
 
@@ -46,23 +49,38 @@ class Change:
     kind: ChangeKind
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A tree in which every name that may differ is found, at its own path: an overlay's upper directory.
+class Record(Protocol):
+    """Knows which names may differ. It is led through the trees beside the two places that are compared, from the top."""
 
-    `top` is its descriptor. `is_whole` tells of one of its directories (a descriptor) that it says nothing of what
-    differs there and below, because the directory took the place of another.
-    """
+    def __enter__(self) -> object:
+        """Stand at the top."""
+        ...
 
-    top: int
-    is_whole: Callable[[int], bool]
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let go of what it holds."""
+        ...
+
+    def differing(self, old: Cursor, new: Cursor) -> Iterable[bytes] | None:
+        """Give the names here that may differ, or hold what may; None if it can't tell, neither here nor below."""
+        ...
+
+    def down(self, name: bytes) -> None:
+        """Go where `name` leads, if anywhere."""
+        ...
+
+    def up(self) -> None:
+        """Go back."""
+        ...
 
 
-def compare(old: int | None, new: int, record: Record | None = None) -> Iterator[Change]:
+def compare(old: int | None, new: int, record: Callable[[], Record] | None = None) -> Iterator[Change]:
     """Give the changes that lead from the tree of the directory descriptor `old` to that of `new`, sorted as a walk.
 
-    Without `old` everything in `new` is added; the root itself is then not told. With a `record` only names found there
-    are looked at. Raises `OSError` for what is neither gone nor replaced: a disk that fails.
+    Without `old` everything in `new` is added; the root itself is then not told. `record` makes one, and then only names
+    that it gives are looked at; a name of a file with many must come with all others. Raises `OSError` for what is neither
+    gone nor replaced: a disk that fails.
     """
     if old is not None and not _same_root(old, new):
         yield Change(b"", ChangeKind.MODIFIED)
@@ -123,19 +141,21 @@ class _Pair:
         return None if unchanged else ChangeKind.MODIFIED
 
 
-def _walk(old_top: int | None, new_top: int, narrowing: Record | None) -> Iterator[_Pair]:
+def _walk(old_top: int | None, new_top: int, record: Callable[[], Record] | None) -> Iterator[_Pair]:
     """Give every name in either tree that may differ. A pair is good until the next is asked for."""
-    record_top = None if narrowing is None else narrowing.top
-    with Cursor(old_top) as old, Cursor(new_top) as new, Cursor(record_top) as record:
-        cursors = (old, new, record)
+    with Cursor(old_top) as old, Cursor(new_top) as new, ExitStack() as stack:
+        guide = None if record is None else record()
+        if guide is not None:
+            stack.enter_context(guide)
+        places = (old, new) if guide is None else (old, new, guide)
         above: list[bytes] = []
 
-        def level(inherited: bool) -> tuple[list[bytes], bool]:
-            whole = inherited or narrowing is None or not record.is_somewhere or narrowing.is_whole(record.fd)
-            names = {*old.names(), *new.names()} if whole else record.names()
-            return sorted(names, reverse=True), whole
+        def level(whole: bool) -> tuple[list[bytes], bool]:
+            told = None if whole or guide is None else guide.differing(old, new)
+            names = {*old.names(), *new.names()} if told is None else told
+            return sorted(names, reverse=True), told is None
 
-        levels = [level(inherited=False)]
+        levels = [level(whole=False)]
         while True:
             names, whole = levels[-1]
             if names:
@@ -145,19 +165,19 @@ def _walk(old_top: int | None, new_top: int, narrowing: Record | None) -> Iterat
                 if pair.after is None or not stat.S_ISDIR(pair.after.st_mode):
                     continue
                 above.append(name)
-                for cursor in cursors:
-                    cursor.down(name)
+                for place in places:
+                    place.down(name)
                 levels.append(level(whole) if new.is_somewhere else ([], whole))  # else it went after it was told
             elif above:
                 levels.pop()
                 above.pop()
-                for cursor in cursors:
-                    cursor.up()
+                for place in places:
+                    place.up()
             else:
                 return
 
 
-def _joined(old: int | None, new: int, record: Record | None) -> frozenset[Inode]:
+def _joined(old: int | None, new: int, record: Callable[[], Record] | None) -> frozenset[Inode]:
     """Find the files of `new` with names that were not linked with each other before, of which one at least was there."""
     sources: defaultdict[Inode, set[Inode | None]] = defaultdict(set)
     for pair in _walk(old, new, record):

@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import partial
 
-from sampan.linux.comparing import Change, Record, compare
+from sampan.linux.comparing import Change, compare
+from sampan.linux.cursor import Cursor
 
 _NOT_MERGED = frozenset({"trusted.overlay.opaque", "trusted.overlay.redirect"})
 
@@ -24,8 +26,14 @@ def compare_upper(old: int, new: int, upper: int) -> Iterator[Change]:
     """Give what leads from the tree `old`, a look at the parent, to `new`, a look at the snapshot with the directory
     `upper`; all are descriptors. Raises `OSError`.
     """
-    return compare(old, new, Record(upper, _hides_or_shows_others))
+    return compare(old, new, partial(_Upper, upper))
 
 
-def _hides_or_shows_others(directory: int) -> bool:
-    return not _NOT_MERGED.isdisjoint(os.listxattr(directory))
+class _Upper(Cursor):
+    """A place in the upper directory; a `sampan.linux.comparing.Record`."""
+
+    def differing(self, _old: Cursor, _new: Cursor) -> list[bytes] | None:
+        """Give the names here, unless the directory hides or shows others."""
+        if not self.is_somewhere or not _NOT_MERGED.isdisjoint(os.listxattr(self.fd)):
+            return None
+        return self.names()
