@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from sampan.api.errors import Unsupported
 from sampan.api.storage import SnapshotOptions, StorageCapability, StorageDriver
+from sampan.testing.diffs import check_diff
 from sampan.testing.steps import Step, steps, taken
 from sampan.testing.storage_ground import MEGABYTE, PLAIN, Start, make_layer
 from sampan.testing.trees import Change, HandMadeLayer, base, in_mounts, picture, random_changes, rework
@@ -47,7 +48,7 @@ class ContentCases:
         self._compare(driver, tmp_path, [random_changes(seed * 100 + layer) for layer in range(4)])
 
     @settings(
-        max_examples=12, deadline=None, derandomize=True, database=None,
+        max_examples=8, deadline=None, derandomize=True, database=None,
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.differing_executors],
     )  # fmt: skip
     @given(layers=st.lists(steps(), min_size=2, max_size=4))
@@ -275,8 +276,8 @@ class ContentCases:
             assert child.inodes == 4
 
     def _compare(self, driver: StorageDriver, tmp_path: Path, changes: list[Change]) -> None:
-        """Make each change in a layer of its own and in one plain directory; all pictures must be the
-        same.
+        """Make each change in a layer of its own and in one plain directory: all pictures must be the same, and `diff` must
+        tell what they show.
         """
         plain = tmp_path / "plain"
         plain.mkdir(mode=0o755)
@@ -286,8 +287,10 @@ class ContentCases:
             driver.prepare("work", parent, PLAIN)
             in_mounts(driver.mounts("work"), change)
             assert in_mounts(driver.mounts("work"), picture) == picture(plain)
+            told = check_diff(driver, "work")
             parent = f"layer{number}"
             driver.commit(parent, "work")
+            assert check_diff(driver, parent) == told
             for make in (driver.view, driver.prepare):
                 make("child", parent, PLAIN)
                 assert in_mounts(driver.mounts("child"), picture) == picture(plain)
