@@ -33,7 +33,8 @@ SPARSE_MIN = 1 << 20
 
 _CAPABILITIES = ("CAP_DAC_READ_SEARCH", "CAP_SYS_ADMIN")  # the latter shows trusted.*
 _GRAIN = 4096
-_EXTENTS = 20_000
+_EXTENTS = 40_000  # Go and `tarstream` take a map of 1 MB.
+_ZEROS_MAX = 16 << 30
 _PIECE = 1 << 20
 _ZEROS = bytes(_PIECE)
 _BATCH = 1 << 18
@@ -133,6 +134,7 @@ class Packer:
         self._output = output
         self._is_layer = is_layer
         self._first_names: dict[Inode, bytes] = {}
+        self._zeros = 0
         self.files_size = 0
         """Bytes of files and symbolic links, as `layer_size.files_size` counts them."""
         self.left_out: dict[str, list[str]] = {}
@@ -210,13 +212,23 @@ class Packer:
             if not stat.S_ISREG(status.st_mode):
                 return
             extents = sparse_extents(fd, status.st_size)
+            data = [(0, status.st_size)] if extents is None else extents
+            self._check_growth(path, sum(length for _, length in data) - status.st_blocks * 512)
             member = _of(status, path, REGULAR, size=status.st_size, xattrs=self._xattrs(fd, path), extents=extents)
             if self._add(member, path):
                 self._remember(status, path)
-                data = [(0, status.st_size)] if extents is None else extents
                 self._send(fd, data)
         finally:
             os.close(fd)
+
+    def _check_growth(self, path: bytes, zeros: int) -> None:
+        """Refuse to make a few blocks on disk into any number of zeros in a tar."""
+        self._zeros += max(0, zeros)
+        if self._zeros > _ZEROS_MAX:
+            raise InvalidArgument(
+                f"holes in its files would take more than {_ZEROS_MAX >> 30} GB in a tar, the last one {_shown(path)}",
+                remedy="delete sparse files with data in very many places, or keep them in a volume",
+            )
 
     def _write_node(self, name: bytes, path: bytes, status: os.stat_result) -> None:
         kind = tarwriter.kind_of(status.st_mode)
@@ -293,7 +305,11 @@ class Packer:
         self.counts[why] = self.counts.get(why, 0) + 1
         named = self.left_out.setdefault(why, [])
         if len(named) < _NAMED:
-            named.append(path[:PATH_MAX].decode("ascii", "backslashreplace"))
+            named.append(_shown(path))
+
+
+def _shown(path: bytes) -> str:
+    return path[:PATH_MAX].decode("ascii", "backslashreplace")
 
 
 def is_carried(xattr: str) -> bool:
@@ -307,7 +323,7 @@ def sparse_extents(fd: int, size: int) -> list[tuple[int, int]] | None:
     """Give (offset, length) of what is not zeros in a file, or None for one that is written as it is.
 
     The answer follows from the content alone; where the holes are only makes it quick. Blocks are of 4096 bytes, and
-    twice as large, again and again, where there would be more than 20,000 extents.
+    twice as large, again and again, where there would be more than 40,000 extents.
     """
     if size < SPARSE_MIN:
         return None
@@ -337,8 +353,9 @@ def _nonzero(fd: int, size: int) -> Iterator[tuple[int, int]]:
                 return  # A hole up to the end, or the file was cut.
             raise
         offset = max(offset, start - start % _GRAIN)
-        while offset < hole:
-            data = os.pread(fd, min(_PIECE, size - offset), offset)
+        end = min(-(-hole // _GRAIN) * _GRAIN, size)
+        while offset < end:
+            data = os.pread(fd, min(_PIECE, end - offset), offset)
             yield from _nonzero_blocks(data, offset)
             offset += len(data)
             if not data or len(data) % _GRAIN:
