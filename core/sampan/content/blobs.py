@@ -119,7 +119,7 @@ class BlobWriter:
         try:
             self._fd, name = tempfile.mkstemp(dir=ingest)
         except OSError as error:
-            raise System(f"begin a blob in {ingest}: {error.strerror}") from error
+            raise System(f"begin a blob in {ingest}: {error.strerror}", remedy="free some space") from error
         self.path = Path(name)
         self._space = Space(self._fd, "take in a blob")
 
@@ -139,10 +139,10 @@ class BlobWriter:
     def write(self, data: bytes | memoryview) -> int:
         """Add bytes. `System` if the disk refuses, or would have little more than its reserve left (`content.space`)."""
         view = memoryview(data)
-        self._space.take(len(view))
         self._hash.update(view)
         self.size += len(view)
         try:
+            self._space.take(len(view))
             done = 0
             while done < len(view):
                 done += os.write(self._fd, view[done:])
@@ -180,7 +180,7 @@ class BlobWriter:
                 fsync_directory(self._blobs)
         except OSError as error:
             self.abort()
-            raise System(f"keep blob {digest}: {error.strerror}") from error
+            raise System(f"keep blob {digest}: {error.strerror}", remedy="free some space") from error
         return Descriptor(media_type=media_type, digest=digest, size=self.size)
 
     def abort(self) -> None:

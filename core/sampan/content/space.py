@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 
 from sampan.api.errors import System
+from sampan.linux import trees
 
 _RESERVE = 256 << 20
 _RESERVE_SHARE = 100
@@ -24,22 +25,30 @@ class Space:
         self._fd = fd
         self._doing = doing
         self._unseen = 0  # Bytes that may be written before the next look.
+        self._unflushed = 0
 
     def take(self, size: int) -> None:
         """Account for `size` bytes that are about to be written. `System` if they would touch the reserve."""
         self._unseen -= size
+        self._unflushed += size
         if self._unseen < 0:
-            self.check(size)
+            self.check()
 
-    def check(self, size: int = 0) -> None:
-        """Look at the disk. `System` if `size` bytes more would touch the reserve."""
-        found = os.fstatvfs(self._fd)
-        if not found.f_blocks:  # a tmpfs without a bound
-            self._unseen = _LOOK_AFTER
-            return
-        reserve = min(_RESERVE, found.f_blocks * found.f_frsize // _RESERVE_SHARE)
-        left = found.f_bavail * found.f_frsize - reserve - size
+    def check(self) -> None:
+        """Look at the disk. `System` if what is about to be written would touch the reserve."""
+        left = self._left()
+        if left < self._unflushed:  # What is still to be flushed may not be counted yet: btrfs does not.
+            trees.syncfs(self._fd)
+            self._unflushed = 0
+            left = self._left()
         if left < 0:
-            raise System(f"{self._doing}: no space left on the disk but a reserve of {reserve >> 20} MB",
+            raise System(f"{self._doing}: no space left on the disk but a reserve",
                          remedy="free some space, for instance by `docker system prune`")  # fmt: skip
         self._unseen = min(left, _LOOK_AFTER)
+
+    def _left(self) -> int:
+        found = os.fstatvfs(self._fd)
+        if not found.f_blocks:  # a tmpfs without a bound
+            return _LOOK_AFTER
+        reserve = min(_RESERVE, found.f_blocks * found.f_frsize // _RESERVE_SHARE)
+        return found.f_bavail * found.f_frsize - reserve

@@ -7,12 +7,13 @@ by one at a time, and to its end: who asked for it may go away meanwhile.
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
-from sampan.api.errors import NotFound
+from sampan.api.errors import NotFound, SampanError
 from sampan.api.storage import SnapshotOptions
 from sampan.content import layers
 from sampan.content.blobs import BlobStore
@@ -23,6 +24,8 @@ from sampan.engine.storage import Storage, StorageDrivers
 from sampan.store import snapshots
 from sampan.store.database import Transaction
 from sampan.store.snapshots import SnapshotOwner
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +110,15 @@ class UnpackedImages:
                 await storage.call_for_long(storage.driver.apply, key, stored)
                 await storage.call_for_long(storage.driver.commit, layer.chain_id, key)
             except Exception:
-                await self._storage.remove(storage.name, key)
+                await self._give_up(storage.name, key)
                 raise
+
+    async def _give_up(self, name: str, key: str) -> None:
+        """Remove what is half unpacked. If that fails too, the first error is the one to tell; `sweep` tries again."""
+        try:
+            await self._storage.remove(name, key)
+        except SampanError as error:
+            log.warning("storage %s: half a layer stays until the next start, or fsck --repair: %s", name, error)
 
     async def _own(self, owner: SnapshotOwner) -> None:
         """Enter an image as an owner. Raises `NotFound` if it was removed; what nobody owns then is removed too."""

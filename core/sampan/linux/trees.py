@@ -116,15 +116,21 @@ def empty(fd: int) -> None:
             os.rmdir(name, dir_fd=fd)
 
 
-def syncfs(path: Path) -> None:
-    """Have the disk hold all that was written to the file system of `path`; see syncfs(2). Raises
+def syncfs(place: Path | int) -> None:
+    """Have the disk hold all that was written to the file system of a path or descriptor; see syncfs(2). Raises
     `OSError`.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        if libc.syncfs(fd) != 0:
+    if isinstance(place, int):
+        if libc.syncfs(place) != 0:
             error = ctypes.get_errno()
-            raise OSError(error, f"syncfs: {os.strerror(error)}", str(path))
+            raise OSError(error, f"syncfs: {os.strerror(error)}")
+        return
+    fd = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        syncfs(fd)
+    except OSError as error:
+        error.filename = str(place)
+        raise
     finally:
         os.close(fd)
 
@@ -176,6 +182,7 @@ def _scan(fd: int, directories: list[str]) -> Iterator[os.stat_result]:
 
 def _unlink_files(fd: int) -> list[str]:
     """Unlink all but the directories in `fd` and give the names of these."""
+    os.lseek(fd, 0, os.SEEK_SET)  # btrfs lists only what was there at the last open or rewind
     with os.scandir(fd) as entries:
         found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
     for name, is_directory in found:
