@@ -140,14 +140,15 @@ def _volume_rows(found: Mapping[str, Any]) -> list[dict[str, str]]:
         {
             "Links": str(item["UsageData"]["RefCount"]),
             "Name": item["Name"],
-            "Size": _size_cell(item["UsageData"]["Size"]),
+            "Size": _size_cell(item["UsageData"]["Size"], 4),
         }
         for item in found.get("Volumes") or []
     ]
 
 
-def _size_cell(size: int) -> str:
-    return "N/A" if size < 0 else human_size(size)
+def _size_cell(size: int, precision: int = 3) -> str:
+    """Give a size with docker's number of digits for that column."""
+    return "N/A" if size < 0 else human_size(size, precision)
 
 
 @click.command("df", cls=Command)
