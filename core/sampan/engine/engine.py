@@ -134,6 +134,7 @@ class Engine:
         await self.lifecycle.close()
         await self.networks.close()
         await self.volumes.close()
+        self.usage.close()
         await self.storage.close()
         self.metadata.database.close()
         _unlock(self._locks)

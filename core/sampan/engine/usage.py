@@ -12,9 +12,12 @@ import asyncio
 import enum
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from sampan.api.errors import NotFound, SampanError, host_errors
 from sampan.api.storage import SnapshotInfo, SnapshotKind, Usage
@@ -33,6 +36,12 @@ log = logging.getLogger(__name__)
 
 UNKNOWN = -1
 """Docker's word for a size that can't be measured: a lost snapshot, a volume that is not a directory here."""
+
+
+THREADS = 2
+"""Trees outside the storage drivers that are measured at once; what else waits for threads doesn't wait for these."""
+
+T = TypeVar("T")
 
 
 class Kind(enum.StrEnum):
@@ -119,6 +128,7 @@ class DiskUse:
         self._storage = storage
         self._volumes = volumes
         self._committed: dict[tuple[str, str, float], Usage] = {}
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="measure")
 
     # ------------------------------------------------------------------ Docker's figures
 
@@ -160,10 +170,17 @@ class DiskUse:
             path = await self._volumes.mountpoint(record)
             if path is None:
                 return UNKNOWN
-            return (await asyncio.to_thread(_measure, path)).bytes
+            return (await self._run(partial(_measure, path))).bytes
         except SampanError as error:
             log.warning("measure volume %s: %s", record.name, error)
             return UNKNOWN
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    def close(self) -> None:
+        """Let go of the threads."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     # ------------------------------------------------------------------ the ledger
 
@@ -171,7 +188,7 @@ class DiskUse:
         """Measure everything under the root. Takes as long as `du`. Raises `System` if the disk can't be read."""
         volumes = await self._volume_directories()
         in_drivers = [line for storage in self._storage.opened() for line in await self._snapshots(storage)]
-        found = await asyncio.to_thread(lambda: list(self._under_root(in_drivers, volumes)))
+        found = await self._run(lambda: list(self._under_root(in_drivers, volumes)))
         return Ledger(self._root, (*in_drivers, *found))
 
     async def _snapshots(self, storage: Storage) -> list[Line]:
