@@ -91,7 +91,7 @@ def compare(old: int | None, new: int, record: Callable[[], Record] | None = Non
             joined = _joined(old, new, record) if joined is None else joined
             kind = ChangeKind.LINKED if linked in joined else None
         if kind is not None:
-            yield Change(b"/".join([*pair.above, pair.name]), kind)
+            yield Change(pair.above + pair.name, kind)
 
 
 def same(old: int, old_name: bytes, new: int, new_name: bytes) -> bool:
@@ -113,9 +113,9 @@ def same_but_mtime(old: int, new: int, name: bytes) -> bool:
 
 @dataclass(slots=True)
 class _Pair:
-    """One name in both trees' directories, or in one. `above` are the names of the directories that lead here."""
+    """One name in both trees' directories, or in one. `above` is the path of the directory, with a slash at its end."""
 
-    above: list[bytes]
+    above: bytes
     name: bytes
     old: Cursor
     new: Cursor
@@ -148,7 +148,7 @@ def _walk(old_top: int | None, new_top: int, record: Callable[[], Record] | None
         if guide is not None:
             stack.enter_context(guide)
         places = (old, new) if guide is None else (old, new, guide)
-        above: list[bytes] = []
+        above = b""
 
         def level(whole: bool) -> tuple[list[bytes], bool]:
             told = None if whole or guide is None else guide.differing(old, new)
@@ -164,13 +164,13 @@ def _walk(old_top: int | None, new_top: int, record: Callable[[], Record] | None
                 yield pair
                 if pair.after is None or not stat.S_ISDIR(pair.after.st_mode):
                     continue
-                above.append(name)
+                above += name + b"/"
                 for place in places:
                     place.down(name)
                 levels.append(level(whole) if new.is_somewhere else ([], whole))  # else it went after it was told
             elif above:
                 levels.pop()
-                above.pop()
+                above = above[: above.rfind(b"/", 0, -1) + 1]
                 for place in places:
                     place.up()
             else:
