@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sampan.linux import cgroups, namespaces
+from sampan.linux import cgroups, mounts, namespaces
 
 READY_TIMEOUT = 30.0
 COMMAND_TIMEOUT = 60.0
@@ -213,8 +213,16 @@ def _tear_down(daemon: Daemon) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     _remove_cgroups(daemon)
+    _unmount(daemon)
     os.close(daemon.netns)
     subprocess.run(["rm", "-rf", str(daemon.base)], check=False)  # a container may have made it deeper than Python goes
+
+
+def _unmount(daemon: Daemon) -> None:
+    """Take away mounts of a daemon that was killed and never came back: file systems of limited containers."""
+    for mount in reversed(mounts.parse_mountinfo()):
+        if mount.target.startswith(f"{daemon.base}/"):
+            mounts.umount(mount.target, mounts.MNT_DETACH)
 
 
 def _remove_cgroups(daemon: Daemon) -> None:

@@ -19,6 +19,7 @@ import os
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,7 @@ MINIMUM = 1 << 20
 """Bytes: the smallest file that holds an ext4 which is still of use."""
 
 _MKFS_SECONDS = 60
+_PATIENCE = 1.0  # seconds
 _FORMAT = (
     "-q", "-F", "-m", "0", "-O", "ea_inode,^resize_inode", "-e", "remount-ro",
     "-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=1",
@@ -120,11 +122,14 @@ class Disks:
         """Give the files for whose snapshot there is no directory. Raises `OSError`."""
         return [path for path in self._files(".ext4") if not (self._directories / path.stem).is_dir()]
 
-    def outlived(self) -> Iterator[str]:
-        """Give the loop devices whose file was deleted while somebody else holds a mount of it."""
-        for device in loops.devices():
-            if device.file.startswith(f"{self._root}/") and device.file.endswith(" (deleted)"):
-                yield device.path
+    def outlived(self) -> list[str]:
+        """Give the loop devices whose file was deleted while somebody else holds a mount of it. The kernel takes a moment to let go of
+        one that nobody holds any more: it is waited for.
+        """
+        deadline = time.monotonic() + _PATIENCE
+        while (found := self._devices_of_deleted()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return found
 
     def close(self) -> None:
         """Take all mounts off their places; running containers keep theirs. Raises `OSError`."""
@@ -136,6 +141,10 @@ class Disks:
         _unmount(directory)
         self._file(directory).unlink(missing_ok=True)
         self._plain(directory).rename(directory)
+
+    def _devices_of_deleted(self) -> list[str]:
+        start, end = f"{self._root}/", " (deleted)"
+        return [one.path for one in loops.devices() if one.file.startswith(start) and one.file.endswith(end)]
 
     def _files(self, suffix: str) -> list[Path]:
         return sorted(self._root.glob(f"*{suffix}"))
