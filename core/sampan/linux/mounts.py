@@ -9,6 +9,7 @@ after a crash.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import struct
 from collections.abc import Iterator, Sequence
@@ -166,36 +167,84 @@ def parse_options(options: Sequence[str]) -> MountOptions:
     )  # fmt: skip
 
 
-def open_mount(m: Mount) -> int:
+def open_mount(m: Mount, userns: int | None = None) -> int:
     """Make the mount, attached nowhere, and give its descriptor. Raises `OSError` that names source and
     cause.
 
-    Propagation options are left out: they count only once the mount has its place (`set_propagation`).
+    `userns` is a user namespace into which owners are shifted: what its map calls 0 belongs to 0 on disk (bind mounts and
+    overlays, where the file system can; EINVAL). Propagation options are left out: they count only once the mount has
+    its place (`set_propagation`). `Mount.lock` is the caller's to hold (`locked`).
     """
     options = parse_options(m.options)
     if m.type == "bind" or options.bind:
-        return open_bind(AT_FDCWD, m.source, options)
+        return open_bind(AT_FDCWD, m.source, options, userns)
+    if m.type == "overlay":
+        from sampan.linux.overlay import open_overlay  # which stands on this module
+
+        return open_overlay(m.source, options, userns)
+    if userns is not None:
+        raise OSError(errno.EINVAL, f"mount {m.type} with shifted owners: only bind mounts and overlays can")
     return open_filesystem(m.type, m.source, options)
 
 
 @contextmanager
 def open_root(mounts: Sequence[Mount]) -> Iterator[int]:
-    """Show a root that is one mount, attached nowhere; give a descriptor of its directory. Raises `OSError`."""
+    """Show a root that is one mount, attached nowhere; give a descriptor of its directory. Holds the mount's lock.
+
+    Raises `OSError`; EBUSY if somebody else has it mounted.
+    """
     if len(mounts) != 1:
         raise OSError(errno.EOPNOTSUPP, f"a root of {len(mounts)} mounts can't be shown without a place")
-    fd = open_mount(mounts[0])  # kept: with it the kernel takes the mount apart
-    try:
-        directory = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
+    with locked(mounts):
+        fd = open_mount(mounts[0])  # kept: with it the kernel takes the mount apart
         try:
-            yield directory
+            directory = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
+            try:
+                yield directory
+            finally:
+                os.close(directory)
         finally:
-            os.close(directory)
+            os.close(fd)
+
+
+@contextmanager
+def locked(mounts: Sequence[Mount]) -> Iterator[None]:
+    """Hold the locks of mounts while they are there. Raises `OSError` as `lock_all`."""
+    locks = lock_all(mounts)
+    try:
+        yield
     finally:
-        os.close(fd)
+        unlock_all(locks)
 
 
-def open_bind(dirfd: int, source: str, options: MountOptions) -> int:
-    """Clone the mount at `source` (of `dirfd` itself when empty) with the attributes of `options`."""
+def lock_all(mounts: Sequence[Mount]) -> tuple[int, ...]:
+    """Take the locks of mounts that have one; give descriptors that hold them until `unlock_all`, or the end of the process.
+
+    Raises `OSError`: EBUSY if another process, or another part of this one, holds one.
+    """
+    locks: list[int] = []
+    try:
+        for path in filter(None, (m.lock for m in mounts)):
+            locks.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW))
+            try:
+                fcntl.flock(locks[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise OSError(errno.EBUSY, "it is mounted by another container or process", path) from error
+    except BaseException:
+        unlock_all(locks)
+        raise
+    return tuple(locks)
+
+
+def unlock_all(locks: Sequence[int]) -> None:
+    """Let go of locks, also where a child that was forked meanwhile has copies of the descriptors."""
+    for lock in locks:
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        os.close(lock)
+
+
+def open_bind(dirfd: int, source: str, options: MountOptions, userns: int | None = None) -> int:
+    """Clone the mount at `source` (of `dirfd` itself when empty) with the attributes of `options`, owners shifted into `userns`."""
     flags = (
         OPEN_TREE_CLONE | os.O_CLOEXEC | (AT_RECURSIVE if options.recursive else 0) | (0 if source else AT_EMPTY_PATH)
     )
@@ -205,6 +254,8 @@ def open_bind(dirfd: int, source: str, options: MountOptions) -> int:
         raise OSError(error.errno, f"bind {source or dirfd}: {os.strerror(error.errno or 0)}", source) from error
     try:
         apply_attributes(fd, options)
+        if userns is not None:
+            mount_setattr(fd, MOUNT_ATTR_IDMAP, userns=userns, recursive=options.recursive)
     except BaseException:
         os.close(fd)
         raise

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
-from typing import Final, TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, NoReturn, TypeVar
 
 from sampan.linux.syscalls import syscall
 
@@ -48,7 +49,66 @@ def new_netns() -> int:
         unshare(CLONE_NEWNET)
         return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
-    return _in_thread(make)
+    return in_thread(make)
+
+
+@dataclass(frozen=True, slots=True)
+class IdRange:
+    """A line of a user namespace's map: `count` ids from `inside` on are those from `outside` on."""
+
+    inside: int
+    outside: int
+    count: int
+
+
+def new_userns(uids: Sequence[IdRange], gids: Sequence[IdRange]) -> int:
+    """Make a user namespace with these maps, empty of processes, and give a descriptor that keeps it.
+
+    A child makes it, for a process with threads can't. Raises `OSError` (EPERM, EINVAL for a map, ENOSPC: too many).
+    """
+    told, tell = os.pipe2(os.O_CLOEXEC)
+    held, hold = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        _be_in_new_userns(tell, held, hold)
+    try:
+        os.close(tell)
+        error = int.from_bytes(os.read(told, 4), "little")
+        if error:
+            raise OSError(error, f"make a user namespace: {os.strerror(error)}")
+        for name, ranges in (("uid_map", uids), ("gid_map", gids)):
+            _write_map(f"/proc/{pid}/{name}", ranges)
+        return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        for fd in (told, held, hold):
+            os.close(fd)
+        os.waitpid(pid, 0)
+
+
+def _be_in_new_userns(tell: int, held: int, hold: int) -> NoReturn:
+    """In a child that was forked beside threads: nothing here takes a lock."""
+    try:
+        os.close(hold)
+        try:
+            unshare(CLONE_NEWUSER)
+            error = 0
+        except OSError as problem:
+            error = problem.errno or 1
+        os.write(tell, error.to_bytes(4, "little"))
+        os.read(held, 1)  # ends when the parent has what it needs, or has ended
+    finally:
+        os._exit(0)
+
+
+def _write_map(path: str, ranges: Sequence[IdRange]) -> None:
+    """Write the map at once, as the kernel wants it."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, "".join(f"{each.inside} {each.outside} {each.count}\n" for each in ranges).encode())
+    except OSError as error:
+        raise OSError(error.errno, f"write {path}: {os.strerror(error.errno or 0)}") from error
+    finally:
+        os.close(fd)
 
 
 def call_in_netns(fd: int, fn: Callable[[], T]) -> T:
@@ -62,10 +122,11 @@ def call_in_netns(fd: int, fn: Callable[[], T]) -> T:
         setns(fd, CLONE_NEWNET)
         return fn()
 
-    return _in_thread(call)
+    return in_thread(call)
 
 
-def _in_thread(fn: Callable[[], T]) -> T:
+def in_thread(fn: Callable[[], T]) -> T:
+    """Run `fn` in a fresh thread, which may move elsewhere: it ends with it. Give its result or raise its error."""
     results: list[T] = []
     errors: list[BaseException] = []
 
