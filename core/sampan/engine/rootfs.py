@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from sampan.api.errors import System
+from sampan.api.errors import Conflict, System
 from sampan.api.storage import Mount
 from sampan.linux import copying, files, mounts
 
@@ -15,33 +17,39 @@ MAX_FILE = 4 << 20
 """Bytes of a container's file that are read at most."""
 
 
+@contextmanager
+def opened(root: Sequence[Mount]) -> Iterator[int]:
+    """Mount a root detached, seen by nobody, and give a descriptor of its directory; it is gone afterwards.
+
+    Raises `Conflict` if it is mounted by another container or process and may be only once, `System`.
+    """
+    with ExitStack() as stack:
+        try:
+            fd = stack.enter_context(mounts.open_root(root))
+        except OSError as error:
+            if error.errno == errno.EBUSY:
+                raise Conflict(f"look into the container's root: {error.strerror}", remedy="end what uses it") from error
+            raise System(f"look into the container's root: {error.strerror}") from error
+        yield fd
+
+
 def read_files(root: Sequence[Mount], paths: Sequence[str]) -> dict[str, bytes]:
     """Read small regular files of a root given as mounts; a missing or strange one reads as empty.
 
-    The root is mounted detached, seen by nobody, and gone when this returns. Symbolic links are resolved inside it.
+    Symbolic links are resolved inside it. Raises as `opened`.
     """
-    try:
-        fd = mounts.open_mount(root[0])
-    except OSError as error:
-        raise System(f"look into the container's root: {error.strerror}") from error
-    try:
+    with opened(root) as fd:
         return {path: read_below(fd, path) for path in paths}
-    finally:
-        os.close(fd)
 
 
 def copy_directory(root: Sequence[Mount], path: str, target: Path) -> None:
     """Copy what is in a directory of a root into the host's directory `target`, if that is empty.
 
-    Nothing happens where the root has no such directory. Symbolic links on the way are resolved inside the root.
+    Nothing happens where the root has no such directory. Symbolic links on the way are resolved inside the root. Raises as `opened`.
     """
     if os.listdir(target):
         return
-    try:
-        fd = mounts.open_mount(root[0])
-    except OSError as error:
-        raise System(f"look into the container's root: {error.strerror}") from error
-    try:
+    with opened(root) as fd:
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         resolve = files.RESOLVE_IN_ROOT | files.RESOLVE_NO_MAGICLINKS
         try:
@@ -52,8 +60,6 @@ def copy_directory(root: Sequence[Mount], path: str, target: Path) -> None:
             _copy(source, path, target)
         finally:
             os.close(source)
-    finally:
-        os.close(fd)
 
 
 def _copy(source: int, path: str, target: Path) -> None:

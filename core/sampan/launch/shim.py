@@ -16,6 +16,7 @@ Sources: PR_SET_CHILD_SUBREAPER in prctl(2), pidfd_open(2), signal-safety of wak
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -37,6 +38,7 @@ from sampan.launch.operations import Operation, Operations, Step, monotonic_ns
 from sampan.launch.process import Process
 from sampan.launch.protocol import EXIT, HANDLE, SOCKET, ExecConfig, ExecState, ExitRecord, ShimConfig, ShimState, Span
 from sampan.launch.streams import Streams, check_size
+from sampan.linux.mounts import lock_all, unlock_all
 from sampan.linux.syscalls import PR_SET_CHILD_SUBREAPER, prctl
 
 logger = logging.getLogger(__name__)
@@ -76,6 +78,7 @@ class Shim:
         self._exec_waiters: dict[str, list[Request]] = {}
         self._handle: Handle | None = None
         self._launched = False
+        self._locks: tuple[int, ...] = ()
         self._launcher: Operation | None = None
         self._launch: Request | None = None
         self._launch_began = 0
@@ -171,6 +174,7 @@ class Shim:
     def _on_launch(self, request: Request) -> None:
         if self._launched:
             raise Conflict(f"launch container {self._config.id}: it was launched already")
+        self._lock_root()
         self._launched = True
         (self._config.root_dir / EXIT).unlink(missing_ok=True)
         (self._config.state_dir / "runtime").mkdir(mode=0o700, exist_ok=True)
@@ -331,6 +335,18 @@ class Shim:
 
     # The container's life
 
+    def _lock_root(self) -> None:
+        """Hold what must be mounted in one place only, until the driver has removed the container or this process ends."""
+        try:
+            self._locks = lock_all(self._config.rootfs)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            raise Conflict(
+                f"start container {self._config.id}: its root file system is mounted by another container or process",
+                remedy="end what uses it",
+            ) from error
+
     def _prepare_launch(self) -> Operation:
         """Fork the child that will launch the container."""
         stdio = self._main.streams.stdio
@@ -460,6 +476,8 @@ class Shim:
         if request is None:
             return
         self._main.streams.input.abandon()
+        unlock_all(self._locks)
+        self._locks = ()
         if self._log is not None:
             self._log.close()
             self._log = None

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from sampan.api.storage import Mount, Whiteouts
-from sampan.linux.mounts import MS_PRIVATE, MS_REC, mount_all, set_propagation
+from sampan.linux.mounts import MS_PRIVATE, MS_REC, locked, mount_all, set_propagation
 from sampan.linux.namespaces import CLONE_NEWNS, unshare
 
 __all__ = ["Change", "Entry", "HandMadeLayer", "base", "in_mounts", "picture", "random_changes", "rework"]
@@ -100,8 +100,9 @@ def in_mounts(mounts: Sequence[Mount], action: Callable[[Path], T]) -> T:
             try:
                 unshare(CLONE_NEWNS)
                 set_propagation("/", MS_PRIVATE | MS_REC)
-                mount_all(mounts, Path(place))
-                answer = (True, action(Path(place)))
+                with locked(mounts):
+                    mount_all(mounts, Path(place))
+                    answer = (True, action(Path(place)))
             except BaseException as error:
                 answer = (False, error)
             try:

@@ -17,11 +17,21 @@ class OverlayfsConfig(DriverConfig):
 
     `quota`: how a snapshot with a size is limited, by project quotas of the file system that the root is on, or by a file system
     of its own on a loop file. `project_ids`: the first and the last number that a project may get.
+    `redirect_dir`: renaming a directory of a lower layer renames it, where otherwise `mv` copies. `metacopy`: a change of owner or mode
+    does not copy a file's data; needs `redirect_dir`. Once on, they must stay on.
     """
 
     volatile: bool = False
+    redirect_dir: bool = False
+    metacopy: bool = False
     quota: Literal["project", "loop"] = "project"
     project_ids: tuple[ProjectId, ProjectId] = PROJECT_IDS
+
+    @model_validator(mode="after")
+    def _metacopy_can_be(self) -> Self:
+        if self.metacopy and not self.redirect_dir:
+            raise ValueError("metacopy needs redirect_dir, by which a renamed file finds its data: set redirect_dir = true as well")
+        return self
 
     @model_validator(mode="after")
     def _range_is_one(self) -> Self:

@@ -10,9 +10,8 @@ Under `context.root`:
 A snapshot is recorded after its directories are there and forgotten before they are deleted; `open` deletes
 those that the index does not know. Why the mount options are what they are: docs/adr/0061-overlay-options.md.
 
-The kernel lets one upper directory be mounted twice without a word, and the result is undefined. The engine
-runs one operation at a time for a container and mounts its snapshot once; this driver makes no mount and
-takes no lock.
+The kernel lets one upper directory be mounted twice without a word, and the result is undefined. So the mount of an active snapshot
+has a lock: its `work` directory, which whoever makes the mount holds (`Mount.lock`, docs/adr/0064-locks-of-mounts.md).
 
 Source: the kernel's Documentation/filesystems/overlayfs.rst.
 """
@@ -21,12 +20,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from sampan.api.config import DriverConfig
 from sampan.api.driver import Probe
-from sampan.api.errors import Unsupported
+from sampan.api.errors import InvalidArgument, Unsupported
 from sampan.api.snapshots import DirectoryDriver, Snapshot, host_errors, make_root
 from sampan.api.storage import (
     Change,
@@ -42,9 +41,9 @@ from sampan.api.storage import (
 )
 from sampan.linux import trees
 from sampan.linux.files import opened_directory
-from sampan.linux.mounts import open_root
+from sampan.linux.mounts import locked, open_root
 from sampan_storage_overlayfs.changes import compare_upper
-from sampan_storage_overlayfs.probing import why_unsupported
+from sampan_storage_overlayfs.probing import try_overlay
 from sampan_storage_overlayfs.quota import PROJECT_IDS, Quota
 
 MAX_LAYERS = 500
@@ -54,6 +53,9 @@ FS = "fs"
 """The directory of changes in a snapshot's own."""
 
 BASE_OPTIONS = ("index=off", "metacopy=off", "redirect_dir=nofollow")
+
+EXTRAS = ("metacopy", "redirect_dir")
+"""Settings by which layers get a form that only mounts with the same setting can read."""
 
 
 class OverlayfsDriver(DirectoryDriver):
@@ -65,6 +67,8 @@ class OverlayfsDriver(DirectoryDriver):
         """Keep the arguments; `open` is the first to touch anything."""
         super().__init__(context, config)
         self._volatile: bool = getattr(config, "volatile", False)
+        self._extras = tuple(name for name in EXTRAS if getattr(config, name, False))
+        self._options = tuple(_with(self._extras, option) for option in BASE_OPTIONS)
         by_loop, project_ids = getattr(config, "quota", "project") == "loop", getattr(config, "project_ids", PROJECT_IDS)
         self._quota = Quota(context.root, self.directories, by_loop=by_loop, project_ids=project_ids)
 
@@ -78,9 +82,11 @@ class OverlayfsDriver(DirectoryDriver):
     @classmethod
     def probe(cls, root: Path) -> Probe:
         """Make a small overlay under `root`, attached nowhere, and delete a file through it."""
-        if reason := why_unsupported(root, BASE_OPTIONS):
-            return Probe(supported=False, reason=reason)
-        return Probe(supported=True, capabilities=frozenset({StorageCapability.SHARES_BLOCKS, StorageCapability.NATIVE_DIFF}))
+        found = try_overlay(root, BASE_OPTIONS)
+        if found.reason:
+            return Probe(supported=False, reason=found.reason)
+        idmap = {StorageCapability.IDMAP} if found.shifts_owners else set()
+        return Probe(supported=True, capabilities=frozenset({StorageCapability.SHARES_BLOCKS, StorageCapability.NATIVE_DIFF} | idmap))
 
     def capabilities(self) -> frozenset[str]:
         """Add QUOTA to what `probe` found, where snapshots can be limited in the way that is set."""
@@ -88,8 +94,12 @@ class OverlayfsDriver(DirectoryDriver):
         return found if self._quota.why_unsupported() else found | {StorageCapability.QUOTA}
 
     def open(self) -> None:
-        """Settle what a crash left, commits of limited snapshots too."""
+        """Settle what a crash left, commits of limited snapshots too.
+
+        `InvalidArgument` where layers have been made with `metacopy` or `redirect_dir` and the setting is now off.
+        """
         super().open()
+        self._keep_to_extras()
         with host_errors(f"open {self.name} storage {self.context.root}"):
             self._quota.open(self.index.walk())
 
@@ -115,17 +125,17 @@ class OverlayfsDriver(DirectoryDriver):
         if snapshot.info.kind is SnapshotKind.VIEW:
             if len(lower) < 2:
                 return (Mount("bind", lower[0] if lower else str(self._fs(number)), ("bind", "ro")),)
-            return (Mount("overlay", "overlay", ("ro", *_stacked(lower), *BASE_OPTIONS)),)
+            return (Mount("overlay", "overlay", ("ro", *_stacked(lower), *self._options)),)
         if not lower:
             if not self._quota.is_by_project(self.directory(number)):
-                return (Mount("bind", str(self._fs(number)), ("bind", "rw")),)
+                return (Mount("bind", str(self._fs(number)), ("bind", "rw"), lock=str(self._work(number))),)
             lower = [str(self._make_empty_layer(number))]
         directories = (f"upperdir={self._fs(number)}", f"workdir={self._work(number)}")
-        options = (*_stacked(lower), *directories, *BASE_OPTIONS)
+        options = (*_stacked(lower), *directories, *self._options)
         if snapshot.volatile:
             options = (*options, "volatile")
             self._allow_another_mount(snapshot)
-        return (Mount("overlay", "overlay", options),)
+        return (Mount("overlay", "overlay", options, lock=str(self._work(number))),)
 
     def look(self, key: str) -> tuple[Mount, ...]:
         """Give a read-only overlay in which the snapshot's own changes are the uppermost of the lower layers."""
@@ -133,15 +143,19 @@ class OverlayfsDriver(DirectoryDriver):
         layers = [str(self._fs(number)) for number in self.index.ancestors(snapshot.number)]
         if len(layers) < 2:
             return (Mount("bind", layers[0], ("bind", "ro")),)
-        return (Mount("overlay", "overlay", ("ro", *_stacked(layers), *BASE_OPTIONS)),)
+        return (Mount("overlay", "overlay", ("ro", *_stacked(layers), *self._options)),)
 
     def apply(self, key: str, layer: Layer) -> None:
         """Unpack into the directory of changes; the lowest layer has nothing under it to hide, so there deletions
-        delete.
+        delete. `System` while it is mounted.
         """
         snapshot = self._reached(self.index.get_active(key))
         whiteouts = Whiteouts.DELETE if snapshot.parent is None else Whiteouts.OVERLAY
-        with host_errors(f"open snapshot {key!r}"), opened_directory(self._fs(snapshot.number)) as directory:
+        with (
+            host_errors(f"write a layer into snapshot {key!r}"),
+            locked(self.mounts(key)),
+            opened_directory(self._fs(snapshot.number)) as directory,
+        ):
             layer.unpack(directory, whiteouts)
 
     def diff(self, key: str) -> Iterator[Change]:
@@ -223,6 +237,23 @@ class OverlayfsDriver(DirectoryDriver):
                 remedy="squash the image, or use the storage driver btrfs or vfs",
             )
 
+    def _keep_to_extras(self) -> None:
+        """Note what layers may have from now on, and refuse to read wrongly what they have already."""
+        for name in EXTRAS:
+            mark = self.context.root / f"uses-{name}"
+            if name in self._extras:
+                with host_errors(f"open {self.name} storage {self.context.root}"):
+                    mark.touch()
+            elif mark.exists():
+                if not self.index.walk():
+                    mark.unlink()
+                    continue
+                self.close()
+                raise InvalidArgument(
+                    f"open {self.name} storage {self.context.root}: there are layers made with {name}, and it is off",
+                    remedy=f"set {name} = true in [storage.overlayfs] again",
+                )
+
     def _allow_another_mount(self, snapshot: Snapshot) -> None:
         """Take away the kernel's mark that a volatile mount was here: it refuses a second mount while it is
         there.
@@ -250,6 +281,11 @@ class OverlayfsDriver(DirectoryDriver):
 
     def _work(self, number: int) -> Path:
         return self.directory(number) / "work"
+
+
+def _with(extras: Collection[str], option: str) -> str:
+    name = option.partition("=")[0]
+    return f"{name}=on" if name in extras else option
 
 
 def _stacked(lower: list[str]) -> list[str]:
