@@ -28,13 +28,15 @@ from sampan.content.tarstream import CHARACTER, DIRECTORY, HARD_LINK, PATH_MAX, 
 from sampan.linux.comparing import Change, ChangeKind, compare
 from sampan.linux.cursor import Cursor, Inode, inode
 
-SPARSE_MIN = 1 << 20
-"""Bytes of a file at least, of which three quarters of the blocks are zeros, that is written as a sparse one."""
+SPARSE_MIN = 1 << 30
+"""A file of so many bytes is written as a sparse one if three quarters of it are zeros. Smaller ones never are: dockerd
+loads a layer with sparse files, but can't save or push it afterwards.
+"""
 
 _CAPABILITIES = ("CAP_DAC_READ_SEARCH", "CAP_SYS_ADMIN")  # the latter shows trusted.*
 _GRAIN = 4096
 _EXTENTS = 40_000  # Go and `tarstream` take a map of 1 MB.
-_ZEROS_MAX = 16 << 30
+_ZEROS_MAX = 64 << 30
 _PIECE = 1 << 20
 _ZEROS = bytes(_PIECE)
 _BATCH = 1 << 18
