@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -75,22 +76,29 @@ def without_links(layers: list[list[Step]]) -> list[list[Step]]:
     return [[step for step in layer if step.verb != "link"] for layer in layers]
 
 
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """A place where a commit need not wait for a disk."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as place:
+        yield Path(place)
+
+
 @settings(
     max_examples=8, deadline=None, derandomize=True, database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
 @given(layers=st.lists(steps(), min_size=2, max_size=3))
-def test_made_up_changes(tmp_path: Path, layers: list[list[Step]]) -> None:
+def test_made_up_changes(memory: Path, layers: list[list[Step]]) -> None:
     """The same from overlayfs, from overlayfs by comparing, and from vfs; each is right for its own trees anyway."""
     answers: dict[type[StorageDriver], list[Told]] = {}
     for cls in DRIVERS:
-        driver = opened(cls, tmp_path / cls.__name__)
+        driver = opened(cls, memory / cls.__name__)
         try:
             made = layers if cls is not VfsDriver else without_links(layers)
             answers[cls] = check_changes(driver, [taken(layer) for layer in made])
         finally:
             driver.close()
-            shutil.rmtree(tmp_path / cls.__name__)
+            shutil.rmtree(memory / cls.__name__)
     assert answers[OverlayfsDriver] == answers[Comparing]
 
 
