@@ -126,6 +126,8 @@ class OverlayfsDriver(DirectoryDriver):
             if len(lower) < 2:
                 return (Mount("bind", lower[0] if lower else str(self._fs(number)), ("bind", "ro")),)
             return (Mount("overlay", "overlay", ("ro", *_stacked(lower), *self._options)),)
+        with host_errors(f"make room in snapshot {key!r}"):
+            self._quota.make_room(self.directory(number))
         if not lower:
             if not self._quota.is_by_project(self.directory(number)):
                 return (Mount("bind", str(self._fs(number)), ("bind", "rw"), lock=str(self._work(number))),)

@@ -8,6 +8,9 @@ a marked directory after a crash knows that number and limit are ours, and of on
 
 The limit is taken away before the directory is deleted: a limit never outlives its mark.
 
+The limit is a little below the size, and the size itself while the snapshot is full: else its next mount could not be made for want of
+space, or read-only, and nothing be deleted.
+
 Why, and where it ends: docs/adr/0065-limited-snapshots-by-project.md.
 """
 
@@ -23,8 +26,11 @@ from sampan.linux import project_quota
 from sampan.linux.files import opened_directory
 from sampan.linux.project_quota import ProjectUse
 
-MINIMUM = 1 << 20
-"""Bytes: less would not do for overlay's own directories on every file system."""
+MINIMUM = 4 << 20
+"""Bytes: the least limit that leaves something beside the room."""
+
+_ROOM = 1 << 20
+"""Bytes that are kept back: a mount of overlay makes a directory, for which xfs wants hundreds of kilobytes to be free."""
 
 _MARK = "trusted.sampan.project"
 _TRIES = 1000
@@ -46,15 +52,28 @@ class Projects:
             raise Unsupported(f"a limit of {size} bytes: the least is {MINIMUM}", remedy="ask for more")
         with opened_directory(directory) as fd:
             project = self._take(fd)
-            os.setxattr(fd, _MARK, str(project).encode())
-            project_quota.set_limit(fd, project, size)
+            os.setxattr(fd, _MARK, f"{project} {size}".encode())
+            project_quota.set_limit(fd, project, size - _ROOM)
+
+    def make_room(self, directory: Path) -> None:
+        """Let a full snapshot have all of its size from now on, one that is not full any more only what it had at first.
+
+        Raises `OSError`.
+        """
+        with opened_directory(directory) as fd:
+            if mark := _read_mark(fd):
+                project, size = mark
+                use = project_quota.get_use(fd, project)
+                limit = size if use.bytes > size - 2 * _ROOM else size - _ROOM
+                if use.limit != limit:
+                    project_quota.set_limit(fd, project, limit)
 
     def unlimit(self, directory: Path) -> None:
         """Take the limit off a directory; one that is not ours, or not there, is left as it is. Raises `OSError`."""
         try:
             with opened_directory(directory) as fd:
-                project = _mark(fd)
-                if project:
+                if mark := _read_mark(fd):
+                    project, _ = mark
                     project_quota.set_limit(fd, project, 0)
                     os.removexattr(fd, _MARK)
         except FileNotFoundError:
@@ -80,7 +99,7 @@ class Projects:
 def is_limited(directory: Path) -> bool:
     """Tell whether a directory has a limit of ours. Raises `OSError`."""
     with opened_directory(directory) as fd:
-        return _mark(fd) != 0
+        return _read_mark(fd) is not None
 
 
 def why_unsupported(place: Path) -> str:
@@ -97,10 +116,12 @@ def why_unsupported(place: Path) -> str:
     )
 
 
-def _mark(fd: int) -> int:
+def _read_mark(fd: int) -> tuple[int, int] | None:
+    """Give project and size of a directory that has a limit of ours."""
     try:
-        return int(os.getxattr(fd, _MARK))
+        project, size = os.getxattr(fd, _MARK).split()
     except OSError as error:
         if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP):
             raise
-        return 0
+        return None
+    return int(project), int(size)

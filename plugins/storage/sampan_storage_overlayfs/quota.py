@@ -57,6 +57,10 @@ class Quota:
         """Have what the snapshot holds at its directory, also after a reboot or a `close`."""
         self._disks.mount(directory)
 
+    def make_room(self, directory: Path) -> None:
+        """Have a full snapshot mountable once more."""
+        self._projects.make_room(directory)
+
     def measure(self, directory: Path, name: str) -> tuple[int, int]:
         """Measure `directory`/`name`: bytes on the host, for a loop file all that it occupies, and inodes."""
         size, inodes = trees.measure(directory / name)
