@@ -9,7 +9,7 @@ HOST_PACKAGES := python3 python3-venv busybox-static libnftables1 iproute2 procp
 TEST_PACKAGES := $(HOST_PACKAGES) python3-dev gcc btrfs-progs libbtrfsutil-dev nftables runc crun libseccomp2 openssl \
 	mmdebstrap skopeo curl socat util-linux
 
-.PHONY: help demo test setup setup-host lint unit conformance engine compat faults abuse thirdparty bench-start bench-launch bench-runtime bench-storage bench-unpack clean
+.PHONY: help demo test test-vm setup setup-host lint unit conformance engine compat faults abuse thirdparty bench-start bench-launch bench-runtime bench-storage bench-unpack clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -19,6 +19,9 @@ demo: setup-host $(VENV)/.installed ## set up, start an engine in a directory of
 
 test: setup lint ## set up and run all tests
 	$(BIN)/pytest -q -n 2 --dist loadfile tests
+
+test-vm: $(VENV)/.developed ## what needs another kernel, in an emulated VM (downloads QEMU and Debian's kernel)
+	VM_PACKAGES=xfsprogs tests/vm/boot $(BIN)/pytest -q --noconftest -p no:cacheprovider --timeout 600 --durations 0 tests/vm/storage.py
 
 setup: ## install all that developing and testing needs
 	@tools/install-packages $(TEST_PACKAGES)
