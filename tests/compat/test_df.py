@@ -97,6 +97,14 @@ def test_images_and_what_they_share(loaded: Daemon) -> None:
     assert loaded.api("GET", "/system/df")["LayersSize"] == each_layer_once
 
 
+def test_a_list_of_images_tells_what_they_share_when_asked(loaded: Daemon) -> None:
+    def shared(query: str) -> dict[str, int]:
+        return {image["RepoTags"][0]: image["SharedSize"] for image in loaded.api("GET", f"/images/json{query}")}
+
+    assert shared("?shared-size=1") == {"busybox:latest": 0, **{f"df-{n}:latest": size_of("base") for n in ("one", "two")}}
+    assert set(shared("").values()) == {-1}
+
+
 def test_all_commands_tell_the_same_size(loaded: Daemon) -> None:
     size = size_of("base") + size_of("one")
     assert images(loaded)["df-one"]["Size"] == size

@@ -262,6 +262,32 @@ def test_deep_finds_content_that_is_not_what_its_digest_says(clean: Daemon, arch
     assert check(clean, "?deep=1")["Damage"] == []
 
 
+def test_a_lost_record_of_an_image_takes_what_was_only_its(clean: Daemon, archive: Archive) -> None:
+    """Its tags, needs, layers and blobs are nobody's then; what containers stand on stays."""
+    change(clean, "DELETE FROM images")
+    found = told(check(clean)["Damage"])
+    assert ("images", "tag docker.io/library/busybox:latest") in found
+    assert ("images", layer_of(clean)) in found
+    assert repair(clean)["Damage"] == []
+    assert list((clean.root / "content" / "blobs" / "sha256").iterdir()) == []
+    clean.docker("load", stdin=archive.data)
+
+
+def test_a_damaged_database_is_told(clean: Daemon) -> None:
+    """An index that lacks a row is what quick_check finds; rebuilt, it is sound again."""
+    with closing(sqlite3.connect(clean.root / "metadata.db")) as connection:
+        connection.execute("CREATE TABLE torn (a TEXT)")
+        connection.execute("INSERT INTO torn VALUES ('x')")
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute("UPDATE sqlite_schema SET sql = 'CREATE TABLE torn (a TEXT NOT NULL, b NOT NULL)' WHERE name = 'torn'")
+        connection.commit()
+    (fault,) = check(clean)["Damage"]
+    assert (fault["Area"], fault["Repairable"]) == ("metadata", False)
+    with closing(sqlite3.connect(clean.root / "metadata.db")) as connection:
+        connection.execute("DROP TABLE torn")
+        connection.commit()
+
+
 def test_a_lost_volume(clean: Daemon) -> None:
     clean.api("POST", "/volumes/create", {"Name": "gone"})
     shutil.rmtree(clean.root / "volumes" / "local" / "gone")

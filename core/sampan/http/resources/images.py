@@ -13,6 +13,7 @@ from sampan.engine.bootstrap import bootstrap
 from sampan.engine.engine import Engine
 from sampan.engine.records import ImageRecord
 from sampan.engine.times import from_rfc3339, rfc3339
+from sampan.engine.usage import UNKNOWN
 from sampan.http.request import Request
 from sampan.http.resources import body
 from sampan.http.resources.container_filters import matches_label
@@ -42,11 +43,13 @@ class ImageRoutes:
     async def index(self, request: Request) -> Response:
         """Give the images."""
         filters = request.query.filters()
+        shared = self._engine.usage.images().shared if request.query.get_bool("shared-size") else {}
         lines = []
         for image, tags in self._engine.images.all():
             if _fits(image, tags, filters):
                 shown = _tags_asked_for(tags, filters.get("reference", []))
-                lines.append(summary(self._engine, image, shown) | virtual_size(request, image))
+                line = summary(self._engine, image, shown) | virtual_size(request, image)
+                lines.append(line | {"SharedSize": shared.get(image.id, UNKNOWN)})
         return json_response(lines)
 
     async def inspect(self, request: Request) -> Response:
