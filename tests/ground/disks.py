@@ -24,11 +24,19 @@ class Disk:
     device: str
     place: Path
 
-    def fill(self, leave: int) -> None:
-        """Take all space but `leave` bytes, until `free`."""
-        space = os.statvfs(self.place)
+    def fill(self, leave: int, *, told: bool = True) -> None:
+        """Take all space but `leave` bytes, until `free`; unless `told`, btrfs still says that it is there."""
+        free = self.space()
         with (self.place / "ballast").open("wb") as ballast:
-            os.posix_fallocate(ballast.fileno(), 0, space.f_bavail * space.f_frsize - leave)
+            os.posix_fallocate(ballast.fileno(), 0, free - leave)
+            if told:
+                os.fsync(ballast.fileno())
+
+    def space(self) -> int:
+        """Give the free bytes, when all is written that was to be."""
+        subprocess.run(["sync", "-f", self.place], check=True)
+        found = os.statvfs(self.place)
+        return found.f_bavail * found.f_frsize
 
     def free(self) -> None:
         """Give back what `fill` took."""

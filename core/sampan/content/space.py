@@ -10,14 +10,14 @@ from sampan.api.errors import System
 from sampan.linux import trees
 
 _RESERVE = 256 << 20
-_RESERVE_SHARE = 100
+_RESERVE_SHARE = 20
 _LOOK_AFTER = 64 << 20
 
 
 class Space:
     """The free space of the file system that `fd` is on, watched while files are written there.
 
-    The reserve is 256 MB, or a hundredth of a smaller disk. `doing` begins the error message.
+    The reserve is 256 MB, or a twentieth of a smaller disk. `doing` begins the error message.
     """
 
     def __init__(self, fd: int, doing: str) -> None:

@@ -59,6 +59,8 @@ class UnpackedImages:
         self._tasks: set[asyncio.Task[bool]] = set()
         self._known: set[tuple[str, str, int]] = set()
         """(driver, image, repairs so far) that were seen whole: not looked for again before the next repair."""
+        self._half: set[tuple[str, str]] = set()
+        """(driver, key) of what could not be removed after an error."""
 
     async def ensure(self, image: ImageRecord, name: str) -> str | None:
         """Have all layers of an image in a driver; give the topmost snapshot (None for an image without layers)."""
@@ -102,6 +104,7 @@ class UnpackedImages:
         return was_there
 
     async def _unpack(self, storage: Storage, layer: ImageLayer) -> None:
+        await self._remove_half(storage.name)
         key = f"unpack-{secrets.token_hex(8)}"
         with self._storage.changing(storage.name, key):
             await storage.call(storage.driver.prepare, key, layer.parent, SnapshotOptions())
@@ -114,11 +117,17 @@ class UnpackedImages:
                 raise
 
     async def _give_up(self, name: str, key: str) -> None:
-        """Remove what is half unpacked. If that fails too, the first error is the one to tell; `sweep` tries again."""
+        """Remove what is half unpacked. If that fails too, the first error is the one to tell."""
         try:
             await self._storage.remove(name, key)
         except SampanError as error:
-            log.warning("storage %s: half a layer stays until the next start, or fsck --repair: %s", name, error)
+            log.warning("storage %s: half a layer stays until the next is unpacked: %s", name, error)
+            self._half.add((name, key))
+
+    async def _remove_half(self, name: str) -> None:
+        for driver, key in [half for half in self._half if half[0] == name]:
+            await self._storage.remove(driver, key)
+            self._half.discard((driver, key))
 
     async def _own(self, owner: SnapshotOwner) -> None:
         """Enter an image as an owner. Raises `NotFound` if it was removed; what nobody owns then is removed too."""
