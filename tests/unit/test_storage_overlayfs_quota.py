@@ -16,6 +16,7 @@ from sampan_storage_overlayfs import projects
 from sampan_storage_overlayfs.config import OverlayfsConfig
 
 BLOCK = 4096
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="loop devices need CAP_SYS_ADMIN")
 
 
 @pytest.mark.parametrize(
@@ -27,6 +28,7 @@ def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any]) -> No
         OverlayfsConfig.model_validate(settings)
 
 
+@needs_root
 def test_a_file_has_one_device_whoever_asks(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"\0" * 16 * BLOCK)
@@ -47,6 +49,7 @@ def _device(file: Path) -> str:
         return device
 
 
+@needs_root
 def test_many_files_at_once_get_a_device_each(tmp_path: Path) -> None:
     """All take the free device that the kernel names; who comes second takes another."""
     files = [tmp_path / str(number) for number in range(12)]
@@ -62,6 +65,7 @@ def test_many_files_at_once_get_a_device_each(tmp_path: Path) -> None:
     assert [file.read_bytes()[:2].strip(b"\0").decode() for file in files] == [file.name for file in files]
 
 
+@needs_root
 def test_a_file_with_the_same_name_has_another_device(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
@@ -82,6 +86,7 @@ def test_a_file_system_without_quotas_says_so(tmp_path: Path) -> None:
     assert projects.why_unsupported(tmp_path / "nothing").endswith("No such file or directory")
 
 
+@needs_root
 def test_a_directory_without_a_mark_is_left_as_it_is(tmp_path: Path) -> None:
     assert not projects.is_limited(tmp_path)
     projects.Projects(1, 1).unlimit(tmp_path)
