@@ -321,13 +321,13 @@ def test_strays_are_told_and_left_alone(clean: Daemon, place: str) -> None:
 
 
 def test_nothing_that_is_under_way_is_taken_for_damage(daemon: Daemon) -> None:
-    """Images come and go, containers and volumes are made and removed, and fsck repairs again and again: none is harmed."""
+    """Images come and go, containers and volumes are made, moved and removed, and fsck repairs again and again: none is harmed."""
     failures: list[BaseException] = []
     done = threading.Event()
 
     def work(step: Callable[[int], object]) -> None:
         try:
-            for number in range(12):
+            for number in range(8):
                 step(number)
         except BaseException as error:  # noqa: BLE001
             failures.append(error)
@@ -340,10 +340,20 @@ def test_nothing_that_is_under_way_is_taken_for_damage(daemon: Daemon) -> None:
         daemon.docker("rm", name)
         daemon.docker("rmi", name)
 
+    def commit_and_move(number: int) -> None:
+        name = f"kept{number}"
+        daemon.docker("run", "--name", name, "busybox", "touch", "/new")
+        daemon.docker("commit", name, f"{name}:image")
+        daemon.sampan("storage", "migrate", name, "--to", "vfs")
+        daemon.docker("create", "--name", f"{name}-other", "--storage-opt", "driver=vfs", f"{name}:image")
+        daemon.docker("rm", name, f"{name}-other")
+        daemon.docker("rmi", f"{name}:image")
+
     workers = [
         threading.Thread(target=work, args=(step,))
         for step in (
             import_and_remove,
+            commit_and_move,
             lambda number: daemon.docker("run", "--rm", "-v", "/anonymous", "busybox", "touch", "/anonymous/x", "/y"),
             lambda number: (daemon.docker("volume", "create", f"v{number}"), daemon.docker("volume", "rm", f"v{number}")),
         )

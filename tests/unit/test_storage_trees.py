@@ -158,3 +158,35 @@ def test_copy_fails_with_what_the_disk_says(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(copying, "ficlone", full)
     with pytest.raises(OSError, match="full"):
         copy_tree(tmp_path / "source", tmp_path / "copy")
+
+
+def test_trees_measured_as_one_count_shared_inodes_once(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "a" / "file").write_bytes(bytes(100_000))
+    os.link(tmp_path / "a" / "file", tmp_path / "b" / "link")
+    meter = trees.Meter()
+    first, second = meter.tree(tmp_path / "a"), meter.any(tmp_path / "b")
+    assert first == trees.measure(tmp_path / "a")
+    assert second == meter.alone(tmp_path / "b")
+    assert meter.any(tmp_path / "a" / "file") == (0, 0)
+    assert meter.any(tmp_path / "nothing") == (0, 0)
+    with pytest.raises(FileNotFoundError):
+        trees.measure(tmp_path / "nothing")
+
+
+def test_directories_that_are_moved_meanwhile_are_measured_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first walk finds itself elsewhere when it goes up; the second counts all, nothing twice."""
+    (tmp_path / "top" / "in" / "deep").mkdir(parents=True)
+    (tmp_path / "top" / "file").write_bytes(bytes(5000))
+    whole = trees.measure(tmp_path / "top")
+    real, moved = os.scandir, []
+
+    def scan(fd: int) -> object:
+        if not moved and os.readlink(f"/proc/self/fd/{fd}").endswith("deep"):
+            moved.append((tmp_path / "top" / "in" / "deep").rename(tmp_path / "top" / "deep"))
+        return real(fd)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    assert trees.measure(tmp_path / "top") == whole
+    assert moved
