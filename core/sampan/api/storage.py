@@ -208,6 +208,7 @@ class StorageDriver(Driver):
         Paths are sorted as a walk gives them: a directory, then all in it, names in the order of their bytes; what is
         below a deleted or an added name comes with it only where it is added. A directory that holds changes is itself
         told only if its own metadata differ. By default both trees are compared, contents too where metadata leave doubt.
+        A file that nothing was done to is told as linked where a hard link of it was made, so that a layer can have both names.
         Raises `NotFound`.
         """
         parent = self.stat(key).parent
