@@ -1,83 +1,128 @@
-"""What a snapshot's subvolume holds that its parent's does not, from the file system's own tree.
+"""What a snapshot's subvolume holds that its parent's does not: the cost goes by the changes, not by the size of the tree.
 
-Every inode item carries the transaction that last changed it, and a snapshot knows the transaction it was
-made in. The kernel skips the tree's unchanged leaves, so the cost goes by the changes and not by the size of
-the tree.
+A snapshot starts as its parent, inode for inode. So the names that may differ are those of the inodes that were changed
+since, and in a changed directory those that now stand for another inode, or for none. What has become of each is then
+asked of both trees, as everywhere (`sampan.linux.comparing`).
 
-Source: `include/uapi/linux/btrfs.h` (BTRFS_IOC_TREE_SEARCH_V2) and `btrfs_tree.h` (struct btrfs_inode_item).
+A directory that is not the same inode in both trees came from elsewhere, and all below it may differ. That can also make
+links of files that nothing was done to: those with names in a directory that was moved.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
-import struct
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-BTRFS_IOC_TREE_SEARCH_V2 = 0xC0709411
-BTRFS_INODE_ITEM_KEY = 1
-BTRFS_FIRST_FREE_OBJECTID = 256
-BTRFS_LAST_FREE_OBJECTID = (1 << 64) - 256
+from sampan.linux.comparing import Change, compare
+from sampan.linux.cursor import Cursor
+from sampan.linux.files import opened_directory
+from sampan_storage_btrfs.inodes import ROOT_DIRECTORY, Inode, changed_since, inodes_in, look_up, names_of
 
-_KEY = struct.Struct("=7Q4I4Q")  # struct btrfs_ioctl_search_key
-_SIZE = struct.Struct("=Q")
-_HEADER = struct.Struct("=3Q2I")  # struct btrfs_ioctl_search_header
-_INODE = struct.Struct("<4Q")  # generation, transid, size, nbytes
-_BUFFER = 256 * 1024
-_U64 = (1 << 64) - 1
 _BLOCK = 4096
 
 
-def measure_changes(subvolume: Path) -> tuple[int, int]:
-    """Give allocated bytes and number of the inodes changed since the snapshot `subvolume` was made.
-
-    Raises `OSError`.
-    """
-    import btrfsutil
-
-    fd = os.open(subvolume, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        btrfsutil.sync(fd)  # delayed inodes are not in the tree before
-        made = btrfsutil.subvolume_info(fd).otransid
-        sizes = [nbytes for transid, nbytes in _inodes(fd, made + 1) if transid > made]
-    finally:
-        os.close(fd)
+def measure_changes(parent: Path, snapshot: Path) -> tuple[int, int]:
+    """Give allocated bytes and number of the inodes in a snapshot that are not as in its parent. Raises `OSError`."""
+    with opened_directory(parent) as old, opened_directory(snapshot) as new:
+        sizes = [inode.allocated for inode in _changed(old, new)]
     return sum(-(-size // _BLOCK) * _BLOCK for size in sizes), len(sizes)
 
 
-def _inodes(fd: int, since: int) -> Iterator[tuple[int, int]]:
-    """Give transaction and allocated bytes of the inodes in leaves written in transaction `since` or
-    later.
+def has_nested(subvolume: Path) -> bool:
+    """Tell whether there are subvolumes in it: what changed in those, its own tree does not know. Raises `OSError`."""
+    import btrfsutil
+
+    return next(iter(btrfsutil.SubvolumeIterator(subvolume)), None) is not None
+
+
+def compare_snapshot(parent: int, snapshot: int) -> Iterator[Change]:
+    """Give what leads from a subvolume to its snapshot, both descriptors of roots. Neither may have subvolumes in it. Raises
+    `OSError`.
     """
-    objectid, kind, offset = BTRFS_FIRST_FREE_OBJECTID, BTRFS_INODE_ITEM_KEY, 0
-    while True:
-        request = bytearray(_KEY.size + _SIZE.size + _BUFFER)
-        _KEY.pack_into(
-            request, 0,
-            0, objectid, BTRFS_LAST_FREE_OBJECTID, offset, _U64, since, _U64,
-            kind, 0xFF, 0xFFFFFFFF, 0, 0, 0, 0, 0,
-        )  # fmt: skip
-        _SIZE.pack_into(request, _KEY.size, _BUFFER)
-        fcntl.ioctl(fd, BTRFS_IOC_TREE_SEARCH_V2, request)
-        found = _KEY.unpack_from(request)[9]
-        if found == 0:
-            return
-        position = _KEY.size + _SIZE.size
-        for _ in range(found):
-            _, objectid, offset, kind, length = _HEADER.unpack_from(request, position)
-            position += _HEADER.size
-            if kind == BTRFS_INODE_ITEM_KEY:
-                _, transid, _, nbytes = _INODE.unpack_from(request, position)
-                yield transid, nbytes
-            position += length
-        objectid, kind, offset = _after(objectid, kind, offset)
+    names = _Names(parent, snapshot)
+    return compare(parent, snapshot, lambda: names)
 
 
-def _after(objectid: int, kind: int, offset: int) -> tuple[int, int, int]:
-    """Give the key that follows: a key is one number of 136 bits."""
-    if offset < _U64:
-        return objectid, kind, offset + 1
-    if kind < 0xFF:
-        return objectid, kind + 1, 0
-    return objectid + 1, 0, 0
+def _changed(old: int, new: int) -> Iterator[Inode]:
+    """Give the inodes of the snapshot `new` that are not as in its parent, times of access aside."""
+    import btrfsutil
+
+    btrfsutil.sync(new)  # delayed inodes are not in the tree before
+    for inode in changed_since(new, btrfsutil.subvolume_info(new).otransid):
+        before = look_up(old, inode.number)
+        if before is None or before.changed != inode.changed:
+            yield inode
+
+
+class _Names:
+    """The names that may differ, by the inode of their directory; a `sampan.linux.comparing.Record`."""
+
+    def __init__(self, old: int, new: int) -> None:
+        self._new = new
+        self._names: defaultdict[int, set[bytes]] = defaultdict(set)
+        self._directories: set[int] = set()
+        for inode in _changed(old, new):
+            self._add(inode.number)
+            if inode.is_directory:
+                self._directories.add(inode.number)
+                before = names_of(old, inode.number)
+                if before and before != names_of(new, inode.number):
+                    self._add_linked_below(inode.number)
+
+    def __enter__(self) -> _Names:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def down(self, name: bytes) -> None:
+        """Nothing to do: a directory is known by its inode."""
+
+    def up(self) -> None:
+        """Nothing to do."""
+
+    def differing(self, old: Cursor, new: Cursor) -> set[bytes] | None:
+        """Give the names here that may differ, unless the directory is not the one that was here before."""
+        if not old.is_somewhere:
+            return None
+        number = os.fstat(new.fd).st_ino
+        if os.fstat(old.fd).st_ino != number:
+            return None
+        names = self._names.get(number, set())
+        if number in self._directories:
+            names = names | {name for name, _ in _entries(old) ^ _entries(new)}
+        return names
+
+    def _add(self, number: int) -> None:
+        """Add all names of an inode, and those of the directories that lead there."""
+        climbing = [number]
+        while climbing:
+            number = climbing.pop()
+            if number == ROOT_DIRECTORY:
+                continue
+            for directory, name in names_of(self._new, number):
+                if name not in self._names[directory]:
+                    self._names[directory].add(name)
+                    climbing.append(directory)
+
+    def _add_linked_below(self, directory: int) -> None:
+        """Add the files in a directory, however deep, that have more names."""
+        going = [directory]
+        while going:
+            for number in inodes_in(self._new, going.pop()):
+                inode = look_up(self._new, number)
+                if inode and inode.is_directory:
+                    going.append(number)
+                elif inode and inode.links > 1:
+                    self._add(number)
+
+
+def _entries(place: Cursor) -> set[tuple[bytes, int]]:
+    """Give the names in a directory, with their inodes' numbers."""
+    try:
+        with os.scandir(place.fd) as entries:
+            return {(os.fsencode(entry.name), entry.inode()) for entry in entries}
+    except FileNotFoundError:  # it was deleted
+        return set()

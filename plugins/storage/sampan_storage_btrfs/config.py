@@ -6,4 +6,8 @@ from sampan.api.config import DriverConfig
 
 
 class BtrfsConfig(DriverConfig):
-    """None: subvolumes and snapshots need no tuning."""
+    """`quotas`: turn simple quotas on for the whole file system that the root is on, if it has none, so that snapshots can be
+    limited in size. Quotas that are on already are used if they are simple ones, and left alone if not.
+    """
+
+    quotas: bool = False
