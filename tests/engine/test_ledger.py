@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -137,3 +138,31 @@ def test_a_stray_file_is_others(busy: Daemon) -> None:
     run("sync", "-f", str(busy.root))
     assert lines(busy, "other")["stray"]["Bytes"] == du(path)
     path.unlink()
+
+
+def test_it_is_told_while_everything_changes(daemon: Daemon) -> None:
+    """What goes while it is measured is no error; afterwards the ledger is exact again."""
+    failures: list[BaseException] = []
+
+    def work(name: str) -> None:
+        try:
+            for number in range(8):
+                write = "mkdir -p /d/a/b /e/a/b; for i in $(seq 50); do mv /d/a /d/c; mv /d/c /d/a; echo $i > /e/a/b/$i; done"
+                daemon.docker("run", "--rm", "-v", "/d", "busybox", "sh", "-c", write)
+                daemon.docker("volume", "create", f"{name}{number}")
+                daemon.docker("volume", "rm", f"{name}{number}")
+        except BaseException as error:  # noqa: BLE001
+            failures.append(error)
+
+    workers = [threading.Thread(target=work, args=(name,)) for name in ("va", "vb", "vc")]
+    for worker in workers:
+        worker.start()
+    told = 0
+    while any(worker.is_alive() for worker in workers):
+        assert ledger(daemon)["Bytes"] > 0
+        assert daemon.api("GET", "/system/df")["LayersSize"] > 0
+        told += 1
+    assert failures == []
+    assert told > 3
+    run("sync", "-f", str(daemon.root))
+    assert ledger(daemon)["Bytes"] == du(daemon.root)

@@ -24,6 +24,11 @@ def load_of(daemon: Daemon, tar: bytes) -> list[Callable[[int], object]]:
         lambda n: daemon.docker("run", "-v", f"vol{n}:/v", "busybox", "sh", "-c", "echo said; touch /v/x /y", **some),
         lambda n: daemon.docker("rmi", "-f", f"made{n - 2}", **some),
         lambda n: (daemon.docker("volume", "create", f"w{n}", **some), daemon.docker("volume", "rm", f"w{n}", **some)),
+        lambda n: (
+            daemon.docker("run", "--name", f"moved{n}", "busybox", "touch", "/new", **some),
+            daemon.docker("commit", f"moved{n}", f"kept{n}", **some),
+            daemon.sampan("storage", "migrate", f"moved{n}", "--to", "vfs", **some),
+        ),
         lambda n: daemon.docker("container", "prune", "-f", **some),
         lambda n: daemon.sampan("system", "fsck", "--repair", **some),
     ]

@@ -297,7 +297,11 @@ def _measure(path: Path) -> Usage:
 
 
 def _listed(directory: Path) -> list[Path]:
-    return sorted(directory.iterdir())
+    """Give what is in a directory; nothing if it has just gone, or is none."""
+    try:
+        return sorted(directory.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _line(kind: Kind, name: str, measured: tuple[int, int], *, driver: str = "", owners: tuple[str, ...] = ()) -> Line:

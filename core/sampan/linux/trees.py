@@ -57,8 +57,11 @@ class Meter:
             return 0, 0
 
     def alone(self, path: Path) -> tuple[int, int]:
-        """Measure a directory without what is in it."""
-        return self._sum([path.lstat()])
+        """Measure a directory without what is in it; nothing adds nothing."""
+        try:
+            return self._sum([path.lstat()])
+        except FileNotFoundError:
+            return 0, 0
 
     def _sum(self, statuses: Iterable[os.stat_result]) -> tuple[int, int]:
         blocks = inodes = 0
