@@ -126,7 +126,10 @@ def call_in_netns(fd: int, fn: Callable[[], T]) -> T:
 
 
 def in_thread(fn: Callable[[], T]) -> T:
-    """Run `fn` in a fresh thread, which may move elsewhere: it ends with it. Give its result or raise its error."""
+    """Run `fn` in a fresh thread, which may move elsewhere: it ends with it. Give its result or raise its error.
+
+    The thread is gone for the kernel too: a process with one thread has one again and may, say, join a user namespace.
+    """
     results: list[T] = []
     errors: list[BaseException] = []
 
@@ -138,7 +141,9 @@ def in_thread(fn: Callable[[], T]) -> T:
 
     thread = threading.Thread(target=run, name="namespace")
     thread.start()
-    thread.join()
+    thread.join()  # which may return a moment before the end
+    while os.access(f"/proc/self/task/{thread.native_id}", os.F_OK):
+        os.sched_yield()
     if errors:
         raise errors[0]
     return results[0]

@@ -24,7 +24,7 @@ from sampan.api.storage import Mount, Whiteouts
 from sampan.linux.mounts import MS_PRIVATE, MS_REC, locked, mount_all, set_propagation
 from sampan.linux.namespaces import CLONE_NEWNS, unshare
 
-__all__ = ["Change", "Entry", "HandMadeLayer", "base", "in_mounts", "picture", "random_changes", "rework"]
+__all__ = ["Change", "Entry", "HandMadeLayer", "base", "in_child", "in_mounts", "picture", "random_changes", "rework"]
 
 T = TypeVar("T")
 Change = Callable[[Path], object]
@@ -87,33 +87,39 @@ def _entry(path: Path, names: dict[tuple[int, int], list[str]]) -> Entry:
 
 
 def in_mounts(mounts: Sequence[Mount], action: Callable[[Path], T]) -> T:
-    """Run `action` on the root that `mounts` show, in a child with a mount namespace of its own.
+    """Run `action` on the root that `mounts` show, in a child with a mount namespace of its own. See `in_child`."""
 
-    The result is pickled. An error of the child is raised here.
-    """
+    def act() -> T:
+        unshare(CLONE_NEWNS)
+        set_propagation("/", MS_PRIVATE | MS_REC)
+        with locked(mounts):
+            mount_all(mounts, Path(place))
+            return action(Path(place))
+
     with tempfile.TemporaryDirectory() as place:
-        reading, writing = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            os.close(reading)
-            answer: tuple[bool, object]
-            try:
-                unshare(CLONE_NEWNS)
-                set_propagation("/", MS_PRIVATE | MS_REC)
-                with locked(mounts):
-                    mount_all(mounts, Path(place))
-                    answer = (True, action(Path(place)))
-            except BaseException as error:
-                answer = (False, error)
-            try:
-                with os.fdopen(writing, "wb") as pipe:
-                    pickle.dump(answer, pipe)
-            finally:
-                os._exit(0)
-        os.close(writing)
-        with os.fdopen(reading, "rb") as pipe:
-            answered = pipe.read()
-        os.waitpid(pid, 0)
+        return in_child(act)
+
+
+def in_child(action: Callable[[], T]) -> T:
+    """Run `action` in a child. The result is pickled. An error of the child is raised here."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reading)
+        answer: tuple[bool, object]
+        try:
+            answer = (True, action())
+        except BaseException as error:
+            answer = (False, error)
+        try:
+            with os.fdopen(writing, "wb") as pipe:
+                pickle.dump(answer, pipe)
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        answered = pipe.read()
+    os.waitpid(pid, 0)
     done, result = pickle.loads(answered)
     if not done:
         raise result
