@@ -335,12 +335,10 @@ def test_how_a_file_is_written_follows_from_its_content_alone(tmp_path_factory, 
                 file.seek(at)
                 file.write(content[at : at + 4096])
     found = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packer, "SPARSE_MIN", 1 << 20)
-        for name in ("dense", "holes"):
-            fd = os.open(place / name, os.O_RDONLY)
-            found.append(packer.sparse_extents(fd, size))
-            os.close(fd)
+    for name in ("dense", "holes"):
+        fd = os.open(place / name, os.O_RDONLY)
+        found.append(packer.sparse_extents(fd, size, 1 << 20))
+        os.close(fd)
     assert found[0] == found[1]
     if found[0] is not None:
         rest = bytearray(content)
@@ -352,7 +350,6 @@ def test_how_a_file_is_written_follows_from_its_content_alone(tmp_path_factory, 
 
 
 def test_more_extents_than_a_header_holds_are_joined(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packer, "SPARSE_MIN", 1)
     monkeypatch.setattr(packer, "_EXTENTS", 20)
     with (tree / "file").open("wb") as file:
         for number in range(60):
@@ -360,7 +357,7 @@ def test_more_extents_than_a_header_holds_are_joined(tree: Path, tmp_path: Path,
             file.write(b"x")
     size = (tree / "file").stat().st_size
     with (tree / "file").open("rb") as file:
-        extents = packer.sparse_extents(file.fileno(), size)
+        extents = packer.sparse_extents(file.fileno(), size, 1)
         assert extents is not None and 1 < len(extents) <= 20 and sum(length for _, length in extents) < size // 2
         rest = bytearray(file.read())
     for offset, length in extents:

@@ -14,7 +14,7 @@ from sampan.content.confined import Child, confined
 from sampan.content.images import layer_media_type
 from sampan.content.layers import DEFAULT_LIMITS, Limits
 from sampan.content.manifests import Descriptor
-from sampan.content.packer import KINDS
+from sampan.content.packer import KINDS, SPARSE_MIN
 
 log = logging.getLogger(__name__)
 
@@ -43,14 +43,16 @@ def write_layer(
     out: int,
     compression: Compression = Compression.NONE,
     limits: Limits = DEFAULT_LIMITS,
+    sparse_min: int = SPARSE_MIN,
 ) -> WrittenLayer:
     """Write the changes, sorted as `StorageDriver.diff` gives them, of the tree below the directory `root` into `out`.
 
     Both are descriptors. The same changes of the same tree give the same tar, on every driver and at any time; the same
     bytes with gzip as long as the same library compresses. Blocks. Raises what `changes` raises, `InvalidArgument` for a
     tar over a limit, `Unavailable` if it takes too long, `System` when the host fails; `out` then holds a part.
+    `sparse_min`: bytes from which on a file that is mostly zeros is written as a sparse one.
     """
-    return _write(root, changes, out, compression, limits, limits.seconds)
+    return _write(root, changes, out, compression, limits, limits.seconds, sparse_min)
 
 
 def write_tree(root: int, out: int, limits: Limits = DEFAULT_LIMITS) -> WrittenLayer:
@@ -73,13 +75,14 @@ def store_layer(
 
 def _write(
     root: int, changes: Iterable[Change] | None, out: int, compression: Compression, limits: Limits,
-    seconds: float | None,
+    seconds: float | None, sparse_min: int = SPARSE_MIN,
 ) -> WrittenLayer:  # fmt: skip
     request = {
         "root": root,
         "out": out,
         "changes": changes is not None,
         "compression": compression.value,
+        "sparse_min": sparse_min,
         "stream_bytes": limits.stream_bytes,
         "memory_bytes": limits.memory_bytes,
     }

@@ -128,13 +128,14 @@ class Output:
 class Packer:
     """Writes members for changes in the tree `root`."""
 
-    def __init__(self, root: int, output: Output, *, is_layer: bool) -> None:
+    def __init__(self, root: int, output: Output, *, is_layer: bool, sparse_min: int) -> None:
         """In a layer names that begin with `.wh.` have a meaning of their own, and the root has an entry, for its times."""
         self._cursor = Cursor(root)
         self._at: list[bytes] = []
         self._begun = not is_layer
         self._output = output
         self._is_layer = is_layer
+        self._sparse_min = sparse_min
         self._first_names: dict[Inode, bytes] = {}
         self._zeros = 0
         self.files_size = 0
@@ -213,7 +214,7 @@ class Packer:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
                 return
-            extents = sparse_extents(fd, status.st_size)
+            extents = sparse_extents(fd, status.st_size, self._sparse_min)
             data = [(0, status.st_size)] if extents is None else extents
             self._check_growth(path, sum(length for _, length in data) - status.st_blocks * 512)
             member = _of(status, path, REGULAR, size=status.st_size, xattrs=self._xattrs(fd, path), extents=extents)
@@ -321,13 +322,13 @@ def is_carried(xattr: str) -> bool:
     return xattr.startswith(("user.", "system.posix_acl_")) or xattr == "security.capability"
 
 
-def sparse_extents(fd: int, size: int) -> list[tuple[int, int]] | None:
-    """Give (offset, length) of what is not zeros in a file, or None for one that is written as it is.
+def sparse_extents(fd: int, size: int, least: int = SPARSE_MIN) -> list[tuple[int, int]] | None:
+    """Give (offset, length) of what is not zeros in a file, or None for one that is written as it is: one below `least` bytes.
 
     The answer follows from the content alone; where the holes are only makes it quick. Blocks are of 4096 bytes, and
     twice as large, again and again, where there would be more than 40,000 extents.
     """
-    if size < SPARSE_MIN:
+    if size < least:
         return None
     most, grain = size // 4, _GRAIN
     extents: list[tuple[int, int]] = []
@@ -434,6 +435,6 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     output = Output(request["out"], Compression(request["compression"]), request["stream_bytes"])
     limits = {resource.RLIMIT_AS: request["memory_bytes"]}
     root = confine(request["root"], _CAPABILITIES, limits=limits, options=READ_ONLY)
-    packer = Packer(root, output, is_layer=is_layer)
+    packer = Packer(root, output, is_layer=is_layer, sparse_min=request["sparse_min"])
     packer.run(read_changes(0) if is_layer else compare(None, root))
     return {**output.finish(), "files_size": packer.files_size, "left_out": packer.left_out, "counts": packer.counts}

@@ -17,6 +17,8 @@ from sampan.content.layers import DEFAULT_LIMITS, Limits, unpack_stream
 from sampan.linux.trees import syncfs
 
 _PIPE_BYTES = 1 << 20
+_SPARSE_MIN = 1 << 16
+"""Bytes of a file whose holes are kept: only we read this tar."""
 
 
 class TreeLayer:
@@ -81,6 +83,6 @@ class TreeLayer:
 
     def _write(self, out: int) -> WrittenLayer:
         try:
-            return write_layer(self._root, self._changes, out, limits=self._limits)
+            return write_layer(self._root, self._changes, out, limits=self._limits, sparse_min=_SPARSE_MIN)
         finally:
             os.close(out)
