@@ -317,6 +317,35 @@ def test_strays_are_told_and_left_alone(clean: Daemon, place: str) -> None:
     path.unlink()
 
 
+def test_names_that_no_terminal_should_see(clean: Daemon) -> None:
+    path = os.fsencode(clean.root) + b"/odd\xff\x1b[2J\nname"
+    os.close(os.open(path, os.O_CREAT | os.O_WRONLY))
+    text = clean.sampan("system", "fsck", check=1).stdout
+    assert b"odd?\\x1b[2J\\nname" in text
+    assert b"\x1b" not in text
+    assert b"odd?\\x1b" in clean.sampan("storage", "df", "-v").stdout
+    os.unlink(path)
+
+
+def test_a_driver_that_is_gone(own_daemon: Daemon) -> None:
+    daemon = own_daemon
+    made = daemon.docker("create", "--storage-opt", "driver=vfs", "busybox", "true").stdout.decode().strip()
+    daemon.stop()
+    daemon.environment["SAMPAN_DISABLED_PLUGINS"] = "sampan-storage-vfs"
+    daemon.start()
+    (fault,) = check(daemon)["Damage"]
+    assert (fault["Area"], fault["Repairable"]) == ("storage vfs", False)
+    (container,) = daemon.api("GET", "/system/df")["Containers"]
+    assert (container["Id"], container["SizeRw"]) == (made, -1)
+    assert daemon.api("GET", "/sampan/storage/df")["Bytes"] > 0
+    daemon.stop()
+    del daemon.environment["SAMPAN_DISABLED_PLUGINS"]
+    daemon.start()
+    assert check(daemon)["Damage"] == []
+    daemon.docker("rm", made)
+    daemon.stop()
+
+
 # ---------------------------------------------------------------------- beside a working engine
 
 

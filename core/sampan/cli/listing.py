@@ -30,6 +30,11 @@ def ellipsis(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
+def printable(text: str) -> str:
+    """Give a text, a file's name perhaps, without what a terminal would obey or can't show."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def labels_text(labels: dict[str, str] | None) -> str:
     """Give labels as one cell."""
     return ",".join(f"{name}={value}" for name, value in sorted((labels or {}).items()))

@@ -10,7 +10,7 @@ import click
 
 from sampan.cli.client import current
 from sampan.cli.flags import Command
-from sampan.cli.listing import ellipsis, short_id
+from sampan.cli.listing import ellipsis, printable, short_id
 from sampan.cli.table import show, show_objects
 from sampan.cli.units import ago, human_size
 
@@ -165,7 +165,7 @@ def storage_df(verbose: bool, template: str | None) -> None:
 
 
 def _object_row(item: Mapping[str, Any]) -> dict[str, Any]:
-    name = item["Name"].removeprefix("sha256:")
+    name = printable(item["Name"].removeprefix("sha256:"))
     return {
         "Bytes": item["Bytes"],
         "Driver": item["Driver"] or "-",

@@ -6,6 +6,7 @@ import click
 
 from sampan.cli.client import current
 from sampan.cli.flags import Command
+from sampan.cli.listing import printable
 from sampan.cli.table import show_objects
 
 
@@ -25,7 +26,7 @@ def fsck(repair: bool, deep: bool, template: str | None) -> int:
         print(f"mended: {_line(item)}: {item['Remedy']}")
     for item in report["Damage"]:
         print(f"damage: {_line(item)}")
-        print(f"        {'--repair will ' if item['Repairable'] else 'remedy: '}{item['Remedy']}")
+        print(f"        {'--repair will ' if item['Repairable'] else 'remedy: '}{printable(item['Remedy'])}")
     for text in report["Skipped"]:
         print(f"not looked at: {text}")
     found, mended = len(report["Damage"]), len(report["Mended"])
@@ -34,4 +35,4 @@ def fsck(repair: bool, deep: bool, template: str | None) -> int:
 
 
 def _line(item: dict[str, str]) -> str:
-    return f"{item['Area']}: {item['Subject']}: {item['Problem']}"
+    return printable(f"{item['Area']}: {item['Subject']}: {item['Problem']}")
