@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from typing import Protocol
 
 from sampan.linux import trees
@@ -29,8 +30,11 @@ class Deletions(Protocol):
     def hide_all(self, directory: int, path: bytes) -> None:
         """Delete all names in a directory."""
 
-    def replaced(self, directory: int) -> None:
+    def replaced(self, directory: int, path: bytes) -> None:
         """Let nothing below show through a new directory, which took the place of something else."""
+
+    def settle(self, find: Callable[[bytes], int]) -> None:
+        """Tidy up when all is written. `find` opens a directory by its path."""
 
 
 class DeleteBelow(Deletions):
@@ -61,37 +65,52 @@ class DeleteBelow(Deletions):
         """Delete what earlier layers left there."""
         for name in os.listdir(directory):
             encoded = os.fsencode(name)
-            self.hide(directory, encoded, path + b"/" + encoded if path else encoded)
+            DeleteBelow.hide(self, directory, encoded, path + b"/" + encoded if path else encoded)
 
-    def replaced(self, directory: int) -> None:
+    def replaced(self, directory: int, path: bytes) -> None:
         """Nothing is below."""
 
+    def settle(self, find: Callable[[bytes], int]) -> None:
+        """Nothing is left to do."""
 
-class OverlayMarks(Deletions):
-    """Deletions as marks in an overlay's upper directory, which holds nothing but this layer."""
 
-    def wrote(self, path: bytes) -> None:
-        """Nothing needs to be remembered."""
+class OverlayMarks(DeleteBelow):
+    """Deletions as marks in an overlay's upper directory: all that it holds is this layer's, and of that only what was
+    made for marks is deleted."""
+
+    def __init__(self) -> None:
+        """Begin with nothing opaque."""
+        super().__init__()
+        self._opaque: set[bytes] = set()
 
     def hide(self, parent: int, name: bytes, path: bytes) -> None:
-        """Put a mark there."""
-        try:
+        """Put a mark there; what this layer has written hides what is below, a directory when it is opaque."""
+        super().hide(parent, name, path)
+        if path not in self._written:
             os.mknod(name, stat.S_IFCHR, os.makedev(0, 0), dir_fd=parent)
-        except FileExistsError:  # It is this layer's own, and hides what is below; a directory has to be told to.
-            if _is_directory(parent, name):
-                directory = os.open(name, OPEN_DIRECTORY, dir_fd=parent)
-                try:
-                    self.hide_all(directory, path)
-                finally:
-                    os.close(directory)
 
     def hide_all(self, directory: int, path: bytes) -> None:
         """Make it opaque."""
+        super().hide_all(directory, path)
         os.setxattr(directory, _OVERLAY_OPAQUE, b"y")
+        self._opaque.add(path)
 
-    def replaced(self, directory: int) -> None:
+    def replaced(self, directory: int, path: bytes) -> None:
         """Make it opaque."""
-        self.hide_all(directory, b"")
+        self.hide_all(directory, path)
+
+    def settle(self, find: Callable[[bytes], int]) -> None:
+        """Take away the marks that have nothing to hide: overlayfs lists them where it does not merge directories."""
+        for path in self._opaque:
+            try:
+                directory = find(path)
+            except (FileNotFoundError, NotADirectoryError):
+                continue  # A later member took its place.
+            if _OVERLAY_OPAQUE in os.listxattr(directory):
+                for _, _, names, below in os.fwalk(".", dir_fd=directory):
+                    for name in map(os.fsencode, names):
+                        if is_mark(below, name):
+                            os.unlink(name, dir_fd=below)
 
 
 def is_mark(parent: int, name: bytes) -> bool:
@@ -118,4 +137,7 @@ def remove(parent: int, name: bytes) -> None:
 
 
 def _is_directory(parent: int, name: bytes) -> bool:
-    return stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
+    try:
+        return stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
+    except FileNotFoundError:  # What it was in has been replaced.
+        return False

@@ -179,6 +179,7 @@ class Unpacker:
             except OSError as error:
                 raise _translated(path, member, error) from error
         self._behind.wait()
+        self._deletions.settle(lambda path: self._find(path).fd)
         for path, (mtime, acl) in self._directories.items():
             self._finish_directory(path, mtime, acl)
         self._forget_open()
@@ -266,10 +267,9 @@ class Unpacker:
             os.unlink(name, dir_fd=parent)
             os.mkdir(name, 0o755, dir_fd=parent)
             replaces = True
-        self._deletions.wrote(path)
         fd = os.open(name, OPEN_DIRECTORY, dir_fd=parent)
         if replaces:
-            self._deletions.replaced(fd)
+            self._deletions.replaced(fd, path)
         return fd
 
     def _forget_open(self) -> None:
@@ -356,7 +356,7 @@ class Unpacker:
             if stays:
                 self._forget_open()  # By whatever path it is open: what it hands down changes.
             if replaces:
-                self._deletions.replaced(fd)
+                self._deletions.replaced(fd, path)
             self._set_directory(fd, path, member)
         finally:
             os.close(fd)
