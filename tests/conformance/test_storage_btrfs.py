@@ -20,6 +20,7 @@ from sampan.api.storage import ChangeKind, Mount, SnapshotOptions, StorageCapabi
 from sampan.linux import trees
 from sampan.linux.copying import copy_tree
 from sampan.testing.diffs import check_changes, check_diff, told
+from sampan.testing.idmap import check_shifted_owners
 from sampan.testing.storage import StorageDriverSuite
 from sampan.testing.trees import base, in_mounts, random_changes, rework
 from sampan_storage_btrfs.config import BtrfsConfig
@@ -184,6 +185,10 @@ class TestHost:
         assert [damage.subject for damage in driver.check()] == ["lost layer"]
         assert [info.key for info in driver.walk()] == ["lost layer"]
         assert os.listdir(driver.directories) == []
+
+    def test_owners_are_shifted(self, driver: BtrfsDriver) -> None:
+        assert StorageCapability.IDMAP in driver.capabilities()
+        check_shifted_owners(driver)
 
     def test_usage_goes_by_what_changed(self, driver: BtrfsDriver) -> None:
         driver.prepare("key", None, SnapshotOptions())

@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,6 +40,18 @@ def copy_contents(source: int, target: int) -> None:
     """
     level = _Level(os.open(".", _OPEN_DIRECTORY, dir_fd=source), os.open(".", _OPEN_DIRECTORY, dir_fd=target))
     _Copy(root=level).run()
+
+
+def shares_blocks_below(directory: Path) -> bool:
+    """Try whether copies below `directory` share blocks with what they are copied from. Leaves nothing behind; never raises."""
+    try:
+        with tempfile.TemporaryFile(dir=directory) as source, tempfile.TemporaryFile(dir=directory) as target:
+            source.write(b"x")
+            source.flush()
+            ficlone(target.fileno(), source.fileno())
+    except OSError:
+        return False
+    return True
 
 
 @dataclass(slots=True)

@@ -117,3 +117,10 @@ def opened_directory(path: str | Path) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
+
+
+def nearest_directory(path: Path) -> Path:
+    """Give `path`, or what will be above it as long as it is not there."""
+    while not path.is_dir() and path != path.parent:
+        path = path.parent
+    return path

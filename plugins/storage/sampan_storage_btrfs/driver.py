@@ -38,8 +38,8 @@ from sampan.api.storage import (
     Usage,
     Whiteouts,
 )
-from sampan.linux import trees
-from sampan.linux.files import opened_directory
+from sampan.linux import idmap, trees
+from sampan.linux.files import nearest_directory, opened_directory
 from sampan.linux.mounts import open_root
 from sampan_storage_btrfs.changes import compare_snapshot, has_nested, measure_changes
 from sampan_storage_btrfs.probing import why_unsupported
@@ -68,9 +68,9 @@ class BtrfsDriver(DirectoryDriver):
         """Look at the file system and the library, then make and delete a subvolume under `root`."""
         if reason := why_unsupported(root):
             return Probe(supported=False, reason=reason)
-        return Probe(
-            supported=True, capabilities=frozenset({StorageCapability.SHARES_BLOCKS, StorageCapability.NATIVE_DIFF})
-        )
+        shifted = {StorageCapability.IDMAP} if idmap.works_below(nearest_directory(root)) else set()
+        found = frozenset({StorageCapability.SHARES_BLOCKS, StorageCapability.NATIVE_DIFF, *shifted})
+        return Probe(supported=True, capabilities=found)
 
     def capabilities(self) -> frozenset[str]:
         """Add QUOTA to what `probe` found, where the file system's simple quotas are on or may be turned on."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 import tempfile
 from pathlib import Path
 
-from sampan.linux.syscalls import libc
+from sampan.linux.files import filesystem_type, nearest_directory, opened_directory
 
 BTRFS_SUPER_MAGIC = 0x9123683E
 """`statfs(2)`, include/uapi/linux/magic.h."""
@@ -17,15 +15,16 @@ def why_unsupported(root: Path) -> str:
     """Give the reason why btrfs can't be used under `root`, with a remedy; "" if it can. Leaves nothing
     behind.
     """
-    place = _nearest_directory(root)
+    place = nearest_directory(root)
     try:
-        if _file_system_type(place) != BTRFS_SUPER_MAGIC:
-            return f"{place} is not on btrfs: put the root on a btrfs file system (mkfs.btrfs, mount)"
+        with opened_directory(place) as directory:
+            if filesystem_type(directory) != BTRFS_SUPER_MAGIC:
+                return f"{place} is not on btrfs: put the root on a btrfs file system (mkfs.btrfs, mount)"
         import btrfsutil
-    except ImportError as error:
+    except ImportError as error:  # not installed; or a symbol is missing: newer than the system's libbtrfsutil
         return (
-            f"the Python module btrfsutil does not import ({error}): "
-            'apt-get install libbtrfsutil-dev gcc, then pip install "sampan[btrfs]"'
+            f"the Python module btrfsutil does not import ({error}): apt-get install libbtrfsutil-dev gcc, then "
+            'pip install "sampan[btrfs]" (on Debian 12, whose libbtrfsutil is of 6.2, only "btrfsutil<=6.12" imports)'
         )
     except OSError as error:
         return f"cannot look at {place}: {error}"
@@ -36,21 +35,3 @@ def why_unsupported(root: Path) -> str:
     except OSError as error:
         return f"cannot make and delete a subvolume in {place}: {error}: run as root with CAP_SYS_ADMIN"
     return ""
-
-
-def _file_system_type(path: Path) -> int:
-    """Give `f_type`, the first field of struct statfs on every 64-bit Linux; Python's `os.statvfs` lacks
-    it.
-    """
-    buffer = (ctypes.c_long * 64)()
-    if libc.statfs(os.fsencode(path), buffer) != 0:
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error), str(path))
-    return int(buffer[0]) & 0xFFFFFFFF
-
-
-def _nearest_directory(path: Path) -> Path:
-    """Give `path`, or what will be above it as long as it is not there."""
-    while not path.is_dir() and path != path.parent:
-        path = path.parent
-    return path

@@ -13,10 +13,10 @@ from pathlib import Path
 from sampan.api.config import DriverConfig
 from sampan.api.driver import Probe
 from sampan.api.snapshots import DirectoryDriver, Snapshot, host_errors, make_root, refuse_size
-from sampan.api.storage import Layer, Mount, SnapshotKind, SnapshotOptions, Whiteouts
-from sampan.linux import trees
-from sampan.linux.copying import copy_tree
-from sampan.linux.files import opened_directory
+from sampan.api.storage import Layer, Mount, SnapshotKind, SnapshotOptions, StorageCapability, Whiteouts
+from sampan.linux import idmap, trees
+from sampan.linux.copying import copy_tree, shares_blocks_below
+from sampan.linux.files import nearest_directory, opened_directory
 
 
 class VfsDriver(DirectoryDriver):
@@ -33,8 +33,13 @@ class VfsDriver(DirectoryDriver):
 
     @classmethod
     def probe(cls, root: Path) -> Probe:
-        """Say yes: there is nothing that a host could lack."""
-        return Probe(supported=True)
+        """Say yes: there is nothing that a host could lack. What the file system can do beyond that is tried."""
+        place = nearest_directory(root)
+        tried = {
+            StorageCapability.SHARES_BLOCKS: shares_blocks_below(place),
+            StorageCapability.IDMAP: idmap.works_below(place),
+        }
+        return Probe(supported=True, capabilities=frozenset(part for part, works in tried.items() if works))
 
     def prepare(self, key: str, parent: str | None, options: SnapshotOptions) -> None:
         """Copy the parent's tree, or make an empty one."""
