@@ -466,3 +466,40 @@ def test_a_tree_that_changes_all_the_while(tree: Path, tmp_path: Path) -> None:
     finally:
         stop.set()
         worker.join()
+
+
+def test_the_child_is_confined(tree: Path) -> None:
+    """The list of changes is held back, to look at the waiting child from outside, each of its threads."""
+    (tree / "first").write_bytes(os.urandom(1 << 20))
+    looked: list[dict[str, str]] = []
+
+    def changes() -> Iterator[Change]:
+        for number in range(1000):  # one batch, so that the child begins
+            yield Change(b"first" if number == 0 else b"gone", ChangeKind.ADDED)
+        assert os.read(reading, 1)  # it has written: it is confined
+        mine = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
+        (child,) = [pid for pid in mine if "sampan.content.packer" in Path(f"/proc/{pid}/cmdline").read_text()]
+        assert os.listdir(f"/proc/{child}/root") == ["first"]
+        assert "ro," in Path(f"/proc/{child}/mountinfo").read_text()
+        for thread in Path(f"/proc/{child}/task").iterdir():
+            status = (thread / "status").read_text()
+            looked.append(dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line))
+            for namespace in ("mnt", "net", "ipc"):
+                assert os.readlink(thread / "ns" / namespace) != os.readlink(f"/proc/self/ns/{namespace}")
+
+    reading, writing = os.pipe()
+    draining = threading.Thread(target=lambda: [None for _ in iter(lambda: os.read(reading, 1 << 16), b"")])
+    with opened_directory(tree) as root:
+
+        def told() -> Iterator[Change]:
+            yield from changes()
+            draining.start()
+
+        write_layer(root, told(), writing)
+    os.close(writing)
+    draining.join()
+    os.close(reading)
+    assert len(looked) == 2
+    for fields in looked:
+        assert int(fields["CapEff"], 16) == int(fields["CapPrm"], 16) == 1 << 2 | 1 << 21
+        assert (fields["NoNewPrivs"], fields["Seccomp"]) == ("1", "2")

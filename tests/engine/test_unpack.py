@@ -600,6 +600,7 @@ def test_the_child_is_confined(place):
         kept = sum(1 << bit for bit in (0, 1, 3, 4, 21, 27, 31))
         assert int(fields["CapEff"], 16) == int(fields["CapPrm"], 16) == kept
         assert fields["NoNewPrivs"] == "1"
+        assert fields["Seccomp"] == "2"
         assert os.listdir(child / "root") == ["hold"]
         for namespace in ("mnt", "net", "ipc"):
             assert os.readlink(child / "ns" / namespace) != os.readlink(f"/proc/self/ns/{namespace}")

@@ -1,9 +1,9 @@
 """What the confined children that unpack and write layers have in common: how they lock themselves in, and answer.
 
 A child starts with a few descriptors, makes one directory its whole file system, leaves the network and the IPC of the
-host, and gives up all capabilities but those that its work takes. Whatever a hostile tar or a hostile tree then makes it
-do stays in that directory. The parent's side is `confined`. Imports come before `confine`: afterwards there is nothing to
-import from. Source: pivot_root(2).
+host, and gives up all capabilities but those that its work takes, and the system calls that these open beyond files.
+Whatever a hostile tar or a hostile tree then makes it do stays in that directory. The parent's side is `confined`. Imports
+come before `confine`: afterwards there is nothing to import from. Sources: pivot_root(2), seccomp(2).
 """
 
 from __future__ import annotations
@@ -17,13 +17,23 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from sampan.api.errors import InvalidArgument, SampanError, System, to_wire
-from sampan.linux import capabilities, mounts, namespaces
-from sampan.linux.syscalls import PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG, prctl
+from sampan.linux import capabilities, mounts, namespaces, seccomp
+from sampan.linux.syscalls import MACHINE, PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG, prctl
 
 READ_ONLY = mounts.MountOptions(
     attr_set=mounts.MOUNT_ATTR_RDONLY | mounts.MOUNT_ATTR_NODEV | mounts.MOUNT_ATTR_NOSUID | mounts.MOUNT_ATTR_NOEXEC
 )
 """A tree that is only read: no device in it can be opened."""
+
+
+_BEYOND_FILES = (
+    "mount", "umount", "umount2", "move_mount", "open_tree", "fsopen", "fsconfig", "fsmount", "fspick", "mount_setattr",
+    "pivot_root", "chroot", "setns", "unshare", "name_to_handle_at", "open_by_handle_at", "quotactl", "quotactl_fd",
+    "swapon", "swapoff", "bpf", "perf_event_open", "io_uring_setup", "userfaultfd", "ptrace", "process_vm_readv",
+    "process_vm_writev", "pidfd_getfd", "kcmp", "add_key", "keyctl", "request_key", "syslog", "sethostname", "setdomainname",
+    "socket", "socketpair", "execve", "execveat",
+)  # fmt: skip
+"""System calls that the kept capabilities would open beyond the tree, and that no child needs."""
 
 
 def confine(
@@ -60,7 +70,17 @@ def confine(
     os.close(root)
     bits = capabilities.mask(kept) & had.permitted
     capabilities.apply(capabilities.CapabilitySets(effective=bits, permitted=bits))
+    _refuse(_BEYOND_FILES)
     return os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _refuse(names: Collection[str]) -> None:
+    """Have these system calls fail with EPERM from now on, in threads made later too; where the architecture is known."""
+    if seccomp.is_known(MACHINE):
+        calls = [{"names": list(names), "action": "SCMP_ACT_ERRNO"}]
+        architectures = ["SCMP_ARCH_X86", "SCMP_ARCH_X32", "SCMP_ARCH_ARM"]  # those that run beside this one
+        profile = {"defaultAction": "SCMP_ACT_ALLOW", "architectures": architectures, "syscalls": calls}
+        seccomp.install(seccomp.compile(profile))
 
 
 def _clone(root: int, options: mounts.MountOptions) -> int | None:

@@ -22,7 +22,7 @@ from typing import Any
 
 from sampan.api.errors import InvalidArgument
 from sampan.content import compression, tarwriter
-from sampan.content.compression import Compression
+from sampan.content.compression import Compression, Compressor
 from sampan.content.confinement import READ_ONLY, confine
 from sampan.content.tarstream import CHARACTER, DIRECTORY, HARD_LINK, PATH_MAX, REGULAR, SYMLINK, Member
 from sampan.linux.comparing import Change, ChangeKind, compare
@@ -49,10 +49,10 @@ _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CL
 class Output:
     """Where the tar goes: a thread hashes, compresses and writes while the main one reads files."""
 
-    def __init__(self, fd: int, form: Compression, most: int) -> None:
-        """Write to `fd` at most `most` bytes of tar, compressed as `form` says (none or gzip)."""
+    def __init__(self, fd: int, compressor: Compressor | None, most: int) -> None:
+        """Write to `fd` at most `most` bytes of tar, compressed. Only once confined: threads keep what they are born with."""
         self._fd = fd
-        self._compressor = compression.compressor(form)
+        self._compressor = compressor
         self._left = most
         self._most = most
         self._written = hashlib.sha256()
@@ -432,9 +432,10 @@ def read_changes(fd: int) -> Iterator[Change]:
 def run(request: dict[str, Any]) -> dict[str, Any]:
     """Do what the parent asked: see `layer_writer`."""
     is_layer = request["changes"]
-    output = Output(request["out"], Compression(request["compression"]), request["stream_bytes"])
+    compressor = compression.compressor(Compression(request["compression"]))
     limits = {resource.RLIMIT_AS: request["memory_bytes"]}
     root = confine(request["root"], _CAPABILITIES, limits=limits, options=READ_ONLY)
+    output = Output(request["out"], compressor, request["stream_bytes"])
     packer = Packer(root, output, is_layer=is_layer, sparse_min=request["sparse_min"])
     packer.run(read_changes(0) if is_layer else compare(None, root))
     return {**output.finish(), "files_size": packer.files_size, "left_out": packer.left_out, "counts": packer.counts}

@@ -7,6 +7,7 @@ fraction or before 1970, extended attributes, sparse files. No names of users, n
 
 from __future__ import annotations
 
+import functools
 import stat
 import struct
 from collections.abc import Mapping, Sequence
@@ -111,7 +112,12 @@ def _pax(records: Mapping[bytes, bytes]) -> bytes:
     payload = b"".join(_record(key, records[key]) for key in sorted(records))
     if len(payload) > HEADER_MAX:
         raise InvalidArgument(f"extended attributes of more than {HEADER_MAX} bytes have no place in a tar")
-    return _fields(_PAX_NAME, b"x", b"", 0o644, 0, 0, len(payload), 0, (0, 0)) + payload + padding(len(payload))
+    return _pax_header(len(payload)) + payload + padding(len(payload))
+
+
+@functools.lru_cache(maxsize=1024)
+def _pax_header(size: int) -> bytes:
+    return _fields(_PAX_NAME, b"x", b"", 0o644, 0, 0, size, 0, (0, 0))
 
 
 def _record(key: bytes, value: bytes) -> bytes:

@@ -107,6 +107,11 @@ def compile(seccomp: Mapping[str, Any], arch: str = MACHINE) -> bytes:  # noqa: 
     return _Assembler(default).program(programs)
 
 
+def is_known(arch: str) -> bool:
+    """Tell whether `compile` can make programs for an architecture."""
+    return arch in _COMPATIBLE
+
+
 def warm_up(arch: str = MACHINE) -> None:
     """Read the tables of this machine's architectures now, for processes that are forked later to share."""
     for each in _COMPATIBLE.get(arch, ()):
