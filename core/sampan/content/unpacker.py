@@ -116,10 +116,10 @@ class Behind:
     """Calls made in order by a thread behind. The first that raises is the last, and `do` or `wait` raise its error."""
 
     def __init__(self) -> None:
-        """Start the thread."""
+        """Start nothing yet."""
         self._calls: queue.Queue[Callable[[], object]] = queue.Queue(_PIECES_AHEAD)
         self._error: BaseException | None = None
-        threading.Thread(target=self._run, daemon=True).start()
+        self._thread = threading.Thread(target=self._run, daemon=True)
 
     def _run(self) -> None:
         while True:
@@ -135,6 +135,8 @@ class Behind:
         """Make a call soon; wait only while many are ahead of it."""
         if self._error is not None:
             raise self._error
+        if not self._thread.is_alive():
+            self._thread.start()
         self._calls.put(call)
 
     def wait(self) -> None:
