@@ -24,6 +24,8 @@ class Command(click.Command):
         try:
             rest = super().parse_args(ctx, plain)
         except click.MissingParameter as error:
+            if isinstance(error.param, click.Option):
+                raise
             raise self._argument_error(ctx, "requires more arguments", error) from error
         except click.UsageError as error:
             if "unexpected extra argument" in str(error) and not asked_help:

@@ -57,14 +57,14 @@ class UnpackedImages:
         self._blobs = blobs
         self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[bool]] = set()
-        self._known: set[tuple[str, str, int]] = set()
+        self._whole: set[tuple[str, str, int]] = set()
         """(driver, image, repairs so far) that were seen whole: not looked for again before the next repair."""
         self._half: set[tuple[str, str]] = set()
         """(driver, key) of what could not be removed after an error."""
 
     async def ensure(self, image: ImageRecord, name: str) -> str | None:
         """Have all layers of an image in a driver; give the topmost snapshot (None for an image without layers)."""
-        if (name, image.id, self._storage.repairs) not in self._known:
+        if (name, image.id, self._storage.repairs) not in self._whole:
             async for _ in self.unpack(image, name):
                 pass
         chain = chain_ids(image.diff_ids)
@@ -82,8 +82,8 @@ class UnpackedImages:
             self._tasks.add(task)
             task.add_done_callback(self._done)
             yield UnpackedLayer(layer, await asyncio.shield(task))
-        if self._metadata.database.query(lambda tx: self._metadata.images.find(tx, image.id)) is not None:
-            self._known.add((name, image.id, repairs))
+        if self._is_there(image.id):
+            self._whole.add((name, image.id, repairs))
 
     def _done(self, task: asyncio.Task[bool]) -> None:
         self._tasks.discard(task)
@@ -99,9 +99,17 @@ class UnpackedImages:
                     await storage.call(storage.driver.stat, layer.chain_id)
                 except NotFound:
                     was_there = False
-                    await self._unpack(storage, layer)
+                    await self._unpack_unless_gone(storage, layer)
                 await self._own(SnapshotOwner(storage.name, layer.chain_id, "image", layer.image_id))
         return was_there
+
+    async def _unpack_unless_gone(self, storage: Storage, layer: ImageLayer) -> None:
+        try:
+            await self._unpack(storage, layer)
+        except SampanError as error:
+            if self._is_there(layer.image_id):
+                raise
+            raise _gone(layer.image_id) from error  # and its blobs with it
 
     async def _unpack(self, storage: Storage, layer: ImageLayer) -> None:
         await self._remove_half(storage.name)
@@ -142,11 +150,11 @@ class UnpackedImages:
 
         if not await self._metadata.database.write(enter):
             await self._remove_unowned(owner)
-            raise NotFound(f"No such image: {owner.owner_id}: it was removed while it was unpacked")
+            raise _gone(owner.owner_id)
 
     async def forget(self, image_id: str, unowned: Sequence[SnapshotOwner]) -> None:
         """Remove the snapshots of an image that is no more: `unowned` are those that no other image has."""
-        self._known = {known for known in self._known if known[1] != image_id}
+        self._whole = {whole for whole in self._whole if whole[1] != image_id}
         open_drivers = {storage.name for storage in self._storage.opened()}
         going = {(owner.driver, owner.key): owner for owner in unowned if owner.driver in open_drivers}
         for name in sorted({owner.driver for owner in going.values()}):
@@ -160,8 +168,15 @@ class UnpackedImages:
         if not self._metadata.database.query(lambda tx: snapshots.owners(tx, owner.driver, owner.key)):
             await self._storage.remove(owner.driver, owner.key)
 
+    def _is_there(self, image_id: str) -> bool:
+        return self._metadata.database.query(lambda tx: self._metadata.images.find(tx, image_id)) is not None
+
     def _lock(self, name: str, key: str) -> asyncio.Lock:
         return self._locks.setdefault((name, key), asyncio.Lock())
+
+
+def _gone(image_id: str) -> NotFound:
+    return NotFound(f"No such image: {image_id}: it was removed while it was unpacked")
 
 
 def _layers(image: ImageRecord) -> list[ImageLayer]:
