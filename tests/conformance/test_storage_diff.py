@@ -84,7 +84,7 @@ def memory() -> Iterator[Path]:
 
 
 @settings(
-    max_examples=8, deadline=None, derandomize=True, database=None,
+    max_examples=5, deadline=None, derandomize=True, database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
 @given(layers=st.lists(steps(), min_size=2, max_size=3))

@@ -250,7 +250,7 @@ class HandMadeLayer:
             if whiteouts is Whiteouts.OVERLAY:
                 os.setxattr(root / path, "trusted.overlay.opaque", b"y")
         for path in self._deleted:
-            _delete(root / path, whiteouts)
+            delete(root / path, whiteouts)
         for path, content in self._contents.items():
             (root / path).parent.mkdir(parents=True, exist_ok=True)
             (root / path).write_text(content)
@@ -272,7 +272,8 @@ class HandMadeLayer:
         return self._tar.read(size)
 
 
-def _delete(place: Path, whiteouts: Whiteouts) -> None:
+def delete(place: Path, whiteouts: Whiteouts) -> None:
+    """Carry out a layer's deletion of `place`, in the form asked for."""
     if whiteouts is Whiteouts.OVERLAY:
         place.parent.mkdir(parents=True, exist_ok=True)
         os.mknod(place, stat.S_IFCHR, os.makedev(0, 0))
