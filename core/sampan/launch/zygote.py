@@ -23,6 +23,7 @@ from pathlib import Path
 from sampan.api.errors import SampanError
 from sampan.launch import protocol, shim
 from sampan.launch.rehearsal import rehearse
+from sampan.linux import overlay
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,8 @@ def _preload(modules: list[str], scratch: Path) -> dict[str, str]:
             importlib.import_module(module)
         except Exception as error:  # a driver's import may raise anything
             failures[module] = f"{type(error).__name__}: {error}"
+    with contextlib.suppress(OSError):  # there is no overlay here
+        overlay.takes_each_layer()  # asked once, for all shims
     try:
         rehearse(scratch)
     except (SampanError, OSError) as error:
