@@ -126,3 +126,31 @@ def test_save_and_load(client: Client, changed: str) -> None:
     assert sorted(client.out("load", stdin=archive).splitlines()) == ["Loaded image: saved:one", "Loaded image: saved:two"]
     assert client.out("inspect", "-f", "{{.Id}}", "saved:two") == image
     client("rmi", "saved:one", "saved:two")
+
+
+def test_from_another_storage_driver_the_layer_is_the_same(client: Client) -> None:
+    digests = []
+    for driver in ("overlayfs", "vfs"):
+        name = f"{driver}-{client.name}"
+        script = "echo same >/file; mkdir /dir; touch -d '2020-01-01 00:00:00' /file /dir; touch -d '2021-01-01 00:00:00' /"
+        client("run", "--name", name, "--storage-opt", f"driver={driver}", "busybox", "sh", "-c", script)
+        client("commit", name, f"made:{name}")
+        digests.append(client.out("inspect", "-f", "{{index .RootFS.Layers 1}}", f"made:{name}"))
+        client("rmi", f"made:{name}")
+        client("rm", name)
+    assert digests[0] == digests[1]
+
+
+def test_a_removal_meanwhile_leaves_nothing_of_the_commit(docker: Client, daemon: Daemon) -> None:
+    """Either the commit was quicker, and the image is whole, or it is refused; never an image of half a container."""
+    for _ in range(4):
+        docker("run", "--name", "short", "--storage-opt", "driver=vfs", "busybox", "sh", "-c", "mkdir /d; for i in $(seq 300); do echo $i >/d/$i; done")
+        with docker.start("commit", "short", "made:short") as committing:
+            docker("rm", "-f", "short")
+            _, errors = committing.communicate(timeout=30)
+        if committing.returncode == 0:
+            assert docker.out("run", "--rm", "made:short", "sh", "-c", "ls /d | wc -l") == "300"
+            docker("rmi", "made:short")
+        else:
+            assert b"removed" in errors or b"No such container" in errors or b"not found" in errors, errors
+            docker("inspect", "--type", "image", "made:short", check=1)
