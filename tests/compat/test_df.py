@@ -230,7 +230,7 @@ def test_measuring_a_large_tree_holds_up_nobody(daemon: Daemon) -> None:
         for file in range(100):
             os.close(os.open(where / str(directory) / str(file), os.O_CREAT | os.O_WRONLY))
     took, waits = 0.0, []
-    for _ in range(5):  # as it is quick, a few times
+    for _ in range(3):  # as it is quick, a few times
         begun = time.monotonic()
         with subprocess.Popen(
             daemon.inside(["docker", "system", "df"]), stdout=subprocess.PIPE, env=daemon.client_environment(),
@@ -243,4 +243,4 @@ def test_measuring_a_large_tree_holds_up_nobody(daemon: Daemon) -> None:
         assert client.returncode == 0
         took += time.monotonic() - begun
     waits.sort()
-    assert waits[len(waits) // 2] < took / 5 / 4, f"half of {len(waits)} pings took over {waits[len(waits) // 2]:.3f} s"
+    assert waits[len(waits) // 2] < took / 3 / 4, f"half of {len(waits)} pings took over {waits[len(waits) // 2]:.3f} s"

@@ -356,7 +356,7 @@ def test_nothing_that_is_under_way_is_taken_for_damage(daemon: Daemon) -> None:
 
     def work(step: Callable[[int], object]) -> None:
         try:
-            for number in range(8):
+            for number in range(5):
                 step(number)
         except BaseException as error:  # noqa: BLE001
             failures.append(error)

@@ -146,7 +146,7 @@ def test_it_is_told_while_everything_changes(daemon: Daemon) -> None:
 
     def work(name: str) -> None:
         try:
-            for number in range(8):
+            for number in range(5):
                 write = "mkdir -p /d/a/b /e/a/b; for i in $(seq 50); do mv /d/a /d/c; mv /d/c /d/a; echo $i > /e/a/b/$i; done"
                 daemon.docker("run", "--rm", "-v", "/d", "busybox", "sh", "-c", write)
                 daemon.docker("volume", "create", f"{name}{number}")
