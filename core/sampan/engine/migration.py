@@ -107,7 +107,7 @@ class Migrations:
                 await self._compare(container, source, target)
                 await self._flush(container, target)
             except Exception:
-                await self._storage.remove(target.name, key)
+                await self._discard(target, key)
                 raise
             await self._switch(container, target)
             await self._remove_old(container, source)
@@ -167,10 +167,14 @@ class Migrations:
 
     async def _remove_old(self, container: Container, source: Storage) -> None:
         with container.trace.span("migrate", "storage.remove", source.name):
-            try:
-                await self._storage.remove(source.name, container.id)
-            except SampanError as error:
-                log.warning("migrate container %s: its old files stay: %s", container.id[:12], error)
+            await self._discard(source, container.id)
+
+    async def _discard(self, storage: Storage, key: str) -> None:
+        """Remove a snapshot that no record names. One that can't be removed is an orphan for `check`, and for the next start."""
+        try:
+            await self._storage.remove(storage.name, key)
+        except SampanError as error:
+            log.warning("migrate container %s: files stay in storage driver %s: %s", key[:12], storage.name, error)
 
 
 def _owner(driver: str, container_id: str) -> SnapshotOwner:

@@ -18,7 +18,7 @@ MIN_BAR, MAX_BAR = 10, 60
 
 @click.command("trace", cls=Command)
 @click.option("--json", "as_json", is_flag=True, help="Print the spans as the daemon gives them.")
-@click.option("--operation", metavar="NAME", help="Show only one operation: create, start, stop or remove.")
+@click.option("--operation", metavar="NAME", help="Show only one operation: create, start, stop, migrate or remove.")
 @click.argument("container")
 def trace(container: str, as_json: bool, operation: str | None) -> None:
     """Show where the time of a container's create, start, stop and remove went, driver by driver."""
