@@ -85,6 +85,19 @@ def test_layer_that_leads_out(daemon: Daemon, outside: Path, form: str) -> None:
             assert 400 <= status < 500, answer
 
 
+@pytest.mark.parametrize("attribute", ["trusted.overlay.redirect", "trusted.overlay.opaque", "trusted.overlay.overlay.opaque"])
+def test_layer_that_commands_overlayfs(daemon: Daemon, attribute: str) -> None:
+    """An upper directory with such an attribute would show what the engine never put there."""
+    member = tarfile.TarInfo("bin")
+    member.type, member.mode, member.pax_headers = tarfile.DIRTYPE, 0o755, {f"SCHILY.xattr.{attribute}": "/etc"}
+    status, answer = import_image(daemon, "commander", member.tobuf(tarfile.PAX_FORMAT) + bytes(1024), "CMD true")
+    if status == 200:
+        status, answer = daemon.api_raw("POST", "/containers/create", {"Image": "commander"})
+        daemon.api("DELETE", "/images/commander")
+    assert status == 400 and attribute.encode() in answer, answer
+    assert daemon.api("GET", "/sampan/storage/overlayfs/check") == []
+
+
 # ---------------------------------------------------------------- A12
 
 
