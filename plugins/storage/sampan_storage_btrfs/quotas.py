@@ -6,9 +6,9 @@ the limit by making one. Snapshots of it do not join, and have no limit.
 
 Groups that are ours are recorded, as files `qgroups/<level>-<id>` under the storage's root, before there can be one that
 nobody owns: 1/<id> before it is made, 0/<id> before its subvolume is deleted. The subvolume's blocks are freed later, by
-the kernel, and not before they are may its groups go; newer kernels (6.18, not 6.8) take 0/<id> away themselves, unless
-files elsewhere share its blocks. `sweep` destroys what can be, and is called again and again. Ids of subvolumes are never
-used twice.
+the kernel, and not before they are may its groups go; newer kernels (6.18 for one) take 0/<id> away themselves, unless
+files elsewhere share its blocks. `sweep` destroys what can be, and is called again and again. While there is a subvolume of an
+id its groups stay, whoever made it: the highest id is given again if the file system was mounted anew.
 
 Other qgroups are never touched, nor is the mode of the file system's quotas once it has one.
 
@@ -43,7 +43,6 @@ NO_LIMIT = MAX
 
 _FEATURE = Path("/sys/fs/btrfs/features/simple_quota")
 _SWEEP_SECONDS = 30
-_CLOSE_SECONDS = 2
 
 
 class Mode(enum.Enum):
@@ -80,7 +79,7 @@ class Quotas:
         if not self._may_enable:
             return (
                 f"the file system at {self._root} has no quotas on: set quotas = true under [storage.btrfs] to have simple "
-                "quotas turned on for all of it (older kernels than 6.7 can't mount it writable then)"
+                "quotas turned on for all of it (kernels before 6.7 can't mount it then)"
             )
         return "" if _FEATURE.exists() else "this kernel has no simple quotas: run Linux 6.7 or newer"
 
@@ -91,14 +90,8 @@ class Quotas:
         self.sweep()
 
     def close(self) -> None:
-        """Sweep what was deleted last too, if the kernel is soon done with it."""
-        import btrfsutil
-
-        deadline = time.monotonic() + _CLOSE_SECONDS
-        if any(self._recorded()):
-            btrfsutil.sync(self._root)  # wakes the kernel's cleaner
-        while self.sweep() and time.monotonic() < deadline:
-            time.sleep(0.01)
+        """Sweep. What the kernel is not done with is left to the next `open`."""
+        self.sweep()
         try:
             self._records.rmdir()
         except OSError as error:
@@ -110,8 +103,14 @@ class Quotas:
         import btrfsutil
 
         number: int = btrfsutil.subvolume_id(subvolume)
+        is_ours = self._record_of(1, number).exists()  # from an earlier subvolume of the same id
         self._record(1, number)
-        self._control(BTRFS_IOC_QGROUP_CREATE, struct.pack("=2Q", 1, _group(1, number)))
+        try:
+            self._control(BTRFS_IOC_QGROUP_CREATE, struct.pack("=2Q", 1, _group(1, number)))
+        except FileExistsError:
+            if not is_ours:
+                self._record_of(1, number).unlink()
+                raise
         self._set_limit(number, min(size, NO_LIMIT - 1))
         self._control(BTRFS_IOC_QGROUP_ASSIGN, struct.pack("=3Q", 1, _group(0, number), _group(1, number)))
 
@@ -126,19 +125,12 @@ class Quotas:
         if time.monotonic() - self._swept > _SWEEP_SECONDS:
             self.sweep()
 
-    def sweep(self) -> bool:
-        """Destroy our groups of subvolumes that are gone. Tell whether some subvolume is going still."""
-        import btrfsutil
-
+    def sweep(self) -> None:
+        """Destroy our groups of subvolumes that are gone."""
         self._swept = time.monotonic()
-        deleted = set(btrfsutil.deleted_subvolumes(self._root)) if any(self._recorded()) else set()
-        going = False
         for level, number in sorted(self._recorded()):  # 1/N can't go while 0/N is in it
-            if number in deleted:
-                going = True
-            elif not self._is_there(number) and self._destroy(level, number):
+            if not self._is_there(number) and self._destroy(level, number):
                 self._record_of(level, number).unlink(missing_ok=True)
-        return going
 
     def _mode(self) -> Mode:
         try:
