@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from sampan.api.storage import ChangeKind, SnapshotOptions, StorageCapability, StorageContext, StorageDriver
 from sampan.linux.cursor import Cursor
 from sampan.testing.diffs import Told, check_changes, check_diff, told
-from sampan.testing.steps import Step, steps, taken
+from sampan.testing.steps import Step, made_up_layers, taken
 from sampan.testing.trees import HandMadeLayer, base, in_mounts, random_changes, rework
 from sampan_storage_overlayfs.driver import OverlayfsDriver
 from sampan_storage_vfs.driver import VfsDriver
@@ -87,7 +86,7 @@ def memory() -> Iterator[Path]:
     max_examples=5, deadline=None, derandomize=True, database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
-@given(layers=st.lists(steps(), min_size=2, max_size=3))
+@given(layers=made_up_layers(3))
 def test_made_up_changes(memory: Path, layers: list[list[Step]]) -> None:
     """The same from overlayfs, from overlayfs by comparing, and from vfs; each is right for its own trees anyway."""
     answers: dict[type[StorageDriver], list[Told]] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from sampan.testing.trees import Change
 
 _NAMES = st.sampled_from("abc")
 _PATHS = st.lists(_NAMES, min_size=1, max_size=3).map("/".join)
-_VERBS = ("write", "write", "append", "mkdir", "symlink", "fifo", "link", "move", "remove", "chmod", "chown", "xattr", "touch")
+_VERBS = ("write", "write", "append", "mkdir", "symlink", "fifo", "move", "remove", "chmod", "chown", "xattr", "touch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +28,18 @@ class Step:
     number: int
 
 
-def steps() -> st.SearchStrategy[list[Step]]:
-    """Give what is done in one layer: steps on few names, so that later ones meet what earlier ones made."""
-    step = st.builds(Step, st.sampled_from(_VERBS), _PATHS, _PATHS, st.integers(0, 7))
+def made_up_layers(most: int) -> st.SearchStrategy[list[list[Step]]]:
+    """Give what is done in two to `most` layers: steps on few names, so that later ones meet what earlier ones made.
+
+    Hard links are made in the last layer only: a driver may copy one name of a file that a lower layer links, and then the
+    names are no longer one (the kernel's Documentation/filesystems/overlayfs.rst, "Non-standard behavior").
+    """
+    layers = st.lists(_layer(_VERBS), min_size=1, max_size=most - 1)
+    return st.builds(lambda lower, last: [*lower, last], layers, _layer((*_VERBS, "link", "link")))
+
+
+def _layer(verbs: Sequence[str]) -> st.SearchStrategy[list[Step]]:
+    step = st.builds(Step, st.sampled_from(verbs), _PATHS, _PATHS, st.integers(0, 7))
     return st.lists(step, min_size=1, max_size=12)
 
 

@@ -11,7 +11,6 @@ from typing import ClassVar
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from sampan.api.errors import Unsupported
 from sampan.api.storage import SnapshotOptions, StorageCapability, StorageDriver
@@ -19,7 +18,7 @@ from sampan.linux.mounts import open_mount
 from sampan.linux.namespaces import IdRange, new_userns
 from sampan.testing.diffs import check_diff
 from sampan.testing.idmap import check_shifted_owners
-from sampan.testing.steps import Step, steps, taken
+from sampan.testing.steps import Step, made_up_layers, taken
 from sampan.testing.storage_ground import MEGABYTE, PLAIN, Start, make_layer
 from sampan.testing.trees import Change, HandMadeLayer, base, in_mounts, picture, random_changes, rework
 
@@ -54,7 +53,7 @@ class ContentCases:
         max_examples=8, deadline=None, derandomize=True, database=None,
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.differing_executors],
     )  # fmt: skip
-    @given(layers=st.lists(steps(), min_size=2, max_size=4))
+    @given(layers=made_up_layers(4))
     def test_any_changes_across_layers(
         self, driver: StorageDriver, tmp_path: Path, layers: list[list[Step]]
     ) -> None:  # fmt: skip
