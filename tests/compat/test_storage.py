@@ -38,12 +38,13 @@ def test_a_size_needs_quotas(client: Client, options: list[str]) -> None:
     ("option", "told"),
     [
         ("driver=zfs", b"unknown storage driver 'zfs': known ones are btrfs, overlayfs, vfs"),
-        ("colour=blue", b"unknown storage option 'colour': known ones are driver and size"),
+        ("colour=blue", b"unknown storage option 'colour': known ones are driver, size, volatile"),
         ("driver=vfs,size=1G,size=2G", b"'size' is given twice"),
         ("driver=", b"'driver' has no value"),
         ("size=much", b"invalid size: 'much'"),
         ("size=-5", b"invalid size: '-5'"),
         ("size=0", b"invalid size: '0'"),
+        ("volatile=perhaps", b"storage option 'volatile' is 'perhaps'"),
         ("size=" + "9" * 400, b"invalid size"),
     ],
 )
@@ -51,6 +52,14 @@ def test_options_that_are_refused(client: Client, option: str, told: bytes) -> N
     refused = client("create", "--storage-opt", option, "busybox", "true", check=None)
     assert refused.returncode
     assert told in refused.stderr
+
+
+def test_volatile_is_for_one_container(client: Client) -> None:
+    client("create", "--name", "quick", "--storage-opt", "volatile=true", "busybox", "grep", " / overlay", "/proc/mounts")
+    client("create", "--name", "usual", "busybox", "grep", " / overlay", "/proc/mounts")
+    for _ in range(2):
+        assert ",volatile" in client.out("start", "-a", "quick")
+    assert ",volatile" not in client.out("start", "-a", "usual")
 
 
 def test_our_own_flag(daemon: Daemon) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import xml.etree.ElementTree as ElementTree
 
-from sampan.bench.report import Measurement, Report, as_json, as_svg, table
+from sampan.bench.report import Measurement, Report, as_json, as_svg, joined, table
 
 REPORT = Report(
     "drivers",
@@ -40,3 +40,13 @@ def test_a_plot_has_a_bar_for_each_median() -> None:
     texts = [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
     assert "write <1 GB>" in texts
     assert "500 µs" in texts
+
+
+def test_rounds_are_joined() -> None:
+    more = Report("more", (Measurement("vfs", "mount", (0.010, 0.020)), Measurement("tar", "mount", (1.0,))))
+    both = joined([REPORT, more])
+    assert both.title == "drivers"
+    found = both.find("mount", "vfs")
+    assert found is not None
+    assert (found.seconds, found.median, found.note) == ((0.030, 0.010, 0.020), 0.020, "copies")
+    assert both.find("mount", "tar") is not None

@@ -54,6 +54,21 @@ class Report:
         return next((found for found in self.measurements if (found.case, found.subject) == (case, subject)), None)
 
 
+def joined(reports: Sequence[Report]) -> Report:
+    """Give one report with all rounds of several of the same kind."""
+    found: dict[tuple[str, str], list[Measurement]] = {}
+    for report in reports:
+        for measurement in report.measurements:
+            found.setdefault((measurement.subject, measurement.case), []).append(measurement)
+    return Report(
+        reports[0].title,
+        tuple(
+            Measurement(subject, case, tuple(value for one in rounds for value in one.seconds), rounds[0].note)
+            for (subject, case), rounds in found.items()
+        ),
+    )
+
+
 def table(report: Report) -> str:
     """Lay out the medians, a row for each case and a column for each subject, and the notes under it."""
     subjects = report.subjects()

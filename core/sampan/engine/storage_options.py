@@ -1,4 +1,4 @@
-"""What `--storage-opt` may ask for: which driver, and how much may be written."""
+"""What `--storage-opt` may ask for: which driver, how much may be written, and whether that must survive a power cut."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from sampan.api.errors import InvalidArgument
 from sampan.api.storage import SnapshotOptions
 
-_KNOWN = ("driver", "size")
+_KNOWN = ("driver", "size", "volatile")
 _SIZE = re.compile(r"(\d{1,19}(?:\.\d{1,9})?) ?([kmgtp]?)(?:i?b)?", re.ASCII)
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50}
 
@@ -23,7 +23,7 @@ def split_storage_options(asked: Mapping[str, str]) -> dict[str, str]:
         for item in f"{first}={rest}".split(","):
             name, _, value = item.partition("=")
             if name not in _KNOWN:
-                raise InvalidArgument(f"unknown storage option '{name}'", remedy=f"known ones are {' and '.join(_KNOWN)}")
+                raise InvalidArgument(f"unknown storage option '{name}'", remedy=f"known ones are {', '.join(_KNOWN)}")
             if name in found:
                 raise InvalidArgument(f"storage option '{name}' is given twice")
             if not value:
@@ -33,8 +33,15 @@ def split_storage_options(asked: Mapping[str, str]) -> dict[str, str]:
 
 
 def snapshot_options(options: Mapping[str, str]) -> SnapshotOptions:
-    """Give what the driver must know of split options. Raises `InvalidArgument` for a size that is none."""
-    return SnapshotOptions(size=_parse_size(options["size"]) if "size" in options else None)
+    """Give what the driver must know of split options. Raises `InvalidArgument` for a value that is none."""
+    size = _parse_size(options["size"]) if "size" in options else None
+    return SnapshotOptions(size=size, volatile=_parse_boolean("volatile", options.get("volatile", "false")))
+
+
+def _parse_boolean(name: str, text: str) -> bool:
+    if text.lower() not in ("true", "1", "false", "0"):
+        raise InvalidArgument(f"storage option '{name}' is '{text}'", remedy="say true or false")
+    return text.lower() in ("true", "1")
 
 
 def _parse_size(text: str) -> int:
