@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from sampan.api.storage import Mount, Whiteouts
-from sampan.linux.mounts import MS_PRIVATE, MS_REC, locked, mount_all, set_propagation
-from sampan.linux.namespaces import CLONE_NEWNS, unshare
+from sampan.linux.mounts import MNT_DETACH, MS_PRIVATE, MS_REC, locked, mount_all, set_propagation, umount
+from sampan.linux.namespaces import CLONE_NEWNS, in_thread, unshare
 
 __all__ = ["Change", "Entry", "HandMadeLayer", "base", "in_child", "in_mounts", "picture", "random_changes", "rework"]
 
@@ -87,17 +87,20 @@ def _entry(path: Path, names: dict[tuple[int, int], list[str]]) -> Entry:
 
 
 def in_mounts(mounts: Sequence[Mount], action: Callable[[Path], T]) -> T:
-    """Run `action` on the root that `mounts` show, in a child with a mount namespace of its own. See `in_child`."""
+    """Run `action` on the root that `mounts` show, in a thread with a mount namespace of its own."""
 
     def act() -> T:
         unshare(CLONE_NEWNS)
         set_propagation("/", MS_PRIVATE | MS_REC)
         with locked(mounts):
             mount_all(mounts, Path(place))
-            return action(Path(place))
+            try:
+                return action(Path(place))
+            finally:
+                umount(place, MNT_DETACH)  # at once: what ends with a namespace ends a moment later
 
     with tempfile.TemporaryDirectory() as place:
-        return in_child(act)
+        return in_thread(act)
 
 
 def in_child(action: Callable[[], T]) -> T:
