@@ -89,8 +89,9 @@ def test_two_hundred_layers(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("way")
-def test_layers_with_hostile_names(tmp_path: Path) -> None:
-    place = tmp_path / "a,upperdir=b" / "c:d" / ("long" * 60)
+@pytest.mark.parametrize("above", ["a,upperdir=b/c:d\\e", "a,upperdir=b/c:d\\e/" + "long" * 60], ids=["short", "long"])
+def test_layers_with_hostile_names(tmp_path: Path, above: str) -> None:
+    place = tmp_path / above
     names = ["with:colon", "with,comma", "with\\backslash", "ends with\\", "\\,:", "=,ro", " ", "\N{SAILBOAT}", "new\nline"]
     with open_root([make_overlay(place, names)]) as root:
         assert sorted(os.listdir(root)) == sorted(["all", *map(str, range(len(names)))])

@@ -8,11 +8,12 @@ as a whole.
 Both need a mount namespace for a moment: a thread takes a copy, mounts in there, and gives a clone of the mount out, attached
 nowhere. What the thread mounts, over the layers themselves, is seen by nobody and goes with it.
 
-Source: the kernel's Documentation/filesystems/overlayfs.rst; ovl_next_opt and ovl_unescape in fs/overlayfs.
+Source: the kernel's Documentation/filesystems/overlayfs.rst; ovl_next_opt, ovl_unescape and ovl_parse_layer in fs/overlayfs.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import functools
 import os
@@ -76,18 +77,24 @@ def open_overlay(source: str, options: MountOptions, userns: int | None = None) 
         if userns is not None:
             raise OSError(errno.EINVAL, "mount overlay with shifted owners: its layers must be given as lowerdir+")
         return mounts.open_filesystem("overlay", source, options)
-    each = takes_each_layer() and all(len(os.fsencode(path)) <= _VALUE for path in stack.paths)
+    escaped = dataclasses.replace(options, data=tuple(map(_escape, options.data)))
+    each = takes_each_layer() and all(len(os.fsencode(option.partition("=")[2])) <= _VALUE for option in escaped.data)
     if each and userns is None:
-        return mounts.open_filesystem("overlay", source, options)
+        return mounts.open_filesystem("overlay", source, escaped)
 
     def make() -> int:
         unshare(CLONE_NEWNS)
         mounts.set_propagation("/", mounts.MS_SLAVE | mounts.MS_REC)
         if userns is not None:
             _shift_owners(stack, userns)
-        return mounts.open_filesystem("overlay", source, options) if each else _mount_by_page(stack, source, options)
+        return mounts.open_filesystem("overlay", source, escaped) if each else _mount_by_page(stack, source, options)
 
     return in_thread(make)
+
+
+def _escape(option: str) -> str:
+    r"""Give an option as fsconfig(2) takes it: `\` is an escape in the upper paths, and stands for itself in the lower ones."""
+    return option.replace("\\", r"\\") if option.startswith(("upperdir=", "workdir=")) else option
 
 
 @functools.cache
