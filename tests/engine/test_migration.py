@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import socket
 import sqlite3
 import subprocess
+import tarfile
 import threading
 import time
 from collections.abc import Iterator
@@ -200,6 +202,21 @@ def test_a_container_runs_on_from_where_it_was(daemon: Daemon) -> None:
         assert daemon.docker("diff", "cc").stdout.split() == b"C /etc D /etc/group A /kept A /n".split()
     daemon.api("DELETE", "/containers/cc?v=1")
     check_nothing_left(daemon)
+
+
+def test_directories_that_no_layer_tells_the_times_of(daemon: Daemon) -> None:
+    """They have those of the unpacking: others in each driver."""
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as tar:
+        tar.addfile(tarfile.TarInfo("implied/below/file"))
+    daemon.docker("import", "-c", 'CMD ["none"]', "-", "implied:1", stdin=made.getvalue())
+    container = daemon.docker("create", "--name", "cc", "--storage-opt", "driver=vfs", "implied:1").stdout.decode().strip()
+    (files(daemon, container) / "implied/below/file").write_text("changed")
+    for driver in ("overlayfs", "vfs"):
+        migrate(daemon, driver)
+        assert daemon.docker("diff", "cc").stdout.split() == b"C /implied C /implied/below C /implied/below/file".split()
+    assert (files(daemon, container) / "implied/below/file").read_text() == "changed"
+    finish(daemon)
 
 
 def test_the_image_may_have_been_removed_by_force(moved: tuple[Daemon, str], tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from sampan.api.errors import Conflict, NotModified, SampanError, System, Unsupp
 from sampan.api.storage import Change, ChangeKind, StorageDriver
 from sampan.content.layer_writer import WrittenLayer
 from sampan.content.tree_layer import TreeLayer
+from sampan.engine.changes import with_ancestors
 from sampan.engine.container import Container
 from sampan.engine.containers import attributes
 from sampan.engine.events import EventBus
@@ -205,10 +206,22 @@ def _compare(source: StorageDriver, target: StorageDriver, key: str) -> None:
         new_root = stack.enter_context(open_root(target.look(key)))
         old, new = _Place(stack.enter_context(Cursor(old_root))), _Place(stack.enter_context(Cursor(new_root)))
         links: dict[Inode, tuple[Inode, Inode]] = {}
-        for was, now in zip_longest(_without_sockets(source.diff(key), old), target.diff(key)):
+        for was, now in zip_longest(_carried(_without_sockets(source.diff(key), old)), _carried(target.diff(key))):
             if was != now or not _is_same(was, old, new, links):
                 path = (was or now).path.decode("utf-8", "backslashreplace")
                 raise System(f"snapshot {key!r}: /{path} is not the same in {target.name} as in {source.name}")
+
+
+def _carried(changes: Iterator[Change]) -> Iterator[Change]:
+    """Give changes with what a layer has beside them: the root, and the directories that lead there.
+
+    Their times may be those of the image's unpacking, other ones in each driver, and then only the driver that they came to tells them.
+    """
+    for number, change in enumerate(with_ancestors(changes)):
+        if number == 0:
+            yield Change(b"", ChangeKind.MODIFIED)
+        if change.path:
+            yield change
 
 
 def _without_sockets(changes: Iterator[Change], tree: _Place) -> Iterator[Change]:
