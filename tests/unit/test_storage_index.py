@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
 
 from sampan.api.errors import Conflict, InvalidArgument, NotFound, System, Unsupported
 from sampan.api.snapshots import SnapshotIndex, host_errors, make_root, refuse_size
-from sampan.api.storage import SnapshotKind, SnapshotOptions
+from sampan.api.storage import SnapshotKind, SnapshotOptions, StorageContext
+from sampan_storage_vfs.config import VfsConfig
+from sampan_storage_vfs.driver import VfsDriver
 
 PLAIN = SnapshotOptions()
 
@@ -193,6 +195,21 @@ def test_many_threads(index: SnapshotIndex) -> None:
     assert len(keys(index)) == 1 + 4 * 15
     numbers = [snapshot.number for snapshot in index.walk()]
     assert len(set(numbers)) == len(numbers)
+
+
+def test_a_repair_keeps_what_is_made_while_it_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = VfsDriver(StorageContext(tmp_path, "unit"), VfsConfig())
+    driver.open()
+    orphans = driver.index.orphans
+
+    def then_orphans(present: Collection[str]) -> list[str]:
+        driver.prepare("new", None, PLAIN)
+        return orphans(present)
+
+    monkeypatch.setattr(driver.index, "orphans", then_orphans)
+    assert list(driver.repair()) == []
+    assert driver.stat("new").kind is SnapshotKind.ACTIVE
+    driver.close()
 
 
 def test_helpers(tmp_path: Path) -> None:

@@ -364,6 +364,8 @@ class DirectoryDriver(StorageDriver):
         for name in self.index.orphans(present):
             yield Damage(str(self.directories / name), "no snapshot owns it", "delete it", repairable=True)
         for snapshot in self.index.lost(present):
+            if self.directory(snapshot.number).exists():  # made since the names were read
+                continue
             if snapshot.info.kind is SnapshotKind.COMMITTED:
                 remedy = "remove what uses it, and unpack it again"
                 yield Damage(snapshot.info.key, "its directory is not there", remedy, repairable=False)
