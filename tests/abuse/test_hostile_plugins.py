@@ -167,4 +167,6 @@ def test_drivers(engine: Daemon) -> None:
     assert done.returncode != 0
     _works(engine)
     assert engine.api_raw("DELETE", "/volumes/junk")[0] == 500
+    assert [volume["Name"] for volume in engine.api("GET", "/volumes")["Volumes"]] == ["junk"]
+    engine.docker("volume", "rm", "-f", "junk")
     assert [volume["Name"] for volume in engine.api("GET", "/volumes")["Volumes"]] == []

@@ -128,7 +128,10 @@ class Volumes:
         await plank.call(plank.driver.unmount, name, container_id)
 
     async def remove(self, name: str, *, force: bool = False) -> None:
-        """Delete a volume with its contents. Raises `Conflict` while a container uses it; `NotFound` unless forced."""
+        """Delete a volume with its contents. Raises `Conflict` while a container uses it; `NotFound` unless forced.
+
+        One that its driver can't delete stays, unless forced: then it is forgotten all the same.
+        """
         async with self._changing:
             try:
                 record = self.get(name)
@@ -143,9 +146,11 @@ class Volumes:
             await self._metadata.database.note(lambda tx: self._metadata.volumes.update(tx, half))
             try:
                 await plank.call(plank.driver.remove, name)
-            except BaseException:
-                await self._metadata.database.note(lambda tx: self._metadata.volumes.update(tx, record))
-                raise
+            except BaseException as error:
+                if not (force and isinstance(error, SampanError)):
+                    await self._metadata.database.note(lambda tx: self._metadata.volumes.update(tx, record))
+                    raise
+                log.warning("remove volume %s by force, although its driver could not: %s", name, error)
             await self._metadata.database.write(lambda tx: self._metadata.volumes.delete(tx, name))
         self._events.emit("volume", "destroy", name, {"driver": record.driver})
 
