@@ -309,6 +309,25 @@ def test_others_meanwhile(daemon: Daemon, image: bytes) -> None:
     finish(daemon)
 
 
+def test_what_was_read_while_the_files_went_is_not_taken_for_all(daemon: Daemon) -> None:
+    """An export whose reader pauses until the container has moved: then there is nothing more to read, and it breaks off."""
+    write = "dd if=/dev/zero of=/big bs=1M count=32; echo last > /last"
+    daemon.docker("run", "--name", "cc", "--network", "none", "busybox", "sh", "-c", write)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(30)
+        client.connect(str(daemon.socket))
+        client.sendall(b"GET /containers/cc/export HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert client.recv(1 << 16).startswith(b"HTTP/1.1 200")
+        migrate(daemon, "vfs")
+        rest = b""
+        with suppress(ConnectionResetError):
+            while piece := client.recv(1 << 20):
+                rest = rest[-64:] + piece
+    assert not rest.endswith(b"\r\n0\r\n\r\n")
+    assert b"to vfs meanwhile" in daemon.log.encode()
+    finish(daemon)
+
+
 def test_many_at_once(daemon: Daemon) -> None:
     """Containers of one image move at once to a driver that has nothing yet: the image is unpacked there once."""
     for number in range(6):

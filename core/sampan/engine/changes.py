@@ -31,10 +31,11 @@ async def of_container(storages: StorageDrivers, container: Container) -> list[C
     """Give what the container changed, as Docker tells it: sorted as a walk, each with its ancestors.
 
     The root is never told, nor is a path that is too long for any system call. Raises the driver's errors, and `System` if
-    all paths together take more than 64 MB.
+    all paths together take more than 64 MB, `Conflict` if the container is removed or moved meanwhile.
     """
     storage = await storages.get(container.record.storage_driver)
-    return await storage.call_for_long(_list, storage.driver, container.id)
+    with container.reading(storage.name):
+        return await storage.call_for_long(_list, storage.driver, container.id)
 
 
 def _list(driver: StorageDriver, key: str) -> list[Change]:

@@ -95,12 +95,13 @@ class Commits:
             raise Conflict(f"You cannot commit container {container.id} which is Dead")
 
     async def _layer(self, container: Container, *, pause: bool) -> tuple[Descriptor, WrittenLayer]:
-        """Store what the container changed. A removal meanwhile takes the files away, and what was read is not all."""
+        """Store what the container changed. `Conflict` if it is removed or moved meanwhile: what was read is not all."""
         storage = await self._storage.get(container.record.storage_driver)
         async with self._frozen(container, pause=pause):
             try:
-                stored = await storage.call_for_long(_store, storage.driver, container.id, self._blobs)
-            except NotFound:
+                with container.reading(storage.name):
+                    stored = await storage.call_for_long(_store, storage.driver, container.id, self._blobs)
+            except Conflict:
                 self._check(container)
                 raise
         self._check(container)

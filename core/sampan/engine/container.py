@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from sampan.api.errors import Conflict, SampanError
 from sampan.engine.records import ContainerRecord, Status
 from sampan.engine.streams import close_descriptors
 from sampan.engine.trace import Trace
@@ -88,6 +91,27 @@ class Container:
         for future in (self._removed, self._next_exit):
             if not future.done():
                 future.set_result(code)
+
+    @contextmanager
+    def reading(self, driver: str) -> Iterator[None]:
+        """Read the container's files in the storage driver `driver`, which nobody keeps there meanwhile.
+
+        Raises `Conflict` at the end, instead of any other error, if they were removed or moved: what was read may be a part.
+        """
+        try:
+            yield
+        except SampanError as error:
+            self._check_kept(driver, error)
+            raise
+        self._check_kept(driver)
+
+    def _check_kept(self, driver: str, cause: SampanError | None = None) -> None:
+        what = f"read the files of container {self.record.name}"
+        if self.status in (Status.REMOVING, Status.DEAD) or self._removed.done():
+            raise Conflict(f"{what}: it is being removed") from cause
+        if self.record.storage_driver != driver:
+            now = self.record.storage_driver
+            raise Conflict(f"{what}: they were moved from storage driver {driver} to {now} meanwhile", remedy="try again") from cause
 
     async def settle(self) -> None:
         """Wait for a start that is under way: the process may have spoken before the daemon knows that it runs."""

@@ -29,9 +29,12 @@ class Exports:
         self._pool = ThreadPoolExecutor(EXPORTS, thread_name_prefix="export")
 
     async def export(self, container: Container) -> AsyncIterator[bytes]:
-        """Give the tar of a container's root, without its volumes, in any state; see `outflow` for errors."""
+        """Give the tar of a container's root, without its volumes, in any state; see `outflow` for errors.
+
+        `Conflict` if the container is removed or moved meanwhile.
+        """
         storage = await self._storage.get(container.record.storage_driver)
-        chunks = await outflow(self._pool, lambda out: _write(storage.driver, container.id, out))
+        chunks = await outflow(self._pool, lambda out: _write(container, storage.driver, out))
         self._events.emit("container", "export", container.id, attributes(container.record))
         return chunks
 
@@ -40,8 +43,8 @@ class Exports:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _write(driver: StorageDriver, key: str, out: int) -> None:
-    with ExitStack() as stack:
-        with host_errors(f"look at snapshot {key!r}"):
-            root = stack.enter_context(open_root(driver.look(key)))
+def _write(container: Container, driver: StorageDriver, out: int) -> None:
+    with container.reading(driver.name), ExitStack() as stack:
+        with host_errors(f"look at snapshot {container.id!r}"):
+            root = stack.enter_context(open_root(driver.look(container.id)))
         write_tree(root, out)
