@@ -199,7 +199,7 @@ class Containers:
         empty = [point for point in record.mounts if point.type == "volume" and point.copy_up and point.source]
         if not empty:
             return
-        rootfs = await storage.call(storage.driver.mounts, record.id)
+        rootfs = await storage.call(storage.driver.look, record.id)
         for point in empty:
             await asyncio.to_thread(copy_directory, rootfs, point.destination, Path(point.source))
 

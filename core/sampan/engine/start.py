@@ -31,7 +31,7 @@ from sampan.engine.networks import Networks
 from sampan.engine.ports import mappings
 from sampan.engine.records import ContainerRecord, ContainerState, EndpointRecord, MountPoint, NetworkRecord, Status
 from sampan.engine.rootfs import read_below, read_files
-from sampan.engine.storage import StorageDrivers
+from sampan.engine.storage import Storage, StorageDrivers
 from sampan.engine.trace import Span
 from sampan.engine.users import Accounts, User, resolve
 from sampan.engine.volumes import Volumes
@@ -91,7 +91,7 @@ class Starter:
                     endpoints = [await self._attach(container, network, netns)]
             mounts = await self._ready_mounts(container)
             with trace.span("start", "spec.build"):
-                accounts = await self._container_accounts(container, rootfs)
+                accounts = await self._container_accounts(container, storage)
                 await self._write_bundle(container, endpoints, network, kind, shared, mounts, accounts)
             return await self._run(container, await spawning)
         finally:
@@ -207,11 +207,12 @@ class Starter:
             ready.append(point)
         return ready
 
-    async def _container_accounts(self, container: Container, rootfs: Sequence[Mount]) -> Accounts:
+    async def _container_accounts(self, container: Container, storage: Storage) -> Accounts:
         """Read the container's passwd and group; of one that never ran they are its image's, so read once."""
         record = container.record
         if not record.has_started and record.image_id in self._accounts:
             return self._accounts[record.image_id]
+        rootfs = await storage.call(storage.driver.look, container.id)
         found = await asyncio.to_thread(read_files, rootfs, ("etc/passwd", "etc/group"))
         accounts = Accounts(found["etc/passwd"], found["etc/group"])
         if not record.has_started:
