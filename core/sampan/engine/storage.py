@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from sampan import plugins
 from sampan.api.errors import Conflict, NotFound, SampanError, Unavailable
@@ -48,6 +49,7 @@ class StorageDrivers:
         self._open: dict[str, Storage] = {}
         self._opening = asyncio.Lock()
         self._changing: Counter[tuple[str, str]] = Counter()
+        self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
         self.default = ""
         self.unavailable: dict[str, str] = {}
         self.repairs = 0
@@ -140,6 +142,10 @@ class StorageDrivers:
         finally:
             self._changing[name, key] -= 1
 
+    def lock(self, name: str, key: str) -> asyncio.Lock:
+        """Give what is held by whoever makes or removes a snapshot that several may want: a layer, an orphan."""
+        return self._locks.setdefault((name, key), asyncio.Lock())
+
     async def snapshots(self, name: str) -> list[SnapshotInfo]:
         """Give the snapshots of a driver, parents before children."""
         storage = await self.get(name)
@@ -176,12 +182,19 @@ class StorageDrivers:
         self.repairs += 1
         mended = [Finding(name, damage) for damage in await storage.call_for_long(_repair, storage.driver)]
         for finding in await self.check(name):
-            if finding.mismatch is not None and finding.damage.repairable:
-                await self._mend(finding)
+            if finding.mismatch is not None and finding.damage.repairable and await self._mend(finding):
                 mended.append(finding)
         return mended
 
-    async def _mend(self, finding: Finding) -> None:
+    async def _mend(self, finding: Finding) -> bool:
+        """Mend what still is so: to mend others may have taken long, and an image may have come back to its layers. Tell whether."""
+        async with self.lock(finding.driver, finding.damage.subject):
+            if finding not in await self._differences(finding.driver):
+                return False
+            await self._carry_out(finding)
+            return True
+
+    async def _carry_out(self, finding: Finding) -> None:
         owner = finding.owner
         if finding.mismatch is Mismatch.ORPHAN:
             await self.remove(finding.driver, finding.damage.subject)
@@ -196,7 +209,7 @@ class StorageDrivers:
             for finding in await self._differences(storage.name):
                 log.info("storage %s: %s: %s", storage.name, finding.damage.subject, finding.damage.problem)
                 if finding.damage.repairable:
-                    await self._mend(finding)
+                    await self._carry_out(finding)
 
 
 def _walk(driver: StorageDriver) -> list[SnapshotInfo]:

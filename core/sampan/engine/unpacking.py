@@ -11,7 +11,6 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from weakref import WeakValueDictionary
 
 from sampan.api.errors import NotFound, SampanError
 from sampan.api.storage import SnapshotOptions
@@ -55,7 +54,6 @@ class UnpackedImages:
         self._storage = storage
         self._metadata = metadata
         self._blobs = blobs
-        self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[bool]] = set()
         self._whole: set[tuple[str, str, int]] = set()
         """(driver, image, repairs so far) that were seen whole: not looked for again before the next repair."""
@@ -93,7 +91,7 @@ class UnpackedImages:
     async def _ensure_layer(self, storage: Storage, layer: ImageLayer) -> bool:
         """Have a layer in a driver, with its image as an owner; tell whether it was there before."""
         with self._storage.changing(storage.name, layer.chain_id):
-            async with self._lock(storage.name, layer.chain_id):
+            async with self._storage.lock(storage.name, layer.chain_id):
                 was_there = True
                 try:
                     await storage.call(storage.driver.stat, layer.chain_id)
@@ -161,7 +159,7 @@ class UnpackedImages:
             for info in reversed(await self._storage.snapshots(name)):
                 if owner := going.get((name, info.key)):
                     with self._storage.changing(name, info.key):
-                        async with self._lock(name, info.key):
+                        async with self._storage.lock(name, info.key):
                             await self._remove_unowned(owner)
 
     async def _remove_unowned(self, owner: SnapshotOwner) -> None:
@@ -170,9 +168,6 @@ class UnpackedImages:
 
     def _is_there(self, image_id: str) -> bool:
         return self._metadata.database.query(lambda tx: self._metadata.images.find(tx, image_id)) is not None
-
-    def _lock(self, name: str, key: str) -> asyncio.Lock:
-        return self._locks.setdefault((name, key), asyncio.Lock())
 
 
 def _gone(image_id: str) -> NotFound:
