@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from sampan.api.errors import InvalidArgument, System
 from sampan.api.storage import Change, ChangeKind, SnapshotOptions, StorageContext, StorageDriver
-from sampan.content import packer
+from sampan.content import layer_writer, packer
 from sampan.content.blobs import BlobStore
 from sampan.content.compression import Compression
 from sampan.content.layer_writer import WrittenLayer, store_layer, write_layer, write_tree
@@ -230,7 +230,7 @@ def test_gnu_tar_reads_it(tree: Path, tmp_path: Path) -> None:
 
 def test_gnu_tar_reads_sparse_files(tree: Path, tmp_path: Path) -> None:
     with (tree / "huge").open("wb") as file:
-        file.truncate(packer.SPARSE_MIN)
+        file.truncate(layer_writer.SPARSE_MIN)
         file.seek(12_345)
         file.write(b"data")
     assert write_changes(tree, tmp_path / "out.tar").size < 20_000
@@ -239,7 +239,7 @@ def test_gnu_tar_reads_sparse_files(tree: Path, tmp_path: Path) -> None:
     copy = tmp_path / "by tar" / "huge"
     with copy.open("rb") as file:
         assert file.read(12_349).lstrip(b"\0") == b"data"
-    assert (copy.stat().st_size, copy.stat().st_blocks) == (packer.SPARSE_MIN, (tree / "huge").stat().st_blocks)
+    assert (copy.stat().st_size, copy.stat().st_blocks) == (layer_writer.SPARSE_MIN, (tree / "huge").stat().st_blocks)
 
 
 def test_pythons_tarfile_reads_it(tree: Path, tmp_path: Path) -> None:

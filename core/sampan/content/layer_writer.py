@@ -14,11 +14,14 @@ from sampan.content.confined import Child, confined
 from sampan.content.images import layer_media_type
 from sampan.content.layers import DEFAULT_LIMITS, Limits
 from sampan.content.manifests import Descriptor
-from sampan.content.packer import KINDS, SPARSE_MIN
 
 log = logging.getLogger(__name__)
 
-_LETTERS = {kind: letter for letter, kind in KINDS.items()}
+SPARSE_MIN = 1 << 30
+"""A file of so many bytes is written as a sparse one if three quarters of it are zeros. Smaller ones never are: dockerd
+loads a layer with sparse files, but can't save or push it afterwards.
+"""
+
 _BATCH = 1000
 
 
@@ -102,11 +105,11 @@ def _write(
 
 
 def _tell(child: Child, changes: Iterable[Change]) -> None:
-    """Send the changes; a child that ended early tells why itself."""
+    """Send the changes as `packer.read_changes` takes them; a child that ended early tells why itself."""
     batch: list[bytes] = []
     try:
         for change in changes:
-            batch.append(_LETTERS[change.kind] + change.path + b"\0")
+            batch.append(f"{change.kind} ".encode() + change.path + b"\0")
             if len(batch) == _BATCH:
                 child.input.write(b"".join(batch))
                 batch.clear()

@@ -11,27 +11,22 @@ The form is in docs/adr/0068-reproducible-layers.md. Sources: image-spec layer.m
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import os
-import queue
 import resource
 import stat
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from sampan.api.errors import InvalidArgument
 from sampan.content import compression, tarwriter
+from sampan.content.behind import Behind
 from sampan.content.compression import Compression, Compressor
 from sampan.content.confinement import READ_ONLY, confine
 from sampan.content.tarstream import CHARACTER, DIRECTORY, HARD_LINK, PATH_MAX, REGULAR, SYMLINK, Member
 from sampan.linux.comparing import Change, ChangeKind, compare
 from sampan.linux.cursor import Cursor, Inode, inode
-
-SPARSE_MIN = 1 << 30
-"""A file of so many bytes is written as a sparse one if three quarters of it are zeros. Smaller ones never are: dockerd
-loads a layer with sparse files, but can't save or push it afterwards.
-"""
 
 _CAPABILITIES = ("CAP_DAC_READ_SEARCH", "CAP_SYS_ADMIN")  # the latter shows trusted.*
 _GRAIN = 4096
@@ -40,7 +35,6 @@ _ZEROS_MAX = 64 << 30
 _PIECE = 1 << 20
 _ZEROS = bytes(_PIECE)
 _BATCH = 1 << 18
-_BATCHES_AHEAD = 16
 _WHITEOUT = b".wh."
 _NAMED = 10
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -50,7 +44,7 @@ class Output:
     """Where the tar goes: a thread hashes, compresses and writes while the main one reads files."""
 
     def __init__(self, fd: int, compressor: Compressor | None, most: int) -> None:
-        """Write to `fd` at most `most` bytes of tar, compressed. Only once confined: threads keep what they are born with."""
+        """Write to `fd` at most `most` bytes of tar, compressed."""
         self._fd = fd
         self._compressor = compressor
         self._left = most
@@ -60,10 +54,7 @@ class Output:
         self._size = 0
         self._pending: list[bytes] = []
         self._pending_size = 0
-        self._error: BaseException | None = None
-        self._queue: queue.Queue[bytes] = queue.Queue(_BATCHES_AHEAD)
-        self._thread = threading.Thread(target=self._consume, daemon=True)
-        self._thread.start()
+        self._behind = Behind()
 
     def write(self, data: bytes) -> None:
         """Add bytes. Raises what went wrong with earlier ones."""
@@ -75,36 +66,20 @@ class Output:
         if self._pending_size >= _BATCH:
             self._flush()
 
-    def _flush(self) -> None:
-        if self._error is not None:
-            raise self._error
-        if self._pending:
-            self._queue.put(self._pending[0] if len(self._pending) == 1 else b"".join(self._pending))
-            self._pending.clear()
-            self._pending_size = 0
-
     def finish(self) -> dict[str, Any]:
         """Write what is left; give the digests and the size of what was written."""
         self._flush()
-        self._queue.put(b"")
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
+        self._behind.do(self._end)
+        self._behind.wait()
         digests = {"diff_id": f"sha256:{self._plain.hexdigest()}", "digest": f"sha256:{self._written.hexdigest()}"}
-        return {**digests, "size": self._size, "plain_size": self._most - self._left}
+        return {**digests, "size": self._size}
 
-    def _consume(self) -> None:
-        while data := self._queue.get():
-            if self._error is None:
-                self._try(lambda data=data: self._take(data))  # type: ignore[misc]
-        if self._error is None:
-            self._try(self._end)
-
-    def _try(self, step: Callable[[], None]) -> None:
-        try:
-            step()
-        except BaseException as error:
-            self._error = error
+    def _flush(self) -> None:
+        if self._pending:
+            data = self._pending[0] if len(self._pending) == 1 else b"".join(self._pending)
+            self._pending.clear()
+            self._pending_size = 0
+            self._behind.do(functools.partial(self._take, data))
 
     def _take(self, data: bytes) -> None:
         if self._compressor is None:
@@ -322,7 +297,7 @@ def is_carried(xattr: str) -> bool:
     return xattr.startswith(("user.", "system.posix_acl_")) or xattr == "security.capability"
 
 
-def sparse_extents(fd: int, size: int, least: int = SPARSE_MIN) -> list[tuple[int, int]] | None:
+def sparse_extents(fd: int, size: int, least: int) -> list[tuple[int, int]] | None:
     """Give (offset, length) of what is not zeros in a file, or None for one that is written as it is: one below `least` bytes.
 
     The answer follows from the content alone; where the holes are only makes it quick. Blocks are of 4096 bytes, and
@@ -413,19 +388,19 @@ def _of(
     )
 
 
-KINDS = {b"A": ChangeKind.ADDED, b"M": ChangeKind.MODIFIED, b"D": ChangeKind.DELETED, b"L": ChangeKind.LINKED}
-"""How changes come in: this letter, the path, a NUL; a NUL alone ends them."""
-
-
 def read_changes(fd: int) -> Iterator[Change]:
-    """Give the changes that the parent tells. Raises `InvalidArgument` where they end without their mark."""
+    """Give the changes that the parent tells: kind, space, path and a NUL each, and a NUL at the end.
+
+    Raises `InvalidArgument` where they end without that.
+    """
     rest = b""
     while piece := os.read(fd, _BATCH):
         *records, rest = (rest + piece).split(b"\0")
         for record in records:
             if not record:
                 return
-            yield Change(record[1:], KINDS[record[:1]])
+            kind, _, path = record.partition(b" ")
+            yield Change(path, ChangeKind(kind.decode()))
     raise InvalidArgument("the list of changes is cut short")
 
 

@@ -25,11 +25,11 @@ import resource
 import stat
 import sys
 import threading
-from collections.abc import Callable
 from typing import Any
 
 from sampan.api.errors import InvalidArgument, SampanError, System
 from sampan.content import compression, tarstream
+from sampan.content.behind import Behind
 from sampan.content.confinement import confine
 from sampan.content.deletions import OPEN_DIRECTORY, DeleteBelow, Deletions, OverlayMarks, is_mark, remove
 from sampan.content.space import Space
@@ -110,40 +110,6 @@ class Plain:
             pass
         self._hasher.join()
         return f"sha256:{self._hash.hexdigest()}"
-
-
-class Behind:
-    """Calls made in order by a thread behind. The first that raises is the last, and `do` or `wait` raise its error."""
-
-    def __init__(self) -> None:
-        """Start nothing yet."""
-        self._calls: queue.Queue[Callable[[], object]] = queue.Queue(_PIECES_AHEAD)
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def _run(self) -> None:
-        while True:
-            call = self._calls.get()
-            if self._error is None:
-                try:
-                    call()
-                except BaseException as error:
-                    self._error = error
-            self._calls.task_done()
-
-    def do(self, call: Callable[[], object]) -> None:
-        """Make a call soon; wait only while many are ahead of it."""
-        if self._error is not None:
-            raise self._error
-        if not self._thread.is_alive():
-            self._thread.start()
-        self._calls.put(call)
-
-    def wait(self) -> None:
-        """Wait until all calls are made."""
-        self._calls.join()
-        if self._error is not None:
-            raise self._error
 
 
 class _Directory:
