@@ -25,6 +25,7 @@ from sampan.content.behind import Behind
 from sampan.content.compression import Compression, Compressor
 from sampan.content.confinement import READ_ONLY, confine
 from sampan.content.tarstream import CHARACTER, DIRECTORY, HARD_LINK, PATH_MAX, REGULAR, SYMLINK, Member
+from sampan.content.xattrs import is_carried
 from sampan.linux.comparing import Change, ChangeKind, compare
 from sampan.linux.cursor import Cursor, Inode, inode
 
@@ -288,13 +289,6 @@ class Packer:
 
 def _shown(path: bytes) -> str:
     return path[:PATH_MAX].decode("ascii", "backslashreplace")
-
-
-def is_carried(xattr: str) -> bool:
-    """Tell whether a layer carries an extended attribute: not the labels of security modules, nor overlay's own."""
-    if xattr.startswith("trusted."):
-        return not xattr.startswith("trusted.overlay.")
-    return xattr.startswith(("user.", "system.posix_acl_")) or xattr == "security.capability"
 
 
 def sparse_extents(fd: int, size: int, least: int) -> list[tuple[int, int]] | None:

@@ -34,6 +34,7 @@ from sampan.content.confinement import confine
 from sampan.content.deletions import OPEN_DIRECTORY, DeleteBelow, Deletions, OverlayMarks, is_mark, remove
 from sampan.content.space import Space
 from sampan.content.tarstream import Member, TarReader
+from sampan.content.xattrs import ACL_DEFAULT, OVERLAYS_OWN, is_carried
 from sampan.linux.files import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
 
 _PIECE = 1 << 19
@@ -44,8 +45,6 @@ _DEPTH = 20_000
 _WHITEOUT = b".wh."
 _OPAQUE = b".wh..wh..opq"
 _AUFS = b".wh..wh."
-_ACL_ACCESS = "system.posix_acl_access"
-_ACL_DEFAULT = "system.posix_acl_default"
 _SPACE_CHECK_ENTRIES = 4096
 
 # What the host, not the layer, is at fault for.
@@ -333,7 +332,7 @@ class Unpacker:
         os.fchown(fd, member.uid, member.gid)
         _drop_xattrs(fd)
         os.fchmod(fd, member.mode)
-        acl = member.xattrs.pop(_ACL_DEFAULT, None)
+        acl = member.xattrs.pop(ACL_DEFAULT, None)
         _set_xattrs(fd, member)
         self._directories[path] = member.mtime, acl
 
@@ -347,7 +346,7 @@ class Unpacker:
             raise
         try:
             if acl is not None:
-                os.setxattr(fd, _ACL_DEFAULT, acl)
+                os.setxattr(fd, ACL_DEFAULT, acl)
             os.utime(fd, ns=(mtime, mtime))
         finally:
             os.close(fd)
@@ -452,22 +451,12 @@ def _write_behind(fd: int, data: bytes, path: bytes, member: Member) -> None:
         raise _translated(path, member, error) from error
 
 
-def _carried(attribute: str) -> bool:
-    """Tell what a layer may carry: `user.*`, `trusted.*`, file capabilities and ACLs.
-
-    Labels of security modules belong to the host and are left out; `trusted.overlay.*` commands overlayfs.
-    """
-    if attribute.startswith("trusted."):
-        return not attribute.startswith("trusted.overlay.")
-    return attribute.startswith("user.") or attribute in (_ACL_ACCESS, _ACL_DEFAULT, "security.capability")
-
-
 def _set_xattrs(target: int | bytes, member: Member) -> None:
     for name, value in member.xattrs.items():
-        if name.startswith("trusted.overlay."):
+        if name.startswith(OVERLAYS_OWN):
             where = os.fsdecode(member.name)
             raise InvalidArgument(f"the layer has the attribute {name} on {where!r}, which only the host sets")
-        if _carried(name):
+        if is_carried(name):
             try:
                 if isinstance(target, int):
                     os.setxattr(target, name, value)
@@ -480,16 +469,16 @@ def _set_xattrs(target: int | bytes, member: Member) -> None:
 def _drop_xattrs(target: int | bytes) -> None:
     """Take away what a directory handed down, or had before it became this layer's."""
     if isinstance(target, int):
-        for name in filter(_carried, os.listxattr(target)):
+        for name in filter(is_carried, os.listxattr(target)):
             os.removexattr(target, name)
     else:
-        for name in filter(_carried, os.listxattr(target, follow_symlinks=False)):
+        for name in filter(is_carried, os.listxattr(target, follow_symlinks=False)):
             os.removexattr(target, name, follow_symlinks=False)
 
 
 def _has_default_acl(fd: int) -> bool:
     try:
-        return bool(os.getxattr(fd, _ACL_DEFAULT))
+        return bool(os.getxattr(fd, ACL_DEFAULT))
     except OSError as error:
         if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
             return False
