@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from sampan.linux import trees
+from sampan.linux.files import OPEN_DIRECTORY
 
-OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OVERLAY_OPAQUE = "trusted.overlay.opaque"
 
 

@@ -31,11 +31,11 @@ from sampan.api.errors import InvalidArgument, SampanError, System
 from sampan.content import compression, tarstream
 from sampan.content.behind import Behind
 from sampan.content.confinement import confine
-from sampan.content.deletions import OPEN_DIRECTORY, DeleteBelow, Deletions, OverlayMarks, is_mark, remove
+from sampan.content.deletions import DeleteBelow, Deletions, OverlayMarks, is_mark, remove
 from sampan.content.space import Space
 from sampan.content.tarstream import Member, TarReader
 from sampan.content.xattrs import ACL_DEFAULT, OVERLAYS_OWN, is_carried
-from sampan.linux.files import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
+from sampan.linux.files import OPEN_DIRECTORY, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
 
 _PIECE = 1 << 19
 _PIECES_AHEAD = 16

@@ -17,9 +17,8 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sampan.linux.files import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, ficlone, openat2
+from sampan.linux.files import OPEN_DIRECTORY, RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, ficlone, openat2
 
-_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CANNOT_CLONE = frozenset({errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ETXTBSY})
 _CHUNK = 1 << 30
 _BUFFER = 1 << 20
@@ -30,7 +29,7 @@ def copy_tree(source: Path, target: Path) -> None:
     there.
     """
     target.mkdir()
-    level = _Level(os.open(source, _OPEN_DIRECTORY), os.open(target, _OPEN_DIRECTORY))
+    level = _Level(os.open(source, OPEN_DIRECTORY), os.open(target, OPEN_DIRECTORY))
     _Copy(root=level).run()
 
 
@@ -38,7 +37,7 @@ def copy_contents(source: int, target: int) -> None:
     """Copy what is in the directory `source` into the empty directory `target`, both open descriptors, and the directory's own
     owner, mode and attributes. Raises `OSError`; then a part may be there.
     """
-    level = _Level(os.open(".", _OPEN_DIRECTORY, dir_fd=source), os.open(".", _OPEN_DIRECTORY, dir_fd=target))
+    level = _Level(os.open(".", OPEN_DIRECTORY, dir_fd=source), os.open(".", OPEN_DIRECTORY, dir_fd=target))
     _Copy(root=level).run()
 
 
@@ -89,8 +88,8 @@ class _Copy:
                     name = level.pending.pop()
                     os.mkdir(name, dir_fd=level.target)
                     child = _Level(
-                        os.open(name, _OPEN_DIRECTORY, dir_fd=level.source),
-                        os.open(name, _OPEN_DIRECTORY, dir_fd=level.target),
+                        os.open(name, OPEN_DIRECTORY, dir_fd=level.source),
+                        os.open(name, OPEN_DIRECTORY, dir_fd=level.target),
                         name,
                     )
                     open_levels.append(child)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from types import TracebackType
 
-_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+from sampan.linux.files import OPEN_DIRECTORY
 
 Inode = tuple[int, int]
 """Device and number of an inode."""
@@ -29,7 +29,7 @@ class Cursor:
     def __init__(self, top: int | None) -> None:
         """Start at the directory `top`, a descriptor that stays the caller's; None starts nowhere."""
         self._top = top
-        self._fd = -1 if top is None else os.open(".", _OPEN_DIRECTORY, dir_fd=top)
+        self._fd = -1 if top is None else os.open(".", OPEN_DIRECTORY, dir_fd=top)
         self._levels: list[tuple[bytes, Inode]] = []
         if top is not None:
             self._levels.append((b"", inode(os.fstat(self._fd))))
@@ -101,7 +101,7 @@ class Cursor:
     def _find_again(self) -> None:
         """The directory was moved and `..` led elsewhere: go down again from the top, as far as all is where it was."""
         assert self._top is not None
-        self._move(os.open(".", _OPEN_DIRECTORY, dir_fd=self._top))
+        self._move(os.open(".", OPEN_DIRECTORY, dir_fd=self._top))
         wanted, self._levels = self._levels, self._levels[:1]
         for name, identity in wanted[1:]:
             child = _open(name, self._fd)
@@ -120,6 +120,6 @@ class Cursor:
 
 def _open(name: bytes, directory: int) -> int | None:
     try:
-        return os.open(name, _OPEN_DIRECTORY, dir_fd=directory)
+        return os.open(name, OPEN_DIRECTORY, dir_fd=directory)
     except (FileNotFoundError, NotADirectoryError):  # a symlink is "not a directory" too
         return None

@@ -21,9 +21,11 @@ RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
 
+OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+"""Flags that open a directory to read it, and nothing else: a symlink is refused."""
+
 FICLONE = 0x40049409
 _EAGAIN_TRIES = 64
-
 
 _open_how = struct.Struct("=QQQ")
 """`struct open_how`: flags, mode, resolve."""
@@ -112,7 +114,7 @@ def filesystem_type(fd: int) -> int:
 @contextmanager
 def opened_directory(path: str | Path) -> Iterator[int]:
     """Give a descriptor of the directory `path`, which must not be a symlink, and close it afterwards."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    fd = os.open(path, OPEN_DIRECTORY)
     try:
         yield fd
     finally:

@@ -15,9 +15,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from sampan.linux.files import OPEN_DIRECTORY
 from sampan.linux.syscalls import libc
 
-_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MOVED_TRIES = 9
 
 
@@ -88,7 +88,7 @@ def remove(top: Path) -> None:
     try:
         if doomed != top:
             top.rename(doomed)
-        fd = os.open(doomed, _OPEN_DIRECTORY)
+        fd = os.open(doomed, OPEN_DIRECTORY)
     except FileNotFoundError:
         return
     try:
@@ -106,7 +106,7 @@ def empty(fd: int) -> None:
     moved = 0
     while names := _unlink_files(fd):
         for name in names:
-            child = os.open(name, _OPEN_DIRECTORY, dir_fd=fd)
+            child = os.open(name, OPEN_DIRECTORY, dir_fd=fd)
             try:
                 for grandchild in _unlink_files(child):
                     moved = _move_up(child, grandchild, fd, moved + 1)
@@ -140,7 +140,7 @@ def syncfs(place: Path | int) -> None:
 
 def _statuses(top: Path) -> Iterator[os.stat_result]:
     """Walk a tree with one descriptor: down by name, up by `..`, which must lead where we came from."""
-    fd = os.open(top, _OPEN_DIRECTORY)
+    fd = os.open(top, OPEN_DIRECTORY)
     try:
         here = os.fstat(fd)
         yield here
@@ -150,7 +150,7 @@ def _statuses(top: Path) -> Iterator[os.stat_result]:
         while True:
             if names:
                 try:
-                    child = os.open(names.pop(), _OPEN_DIRECTORY, dir_fd=fd)
+                    child = os.open(names.pop(), OPEN_DIRECTORY, dir_fd=fd)
                 except (FileNotFoundError, NotADirectoryError):
                     continue
                 above.append((here, names))
@@ -158,7 +158,7 @@ def _statuses(top: Path) -> Iterator[os.stat_result]:
                 fd, here, names = child, os.fstat(child), []
                 yield from _scan(fd, names)
             elif above:
-                parent = os.open("..", _OPEN_DIRECTORY, dir_fd=fd)
+                parent = os.open("..", OPEN_DIRECTORY, dir_fd=fd)
                 os.close(fd)
                 fd = parent
                 here, names = above.pop()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sampan.linux import trees
+from sampan.linux.files import nearest_directory
 from sampan.linux.idmap import shifts_owners
 from sampan.linux.mounts import Mount, open_mount
 
@@ -37,7 +38,7 @@ class Trial:
 def try_overlay(root: Path, options: Sequence[str]) -> Trial:
     """Try overlay under `root`. Leaves nothing behind; never raises."""
     try:
-        place = Path(tempfile.mkdtemp(prefix=".probe-", dir=_nearest_directory(root)))
+        place = Path(tempfile.mkdtemp(prefix=".probe-", dir=nearest_directory(root)))
     except OSError as error:
         return Trial(f"cannot make a directory for a trial under {root}: {error.strerror}")
     try:
@@ -70,10 +71,3 @@ def _try_below(place: Path, options: Sequence[str]) -> Trial:
     if os.getxattr(upper / "opaque", "trusted.overlay.opaque") != b"y":
         return Trial(f"overlay under {place.parent} does not mark a replaced directory as opaque")
     return Trial(shifts_owners=shifts_owners(overlay, upper / "shifted"))
-
-
-def _nearest_directory(path: Path) -> Path:
-    """Give `path`, or what will be above it as long as it is not there."""
-    while not path.is_dir() and path != path.parent:
-        path = path.parent
-    return path
