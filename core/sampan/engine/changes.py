@@ -69,8 +69,13 @@ def without_places(driver: StorageDriver, key: str) -> Iterator[Change]:
             continue
         below = list(group)
         told = [change for change in below if not (change.path in RUNTIME_PLACES and change.kind is ChangeKind.ADDED)]
-        if len(told) == len(below) or [change.path for change in told] != [top] or not _only_got_places(driver, key, told[0]):
+        if len(told) == len(below) or [change.path for change in told] != [top] or not _made_for_places(driver, key, told[0]):
             yield from told
+
+
+def _made_for_places(driver: StorageDriver, key: str, directory: Change) -> bool:
+    """Tell whether a directory in which places were made differs in nothing else."""
+    return directory.kind is ChangeKind.ADDED or only_mtime_differs(driver, key, directory.path)
 
 
 def with_ancestors(changes: Iterable[Change]) -> Iterator[Change]:
@@ -87,14 +92,17 @@ def with_ancestors(changes: Iterable[Change]) -> Iterator[Change]:
         last = parts
 
 
-def _only_got_places(driver: StorageDriver, key: str, directory: Change) -> bool:
-    """Tell whether a directory was made for places, or differs in nothing but its mtime."""
+def only_mtime_differs(driver: StorageDriver, key: str, directory: bytes) -> bool:
+    """Tell whether a directory of a snapshot is in itself as in its parent, but for its mtime. Blocks.
+
+    `directory` is a path that both have, b"." the root's; False without a parent. Raises `System`.
+    """
     parent = driver.stat(key).parent
-    if directory.kind is ChangeKind.ADDED or parent is None:
-        return directory.kind is ChangeKind.ADDED
+    if parent is None:
+        return False
     with (
-        host_errors(f"look at /{os.fsdecode(directory.path)} of snapshot {key!r}"),
+        host_errors(f"compare /{os.fsdecode(directory)} of snapshot {key!r} with its parent's"),
         mounts.open_root(driver.look(parent)) as old,
         mounts.open_root(driver.look(key)) as new,
     ):
-        return same_but_mtime(old, new, directory.path)
+        return same_but_mtime(old, new, directory)

@@ -9,10 +9,10 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from sampan.api.errors import Conflict, NotFound, SampanError, Unsupported, host_errors
+from sampan.api.errors import Conflict, NotFound, SampanError, Unsupported
 from sampan.api.storage import Change, StorageDriver
 from sampan.api.types import ContainerConfig, HealthConfig
 from sampan.content import references
@@ -21,7 +21,8 @@ from sampan.content.changes import apply_changes
 from sampan.content.images import LoadedImage, put_config, put_manifest
 from sampan.content.layer_writer import WrittenLayer, store_layer
 from sampan.content.manifests import Descriptor, ImageConfig
-from sampan.engine.changes import without_places
+from sampan.engine import rootfs
+from sampan.engine.changes import only_mtime_differs, without_places
 from sampan.engine.container import Container
 from sampan.engine.containers import Containers, attributes
 from sampan.engine.events import EventBus
@@ -30,8 +31,6 @@ from sampan.engine.lifecycle import Lifecycle
 from sampan.engine.records import ImageRecord, Status
 from sampan.engine.storage import StorageDrivers
 from sampan.engine.times import rfc3339
-from sampan.linux.comparing import same_but_mtime
-from sampan.linux.mounts import open_root
 
 log = logging.getLogger(__name__)
 
@@ -173,9 +172,7 @@ def _platform(base: ImageRecord, whole: ImageConfig) -> dict[str, str]:
 
 
 def _store(driver: StorageDriver, key: str, blobs: BlobStore) -> tuple[Descriptor, WrittenLayer]:
-    with ExitStack() as stack:
-        with host_errors(f"look at snapshot {key!r}"):
-            root = stack.enter_context(open_root(driver.look(key)))
+    with rootfs.opened(driver.look(key)) as root:
         return store_layer(root, _changes(driver, key), blobs)
 
 
@@ -190,16 +187,8 @@ def _changes(driver: StorageDriver, key: str) -> Iterator[Change]:
             yield root
             root = None
         yield change
-    parent = driver.stat(key).parent
-    if root is None or parent is None:
-        return
-    with (
-        host_errors(f"look at the root of snapshot {key!r}"),
-        open_root(driver.look(parent)) as old,
-        open_root(driver.look(key)) as new,
-    ):
-        if not same_but_mtime(old, new, b"."):
-            yield root
+    if root is not None and not only_mtime_differs(driver, key, b"."):
+        yield root
 
 
 def inherited(config: ContainerConfig, own: ContainerConfig) -> ContainerConfig:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 
-from sampan.api.errors import host_errors
 from sampan.api.storage import StorageDriver
 from sampan.content.layer_writer import write_tree
+from sampan.engine import rootfs
 from sampan.engine.container import Container
 from sampan.engine.containers import attributes
 from sampan.engine.events import EventBus
 from sampan.engine.outflow import outflow
 from sampan.engine.storage import StorageDrivers
-from sampan.linux.mounts import open_root
 
 EXPORTS = 16
 """Exports at once; more wait. They have threads of their own: each waits for its client, however slow."""
@@ -44,7 +42,5 @@ class Exports:
 
 
 def _write(container: Container, driver: StorageDriver, out: int) -> None:
-    with container.reading(driver.name), ExitStack() as stack:
-        with host_errors(f"look at snapshot {container.id!r}"):
-            root = stack.enter_context(open_root(driver.look(container.id)))
+    with container.reading(driver.name), rootfs.opened(driver.look(container.id)) as root:
         write_tree(root, out)

@@ -12,7 +12,7 @@ import logging
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import zip_longest
 
@@ -20,6 +20,7 @@ from sampan.api.errors import Conflict, NotModified, SampanError, System, Unsupp
 from sampan.api.storage import Change, ChangeKind, StorageDriver
 from sampan.content.layer_writer import WrittenLayer
 from sampan.content.tree_layer import TreeLayer
+from sampan.engine import rootfs
 from sampan.engine.changes import with_ancestors
 from sampan.engine.container import Container
 from sampan.engine.containers import attributes
@@ -183,14 +184,10 @@ def _owner(driver: str, container_id: str) -> SnapshotOwner:
 
 
 def _copy(source: StorageDriver, target: StorageDriver, key: str) -> WrittenLayer:
-    with ExitStack() as stack:
-        with host_errors(f"look at snapshot {key!r}"):
-            root = stack.enter_context(open_root(source.look(key)))
+    with rootfs.opened(source.look(key)) as root:
         layer = TreeLayer(root, source.diff(key))
-        try:
+        with closing(layer):
             target.apply(key, layer)
-        finally:
-            layer.close()
     if layer.written is None:
         raise System(f"storage driver {target.name} did not read the layer to its end")
     return layer.written
