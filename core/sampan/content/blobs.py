@@ -1,4 +1,4 @@
-"""Blobs on disk, in the form of an OCI image layout: `blobs/sha256/HEX`, so that other tools can read them.
+"""Blobs on disk, `blobs/sha256/HEX`; with what `layout` writes beside them, an OCI image layout for other tools.
 
 A blob appears by rename, whole, with its digest and size checked, and flushed to disk. What a crash leaves
 half-written lies in `ingest/` and is swept by `open`. Source: image-spec, image-layout.md.
@@ -7,7 +7,6 @@ half-written lies in `ingest/` and is swept by `open`. Source: image-spec, image
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import tempfile
@@ -20,7 +19,7 @@ from sampan.api.errors import InvalidArgument, NotFound, System
 from sampan.content.manifests import Descriptor
 from sampan.content.references import check_digest
 from sampan.content.space import Space
-from sampan.linux.files import fsync_directory, write_atomic
+from sampan.linux.files import fsync_directory
 
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 
@@ -42,9 +41,6 @@ class BlobStore:
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             for half in self._ingest.iterdir():
                 half.unlink()
-            layout = self.root / "oci-layout"
-            if not layout.exists():
-                write_atomic(layout, json.dumps({"imageLayoutVersion": "1.0.0"}).encode(), durable=True)
         except OSError as error:
             raise System(f"open the blobs in {self.root}: {error.strerror}") from error
 
