@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,7 +23,6 @@ from sampan.store.database import Transaction
 AREA = "images"
 AGAIN = "load or pull the image again"
 _HEX64 = re.compile(r"[0-9a-f]{64}")
-_PIECE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,15 +111,11 @@ class ContentCheck:
 
     def _is_intact(self, digest: str) -> bool:
         """Tell whether a blob is what it should be; one that is not there is not this check's."""
-        hashed = hashlib.sha256()
         try:
             with self._blobs.path(digest).open("rb") as file:
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
-                while piece := file.read(_PIECE):
-                    hashed.update(piece)
+                return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}" == digest
         except FileNotFoundError:
             return True
-        return f"sha256:{hashed.hexdigest()}" == digest
 
     # ------------------------------------------------------------------ judging
 

@@ -71,7 +71,7 @@ def _summary(found: Mapping[str, Any]) -> list[dict[str, str]]:
         _usage("Images", len(images), in_use, layers, layers - used),
         _usage("Containers", len(containers), len(running), written, written - held),
         _usage("Local Volumes", len(volumes), len(linked), total, total - sum(linked)),
-        {**_usage("Build Cache", 0, 0, 0, 0)},
+        _usage("Build Cache", 0, 0, 0, 0),
     ]
 
 

@@ -11,7 +11,7 @@ import click
 
 from sampan.cli.client import current, quote
 from sampan.cli.flags import Command, each
-from sampan.cli.listing import ellipsis, short_id
+from sampan.cli.listing import ellipsis, printable, short_id
 from sampan.cli.table import show
 from sampan.cli.units import ago, human_size
 
@@ -84,7 +84,7 @@ def check(drivers: tuple[str, ...]) -> int:
         for item in client.get(f"/sampan/storage/{quote(name)}/check"):
             damaged.append(item)
             kind = "" if item["Repairable"] else " (can't be repaired)"
-            print(f"{name}: {item['Subject']}: {item['Problem']}: {item['Remedy']}{kind}")
+            print(printable(f"{name}: {item['Subject']}: {item['Problem']}: {item['Remedy']}{kind}"))
 
     status = each(drivers, look)
     if not damaged and not status:
