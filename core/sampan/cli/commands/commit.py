@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
 import click
 
 from sampan.cli.client import current, quote
-from sampan.cli.failure import CliError
 from sampan.cli.flags import Command
-from sampan.cli.saving import save_body
+from sampan.cli.saving import refuse_terminal, save_body
 
 
 @click.command("commit", cls=Command)
@@ -39,7 +36,6 @@ def commit(
 @click.argument("container")
 def export(container: str, path: str | None) -> None:
     """Export a container's filesystem as a tar archive."""
-    if path is None and os.isatty(1):
-        raise CliError("cowardly refusing to save to a terminal", remedy="Use the -o flag or redirect")
+    refuse_terminal(path)
     with current().stream("GET", f"/containers/{quote(container)}/export") as response:
         save_body(response, path)

@@ -16,7 +16,6 @@ from sampan.cli.failure import CliError
 from sampan.cli.flags import Command, confirmed, each
 from sampan.cli.listing import ellipsis, list_options, short_id
 from sampan.cli.progress import show_progress
-from sampan.cli.saving import save_body
 from sampan.cli.table import show, show_objects
 from sampan.cli.transport import file_chunks
 from sampan.cli.units import ago, human_size, local_time
@@ -226,8 +225,9 @@ def load(path: str | None, platform: str | None, quiet: bool) -> None:
 @click.argument("names", nargs=-1, required=True, metavar="IMAGE...")
 def save(names: tuple[str, ...], path: str | None, platform: str | None) -> None:
     """Save one or more images to a tar archive (streamed to STDOUT by default)."""
-    if path is None and os.isatty(1):
-        raise CliError("cowardly refusing to save to a terminal", remedy="Use the -o flag or redirect")
+    from sampan.cli.saving import refuse_terminal, save_body
+
+    refuse_terminal(path)
     with current().stream("GET", "/images/get", {"names": list(names), "platform": _platform(platform)}) as response:
         save_body(response, path)
 
