@@ -27,21 +27,22 @@ COMMIT = "commit the layer"
 PREPARE = "prepare"
 MOUNT = "prepare and mount"
 WRITE_SMALL = "first write to a 1 MB file"
-WRITE_LARGE = "first write to a large file (1 GB)"
+WRITE_LARGE = "first write to a large file ({} MB)"
 CREATE = "10,000 small files"
 DIFF = "diff of these"
 COMMIT_CHANGES = "commit of these"
 REMOVE = "remove of these"
 
+SMALL_FILES = 10_000
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is measured: `rounds` of everything, on a layer of `size` and a file of `large` bytes, `files` small ones made."""
+    """What is measured: `rounds` of everything, on a layer of `size` and a file of `large` bytes."""
 
     rounds: int = 3
     size: LayerSize = field(default_factory=LayerSize)
     large: int = 1 << 30
-    files: int = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,15 +125,15 @@ class _Bench:
         try:
             with self._timed(WRITE_SMALL):
                 _change(mount, SMALL)
-            with self._timed(WRITE_LARGE):
+            with self._timed(WRITE_LARGE.format(self._plan.large // MEGABYTE)):
                 _change(mount, LARGE)
             with self._timed(CREATE):
-                _make_files(mount, self._plan.files)
+                _make_files(mount)
         finally:
             os.close(mount)
         with self._timed(DIFF):
             changes = sum(1 for _ in driver.diff(two))
-        assert changes > self._plan.files
+        assert changes > SMALL_FILES
         with self._timed(COMMIT_CHANGES):
             driver.commit(changed, two)
         with self._timed(REMOVE):
@@ -179,11 +180,11 @@ def _change(root: int, name: str) -> None:
         os.close(fd)
 
 
-def _make_files(root: int, count: int) -> None:
+def _make_files(root: int) -> None:
     os.mkdir("made", dir_fd=root)
     directory = os.open("made", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root)
     try:
-        for number in range(count):
+        for number in range(SMALL_FILES):
             fd = os.open(str(number), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644, dir_fd=directory)
             os.write(fd, b"x" * 100)
             os.close(fd)
