@@ -192,16 +192,14 @@ class DiskUse:
         return Ledger(self._root, (*in_drivers, *found))
 
     async def _snapshots(self, storage: Storage) -> list[Line]:
-        owners: dict[str, list[str]] = {}
-        for owner in self._metadata.database.query(snapshots.everything):
-            if owner.driver == storage.name:
-                owners.setdefault(owner.key, []).append(owner.owner_id)
+        owners = self._metadata.database.query(lambda tx: snapshots.of_driver(tx, storage.name))
         infos = await storage.call_for_long(lambda: list(storage.driver.walk()))
         used = await asyncio.gather(*(self._usage(storage, info) for info in infos))
         known = {(storage.name, info.key, info.created) for info in infos}
         self._committed = {k: v for k, v in self._committed.items() if k[0] != storage.name or k in known}
+        ids = {key: tuple(owner.owner_id for owner in some) for key, some in owners.items()}
         return [
-            Line(self._kind(info), storage.name, info.key, tuple(owners.get(info.key, ())), usage.bytes, usage.inodes)
+            Line(self._kind(info), storage.name, info.key, ids.get(info.key, ()), usage.bytes, usage.inodes)
             for info, usage in zip(infos, used, strict=True)
         ]
 

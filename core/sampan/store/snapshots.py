@@ -53,3 +53,12 @@ def owned(tx: Transaction, owner_kind: str, owner_id: str) -> list[SnapshotOwner
 def everything(tx: Transaction) -> list[SnapshotOwner]:
     """Give the whole ledger."""
     return [SnapshotOwner(*row) for row in tx.execute("SELECT * FROM snapshots ORDER BY driver, key")]
+
+
+def of_driver(tx: Transaction, driver: str) -> dict[str, list[SnapshotOwner]]:
+    """Give the owners of each snapshot of one driver, by its key."""
+    found: dict[str, list[SnapshotOwner]] = {}
+    for row in tx.execute("SELECT * FROM snapshots WHERE driver = ?", (driver,)):
+        owner = SnapshotOwner(*row)
+        found.setdefault(owner.key, []).append(owner)
+    return found

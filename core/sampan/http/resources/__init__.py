@@ -9,6 +9,7 @@ from sampan.http.resources import unbuilt
 from sampan.http.resources.commits import CommitRoutes
 from sampan.http.resources.containers import ContainerRoutes
 from sampan.http.resources.execs import ExecRoutes
+from sampan.http.resources.fsck import FsckRoutes
 from sampan.http.resources.images import ImageRoutes
 from sampan.http.resources.ledger import LedgerRoutes
 from sampan.http.resources.networks import NetworkRoutes
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 
 ROUTES = (
     SystemRoutes, ContainerRoutes, ExecRoutes, CommitRoutes, ImageRoutes, NetworkRoutes, VolumeRoutes, StorageRoutes, LedgerRoutes,
+    FsckRoutes,
 )  # fmt: skip
 """The classes of handlers; each adds the routes of one resource."""
 

@@ -1,4 +1,4 @@
-"""What takes the space, and whether it is as it should be: `/system/df`, `/sampan/storage/df`, `/sampan/system/fsck`."""
+"""What takes the space: `/system/df`, as Docker counts it, and `/sampan/storage/df`, the byte ledger."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from typing import Any
 
 from sampan.api.errors import InvalidArgument
 from sampan.engine.engine import Engine
-from sampan.engine.faults import Fault
-from sampan.engine.fsck import Fsck, Report
 from sampan.engine.usage import Ledger, Line
 from sampan.http.request import Request
 from sampan.http.resources.container_views import size_view
@@ -26,14 +24,11 @@ class LedgerRoutes:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._fsck = Fsck(engine)
 
     def register(self, router: Router) -> None:
         """Add the routes."""
         router.add("GET", "/system/df", self.disk_usage)
         router.add("GET", "/sampan/storage/df", self.ledger)
-        router.add("GET", "/sampan/system/fsck", self.check)
-        router.add("POST", "/sampan/system/fsck", self.repair)
 
     async def disk_usage(self, request: Request) -> Response:
         """Give what Docker's `system df` shows; `type` (from API 1.42 on) asks for parts of it."""
@@ -88,30 +83,6 @@ class LedgerRoutes:
     async def ledger(self, request: Request) -> Response:
         """Give the byte ledger: every object under the root with what it takes."""
         return json_response(_ledger_view(await self._engine.usage.ledger()))
-
-    async def check(self, request: Request) -> Response:
-        """Tell every orphan and every loss, changing nothing; `deep` also verifies digests."""
-        return json_response(_report_view(await self._fsck.check(deep=request.query.get_bool("deep"))))
-
-    async def repair(self, request: Request) -> Response:
-        """Mend what can be mended, and tell what is left."""
-        return json_response(_report_view(await self._fsck.repair(deep=request.query.get_bool("deep"))))
-
-
-def _report_view(report: Report) -> dict[str, Any]:
-    return {
-        "Mended": [_fault_view(fault) for fault in report.mended],
-        "Damage": [_fault_view(fault) for fault in report.damage],
-        "Skipped": list(report.skipped),
-    }
-
-
-def _fault_view(fault: Fault) -> dict[str, Any]:
-    damage = fault.damage
-    return {
-        "Area": fault.area, "Subject": damage.subject, "Problem": damage.problem, "Remedy": damage.remedy,
-        "Repairable": damage.repairable,
-    }  # fmt: skip
 
 
 def _ledger_view(ledger: Ledger) -> dict[str, Any]:

@@ -7,14 +7,14 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from sampan.api.errors import InvalidArgument, SampanError
-from sampan.api.storage import SnapshotInfo
+from sampan.api.storage import Damage, SnapshotInfo
 from sampan.engine.engine import Engine
 from sampan.engine.records import ImageRecord
-from sampan.engine.storage_check import read_records
 from sampan.engine.times import rfc3339
 from sampan.http.request import Request
 from sampan.http.response import Response, StreamResponse, json_response
 from sampan.http.router import Router
+from sampan.store import snapshots as snapshot_ledger
 from sampan.store.snapshots import SnapshotOwner
 
 
@@ -55,10 +55,7 @@ class StorageRoutes:
         """Give a driver's snapshots with their owners, and with `size` what each takes on disk."""
         name = request.params["driver"]
         infos = await self._engine.storage.snapshots(name)
-        owners: dict[str, list[SnapshotOwner]] = {}
-        for owner in read_records(self._engine.metadata).owners:
-            if owner.driver == name:
-                owners.setdefault(owner.key, []).append(owner)
+        owners = self._engine.metadata.database.query(lambda tx: snapshot_ledger.of_driver(tx, name))
         with_size = request.query.get_bool("size")
         lines = []
         for info in infos:
@@ -81,18 +78,7 @@ class StorageRoutes:
     async def check(self, request: Request) -> Response:
         """Tell what is wrong in a driver; nothing is changed."""
         found = await self._engine.storage.check(request.params["driver"])
-        return json_response(
-            [
-                {
-                    "Driver": finding.driver,
-                    "Subject": finding.damage.subject,
-                    "Problem": finding.damage.problem,
-                    "Remedy": finding.damage.remedy,
-                    "Repairable": finding.damage.repairable,
-                }
-                for finding in found
-            ]
-        )
+        return json_response([{"Driver": finding.driver} | damage_view(finding.damage) for finding in found])
 
     async def migrate(self, request: Request) -> Response:
         """Move a stopped container to the storage driver `to`."""
@@ -120,6 +106,13 @@ class StorageRoutes:
             yield _line({"status": f"Image {image.id} is unpacked in {name}"})
         except SampanError as error:
             yield _line({"errorDetail": {"message": str(error)}, "error": str(error)})
+
+
+def damage_view(damage: Damage) -> dict[str, Any]:
+    """Give what a client sees of a damage."""
+    return {
+        "Subject": damage.subject, "Problem": damage.problem, "Remedy": damage.remedy, "Repairable": damage.repairable,
+    }  # fmt: skip
 
 
 def _snapshot(info: SnapshotInfo) -> dict[str, Any]:
