@@ -5,57 +5,44 @@ from __future__ import annotations
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ground.daemon import Daemon, new_daemon
+from ground.disks import new_disk
 from ground.leaks import check_nothing_left
+
+
+def run(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def du(path: Path) -> int:
     """Allocated bytes of a tree."""
-    command = ["du", "-s", "--block-size=1", str(path)]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[0])
-
-
-def run(*command: str) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    return int(run("du", "-s", "--block-size=1", str(path)).split()[0])
 
 
 @pytest.fixture(scope="module", params=["overlayfs", "vfs", "btrfs"])
-def busy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+def busy(request: pytest.FixtureRequest) -> Iterator[Daemon]:
     """An engine with images that share layers, containers that wrote and logged, volumes, and hard links and holes in them."""
-    with new_daemon("--storage-driver", request.param) as daemon:
-        device = _put_on_btrfs(daemon, tmp_path_factory.mktemp("btrfs")) if request.param == "btrfs" else None
-        try:
-            daemon.start()
-            daemon.api("POST", "/sampan/images/bootstrap")
-            _fill(daemon)
-            yield daemon
-            for container in daemon.api("GET", "/containers/json?all=1"):
-                daemon.api("DELETE", f"/containers/{container['Id']}?force=1&v=1")
-            for volume in daemon.api("GET", "/volumes")["Volumes"]:
-                daemon.api("DELETE", f"/volumes/{volume['Name']}")
-            if device is None:
-                check_nothing_left(daemon)
-            daemon.stop()
-        finally:
-            if device is not None:
-                run("umount", str(daemon.root))
-                run("losetup", "--detach", device)
-
-
-def _put_on_btrfs(daemon: Daemon, place: Path) -> str:
-    image = place / "image"
-    with image.open("wb") as file:
-        file.truncate(512 << 20)
-    run("mkfs.btrfs", "--quiet", str(image))
-    device = run("losetup", "--find", "--show", str(image))
-    daemon.root.mkdir(mode=0o700)
-    run("mount", device, str(daemon.root))
-    return device
+    on_btrfs = request.param == "btrfs"
+    with new_daemon("--storage-driver", request.param) as daemon, ExitStack() as stack:
+        if on_btrfs:
+            stack.enter_context(new_disk(daemon.root, "btrfs", 512 << 20))
+        daemon.start()
+        daemon.api("POST", "/sampan/images/bootstrap")
+        _fill(daemon)
+        yield daemon
+        for container in daemon.api("GET", "/containers/json?all=1"):
+            daemon.api("DELETE", f"/containers/{container['Id']}?force=1&v=1")
+        for volume in daemon.api("GET", "/volumes")["Volumes"]:
+            daemon.api("DELETE", f"/volumes/{volume['Name']}")
+        if not on_btrfs:
+            check_nothing_left(daemon)
+        daemon.stop()
 
 
 def _fill(daemon: Daemon) -> None:
