@@ -62,7 +62,7 @@ class Child:
         """
         out, err = self._process.communicate()
         if self._late:
-            raise Unavailable(f"it took longer than {self._seconds:.0f} seconds", remedy="raise the limit")
+            raise Unavailable(f"it took longer than {self._seconds:.0f} seconds", remedy="try again when the host is less busy")
         if self._process.returncode or not out:
             last = err.decode(errors="replace").strip().rpartition("\n")[2]
             status = self._process.returncode

@@ -20,6 +20,7 @@ from sampan.api.errors import InvalidArgument, SampanError, System, to_wire
 from sampan.linux import capabilities, mounts, namespaces, seccomp
 from sampan.linux.syscalls import MACHINE, PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG, prctl
 
+READ_WRITE = mounts.MountOptions()
 READ_ONLY = mounts.MountOptions(
     attr_set=mounts.MOUNT_ATTR_RDONLY | mounts.MOUNT_ATTR_NODEV | mounts.MOUNT_ATTR_NOSUID | mounts.MOUNT_ATTR_NOEXEC
 )
@@ -41,7 +42,7 @@ def confine(
     kept: Collection[str],
     *,
     limits: Mapping[int, int],
-    options: mounts.MountOptions = mounts.MountOptions(),  # noqa: B008 (frozen)
+    options: mounts.MountOptions = READ_WRITE,
 ) -> int:
     """Make the directory `root` this process's whole file system and give up all capabilities but `kept`.
 

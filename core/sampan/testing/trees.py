@@ -126,7 +126,8 @@ def in_child(action: Callable[[], T]) -> T:
     done, result = pickle.loads(answered)
     if not done:
         raise result
-    return result  # type: ignore[no-any-return]
+    returned: T = result
+    return returned
 
 
 def base(root: Path) -> None:
