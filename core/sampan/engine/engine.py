@@ -21,6 +21,7 @@ from sampan.engine.events import EventBus
 from sampan.engine.execs import Execs
 from sampan.engine.export import Exports
 from sampan.engine.images import Images
+from sampan.engine.ledger import ByteLedger
 from sampan.engine.lifecycle import Lifecycle
 from sampan.engine.metadata import Metadata
 from sampan.engine.migration import Migrations
@@ -64,7 +65,8 @@ class Engine:
         )
         self.exports = Exports(self.storage, self.events)
         self.execs = Execs(self.containers, self.starter, self.events)
-        self.usage = DiskUse(settings.root, metadata, self.images, self.containers, self.storage, self.volumes)
+        self.usage = DiskUse(self.images, self.storage, self.volumes)
+        self.ledger = ByteLedger(settings.root, metadata, self.images, self.containers, self.storage, self.volumes)
         self.migrations = Migrations(metadata, self.images, self.storage, self.unpacked, self.events)
         self.images.users = self.containers.of_image
         self.volumes.users = self.containers.of_volume
@@ -135,6 +137,7 @@ class Engine:
         await self.networks.close()
         await self.volumes.close()
         self.usage.close()
+        self.ledger.close()
         await self.storage.close()
         self.metadata.database.close()
         _unlock(self._locks)

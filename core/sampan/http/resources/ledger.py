@@ -6,7 +6,7 @@ from typing import Any
 
 from sampan.api.errors import InvalidArgument
 from sampan.engine.engine import Engine
-from sampan.engine.usage import Ledger, Line
+from sampan.engine.ledger import Ledger, Line
 from sampan.http.request import Request
 from sampan.http.resources.container_views import size_view
 from sampan.http.resources.container_views import summary as container_summary
@@ -82,7 +82,7 @@ class LedgerRoutes:
 
     async def ledger(self, request: Request) -> Response:
         """Give the byte ledger: every object under the root with what it takes."""
-        return json_response(_ledger_view(await self._engine.usage.ledger()))
+        return json_response(_ledger_view(await self._engine.ledger.measure()))
 
 
 def _ledger_view(ledger: Ledger) -> dict[str, Any]:
