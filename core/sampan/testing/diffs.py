@@ -10,43 +10,17 @@ import os
 import stat
 import subprocess
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from sampan.api import storage as api
 from sampan.api.errors import Unsupported
 from sampan.api.storage import ChangeKind, SnapshotOptions, StorageDriver, Whiteouts
 from sampan.linux.mounts import open_root
-from sampan.testing.trees import Change, delete, in_mounts
+from sampan.testing.trees import Change, Node, Tree, delete, full_picture, in_mounts
 
 __all__ = ["Node", "PickedLayer", "check_changes", "check_diff", "check_round_trip", "expected", "full_picture", "told"]
 
-Tree = dict[bytes, "Node"]
 Told = list[tuple[bytes, ChangeKind]]
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """What is under one name: all that a layer carries, and the inode, by which hard links are known."""
-
-    mode: int
-    owner: tuple[int, int]
-    device: int
-    mtime_ns: int
-    data: bytes
-    xattrs: tuple[tuple[str, bytes], ...]
-    inode: tuple[int, int]
-
-
-def full_picture(root: Path) -> Tree:
-    """Read the whole tree; paths are relative, b"" is the root."""
-    top = os.fsencode(root)
-    found = {b"": _node(top)}
-    for directory, directories, files in os.walk(top):
-        for name in directories + files:
-            path = os.path.join(directory, name)
-            found[os.path.relpath(path, top)] = _node(path)
-    return found
 
 
 def expected(before: Tree | None, after: Tree) -> Told:
@@ -179,19 +153,6 @@ def _copy_metadata(origin: Path, place: Path) -> None:
         if not name.startswith("trusted.overlay."):
             os.setxattr(place, name, os.getxattr(origin, name))
     os.utime(place, ns=(status.st_atime_ns, status.st_mtime_ns))
-
-
-def _node(path: bytes) -> Node:
-    status = os.lstat(path)
-    data = b""
-    if stat.S_ISREG(status.st_mode):
-        data = Path(os.fsdecode(path)).read_bytes()
-    elif stat.S_ISLNK(status.st_mode):
-        data = os.readlink(path)
-    names = (name for name in os.listxattr(path, follow_symlinks=False) if not name.startswith("trusted.overlay."))
-    xattrs = tuple((name, os.getxattr(path, name, follow_symlinks=False)) for name in sorted(names))
-    owner, device = (status.st_uid, status.st_gid), (status.st_dev, status.st_ino)
-    return Node(status.st_mode, owner, status.st_rdev, status.st_mtime_ns, data, xattrs, device)
 
 
 def _in_itself(node: Node) -> tuple[object, ...]:

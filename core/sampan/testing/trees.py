@@ -24,7 +24,9 @@ from sampan.api.storage import Mount, Whiteouts
 from sampan.linux.mounts import MNT_DETACH, MS_PRIVATE, MS_REC, locked, mount_all, set_propagation, umount
 from sampan.linux.namespaces import CLONE_NEWNS, in_thread, unshare
 
-__all__ = ["Change", "Entry", "HandMadeLayer", "base", "in_child", "in_mounts", "picture", "random_changes", "rework"]
+__all__ = [
+    "Change", "Entry", "HandMadeLayer", "Node", "base", "full_picture", "in_child", "in_mounts", "picture", "random_changes", "rework",
+]  # fmt: skip
 
 T = TypeVar("T")
 Change = Callable[[Path], object]
@@ -34,15 +36,52 @@ _SET_BY_HAND_NS = 10**18
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """All that is to be the same in two trees. `links` are the other names of the inode, `data` content or
-    target.
-    """
+class Node:
+    """What is under one name: all that a layer carries, and the inode, by which hard links are known."""
 
     mode: int
-    uid: int
-    gid: int
-    rdev: int
+    owner: tuple[int, int]
+    device: int
+    mtime_ns: int
+    data: bytes
+    xattrs: tuple[tuple[str, bytes], ...]
+    inode: tuple[int, int]
+
+
+Tree = dict[bytes, Node]
+
+
+def full_picture(root: Path) -> Tree:
+    """Read the whole tree; paths are relative, b"" is the root."""
+    top = os.fsencode(root)
+    found = {b"": _node(top)}
+    for directory, directories, files in os.walk(top):
+        for name in directories + files:
+            path = os.path.join(directory, name)
+            found[os.path.relpath(path, top)] = _node(path)
+    return found
+
+
+def _node(path: bytes) -> Node:
+    status = os.lstat(path)
+    data = b""
+    if stat.S_ISREG(status.st_mode):
+        data = Path(os.fsdecode(path)).read_bytes()
+    elif stat.S_ISLNK(status.st_mode):
+        data = os.readlink(path)
+    names = (name for name in os.listxattr(path, follow_symlinks=False) if not name.startswith("trusted.overlay."))
+    xattrs = tuple((name, os.getxattr(path, name, follow_symlinks=False)) for name in sorted(names))
+    owner, inode = (status.st_uid, status.st_gid), (status.st_dev, status.st_ino)
+    return Node(status.st_mode, owner, status.st_rdev, status.st_mtime_ns, data, xattrs, inode)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """All that is to be the same in two trees that were made by the same changes. `links` are all names of the inode."""
+
+    mode: int
+    owner: tuple[int, int]
+    device: int
     mtime_ns: int
     data: bytes
     xattrs: tuple[tuple[str, bytes], ...]
@@ -50,40 +89,18 @@ class Entry:
 
 
 def picture(root: Path) -> dict[str, Entry]:
-    """Read the whole tree below `root` ("." is the root itself)."""
-    paths = ["."]
-    for directory, directories, files in os.walk(root):
-        paths += [str((Path(directory) / name).relative_to(root)) for name in directories + files]
+    """Read the whole tree below `root` ("." is the root itself), to be compared with another one."""
+    nodes = {os.fsdecode(path) or ".": node for path, node in full_picture(root).items()}
     names: dict[tuple[int, int], list[str]] = {}
-    for path in sorted(paths):
-        status = (root / path).lstat()
-        names.setdefault((status.st_dev, status.st_ino), []).append(path)
-    return {path: _entry(root / path, names) for path in sorted(paths)}
+    for path in sorted(nodes):
+        names.setdefault(nodes[path].inode, []).append(path)
+    return {path: _entry(node, names) for path, node in nodes.items()}
 
 
-def _entry(path: Path, names: dict[tuple[int, int], list[str]]) -> Entry:
-    status = path.lstat()
-    data = b""
-    if stat.S_ISREG(status.st_mode):
-        data = path.read_bytes()
-    elif stat.S_ISLNK(status.st_mode):
-        data = os.fsencode(path.readlink())
-    xattrs = tuple(
-        (name, os.getxattr(path, name, follow_symlinks=False))
-        for name in sorted(os.listxattr(path, follow_symlinks=False))
-        if not name.startswith("trusted.overlay.")
-    )
-    directory = stat.S_ISDIR(status.st_mode)
-    return Entry(
-        status.st_mode,
-        status.st_uid,
-        status.st_gid,
-        status.st_rdev,
-        status.st_mtime_ns if status.st_mtime_ns < _SET_BY_HAND_NS else 0,
-        data,
-        xattrs,
-        () if directory else tuple(names[status.st_dev, status.st_ino]),
-    )
+def _entry(node: Node, names: dict[tuple[int, int], list[str]]) -> Entry:
+    by_hand = node.mtime_ns < _SET_BY_HAND_NS
+    links = () if stat.S_ISDIR(node.mode) else tuple(names[node.inode])
+    return Entry(node.mode, node.owner, node.device, node.mtime_ns if by_hand else 0, node.data, node.xattrs, links)
 
 
 def in_mounts(mounts: Sequence[Mount], action: Callable[[Path], T]) -> T:
