@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from sampan.api.errors import Conflict, System
+from sampan.api.errors import System, host_errors
 from sampan.api.storage import Mount
 from sampan.linux import copying, files, mounts
 
@@ -21,15 +20,11 @@ MAX_FILE = 4 << 20
 def opened(root: Sequence[Mount]) -> Iterator[int]:
     """Mount a root detached, seen by nobody, and give a descriptor of its directory; it is gone afterwards.
 
-    Raises `Conflict` if it is mounted by another container or process and may be only once, `System`.
+    Raises `System`.
     """
     with ExitStack() as stack:
-        try:
+        with host_errors("look into the container's root"):
             fd = stack.enter_context(mounts.open_root(root))
-        except OSError as error:
-            if error.errno == errno.EBUSY:
-                raise Conflict(f"look into the container's root: {error.strerror}", remedy="end what uses it") from error
-            raise System(f"look into the container's root: {error.strerror}") from error
         yield fd
 
 
