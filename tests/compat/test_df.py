@@ -172,7 +172,7 @@ def test_both_clients_print_the_same(loaded: Daemon) -> None:
 
     def shown(run: Any, *more: str) -> list[list[str]]:
         lines = run("system", "df", *more).stdout.decode().partition("Build cache usage")[0].splitlines()
-        return [[cell for cell in line.split("  ") if cell and "second" not in cell] for line in lines]
+        return [[cell.strip() for cell in line.split("  ") if cell.strip() and "second" not in cell] for line in lines]
 
     assert shown(loaded.docker) == shown(loaded.sampan)
     assert shown(loaded.docker, "-v") == shown(loaded.sampan, "-v")
