@@ -88,6 +88,7 @@ def test_commit_refuses_as_docker_does(client: Client, changed: str, daemon: Dae
     assert daemon.api_raw("GET", "/containers/nope/export")[0] == 404
     assert daemon.api_raw("GET", "/images/nope/get")[0] == 404
     assert daemon.api_raw("GET", "/images/get")[0] == 400
+    assert daemon.api_raw("GET", "/images/busybox/get?platform=linux")[0] == 501
 
 
 def test_the_body_is_the_images_configuration(changed: str, client: Client, daemon: Daemon) -> None:

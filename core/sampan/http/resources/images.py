@@ -137,6 +137,8 @@ class ImageRoutes:
         names = [request.params["name"]] if "name" in request.params else request.query.get_list("names")
         if not names:
             raise InvalidArgument("no images to save", remedy="give names")
+        if request.query.get("platform"):
+            raise Unsupported("save one platform of an image", remedy="leave the platform out: an image here has one")
         return StreamResponse(200, "application/x-tar", await self._engine.images.save(names))
 
     async def tag(self, request: Request) -> Response:
