@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from ground.daemon import Daemon
+from ground.daemon import Daemon, new_daemon
+from ground.disks import new_disk
 from sampan.linux import cgroups
 
 
@@ -315,6 +316,13 @@ def test_strays_are_told_and_left_alone(clean: Daemon, place: str) -> None:
     expect_lasting(clean, str(path), "")
     assert path.read_text() == "somebody's"
     path.unlink()
+
+
+def test_a_root_that_is_a_file_system_of_its_own() -> None:
+    with new_daemon() as daemon, new_disk(daemon.root, "ext4", 64 << 20):
+        daemon.start()
+        assert check(daemon)["Damage"] == []
+        daemon.stop()
 
 
 def test_names_that_no_terminal_should_see(clean: Daemon) -> None:

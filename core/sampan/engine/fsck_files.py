@@ -19,6 +19,8 @@ from sampan.settings import Settings
 
 ROOT_FILES = ("lock", "metadata.db", "metadata.db-wal", "metadata.db-shm", "metadata.db-journal")
 ROOT_DIRECTORIES = ("content", "containers", "storage", "volumes")
+FILE_SYSTEMS_OWN = "lost+found"
+"""What ext4 has in its root, where the engine's root is a file system of its own."""
 STATE_NAMES = ("lock", "containers", "network")
 MOVE_IT = "look what it is, and move it out of there"
 
@@ -119,7 +121,7 @@ class StrayCheck:
     def _strays(self) -> Iterator[Fault]:
         root, state = self._settings.root, self._settings.state
         for directory, known in (
-            (root, (*ROOT_FILES, *ROOT_DIRECTORIES)),
+            (root, (*ROOT_FILES, *ROOT_DIRECTORIES, FILE_SYSTEMS_OWN)),
             (state, STATE_NAMES),
             (root / "storage", self._drivers),
             (root / "volumes", self._volume_drivers),
