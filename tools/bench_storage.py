@@ -88,7 +88,7 @@ def peers(work: Path, size: LayerSize) -> Report:
         start = time.perf_counter()
         peer.docker(["load", "-q", "-i", str(image)])
         found.append(Measurement("dockerd", LOAD, (time.perf_counter() - start,)))
-    with file_system("ext4", work) as place, standing_in(place), new_daemon() as daemon:
+    with file_system("ext4", work) as place, new_daemon(place=place) as daemon:
         daemon.start()
         os.sync()
         start = time.perf_counter()

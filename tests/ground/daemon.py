@@ -192,9 +192,11 @@ def docker_client() -> str:
 
 
 @contextlib.contextmanager
-def new_daemon(*arguments: str, environment: dict[str, str] | None = None) -> Iterator[Daemon]:
+def new_daemon(
+    *arguments: str, environment: dict[str, str] | None = None, place: Path = Path("/tmp")
+) -> Iterator[Daemon]:
     """Give a daemon that is not started yet; whatever it leaves running is ended afterwards, and its files removed."""
-    base = Path(f"/tmp/sp-{secrets.token_hex(4)}")
+    base = place / f"sp-{secrets.token_hex(4)}"
     base.mkdir(mode=0o700)
     netns = namespaces.new_netns()
     daemon = Daemon(base, netns, arguments=list(arguments), environment=environment or {})

@@ -19,9 +19,11 @@ from sampan.api.errors import InvalidArgument, NotFound, System
 from sampan.content.manifests import Descriptor
 from sampan.content.references import check_digest
 from sampan.content.space import Space
-from sampan.linux.files import fsync_directory
+from sampan.linux.files import fsync_directory, start_writeback
 
 _HEX64 = re.compile(r"[0-9a-f]{64}")
+_WRITEBACK = 16 << 20
+"""Bytes after which the disk is set to work, while more come in."""
 
 
 class BlobStore:
@@ -118,6 +120,7 @@ class BlobWriter:
             raise System(f"begin a blob in {ingest}: {error.strerror}", remedy="free some space") from error
         self.path = Path(name)
         self._space = Space(self._fd, "take in a blob")
+        self._begun = 0
 
     @property
     def digest(self) -> str:
@@ -142,6 +145,9 @@ class BlobWriter:
             done = 0
             while done < len(view):
                 done += os.write(self._fd, view[done:])
+            if self.size - self._begun >= _WRITEBACK:
+                start_writeback(self._fd, self._begun, self.size - self._begun)
+                self._begun = self.size
         except OSError as error:
             raise System(f"write blob {self.path}: {error.strerror}", remedy="free some space") from error
         return len(view)

@@ -35,7 +35,7 @@ from sampan.content.deletions import DeleteBelow, Deletions, OverlayMarks, is_ma
 from sampan.content.space import Space
 from sampan.content.tarstream import Member, TarReader
 from sampan.content.xattrs import ACL_DEFAULT, OVERLAYS_OWN, is_carried
-from sampan.linux.files import OPEN_DIRECTORY, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
+from sampan.linux.files import OPEN_DIRECTORY, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2, start_writeback
 
 _PIECE = 1 << 19
 _PIECES_AHEAD = 16
@@ -276,6 +276,7 @@ class Unpacker:
             for data in self._tar.data(_PIECE):
                 self._space.take(len(data))
                 self._behind.do(functools.partial(_write_behind, fd, data, path, member))
+            self._behind.do(functools.partial(start_writeback, fd, 0, member.size))
             self._behind.do(finish)
         else:
             self._space.take(member.size)
