@@ -13,7 +13,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -346,6 +346,32 @@ def test_a_damaged_file_system_is_an_error(driver: OverlayfsDriver, tmp_path: Pa
         with pytest.raises(Exception, match="mount the file system of snapshot 'key'.*ext4"):
             call("key")
     driver.remove("key")
+
+
+@pytest.mark.parametrize("what", ["blocks", "inodes"])
+def test_a_full_one_can_be_mounted_and_emptied(driver: OverlayfsDriver, what: str) -> None:
+    driver.prepare("making", None, SnapshotOptions())
+    in_mounts(driver.mounts("making"), lambda root: [(root / f"image's {number}").touch() for number in range(3)])
+    driver.commit("image", "making")
+    driver.prepare("full", "image", SMALL)
+
+    def fill(root: Path) -> None:
+        number = 0
+        with suppress(OSError):
+            while True:
+                (root / str(number)).write_bytes(bytes(1024) if what == "blocks" else b"")
+                number += 1
+
+    def delete(root: Path) -> list[str]:
+        (root / "image's 1").unlink()
+        for path in root.glob("[0-9]*"):
+            path.unlink()
+        return sorted(os.listdir(root))
+
+    for _ in range(2):  # what was kept back is kept back again
+        in_mounts(driver.mounts("full"), fill)
+        assert in_mounts(driver.mounts("full"), delete) == ["image's 0", "image's 2"]
+        in_mounts(driver.mounts("full"), lambda root: (root / "image's 1").touch())
 
 
 def test_errno_of_a_full_one(driver: OverlayfsDriver) -> None:

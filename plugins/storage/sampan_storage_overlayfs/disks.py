@@ -3,6 +3,7 @@
     disks/<n>.ext4      the file, sparse, of the size asked for
     disks/<n>.plain/    while n is being committed: the copy that will be its directory
     snapshots/<n>/      where it is mounted; what the driver keeps in there has the same paths as in any snapshot
+    snapshots/<n>/room/ in it: what is kept back for the next mount of a full one
 
 Nothing is recorded but the file itself: where it is, the snapshot is limited. The mount is made when it is needed
 (`mount`), so that a reboot, a `close` or another mount namespace change nothing. All mounts of a file go
@@ -30,6 +31,10 @@ from sampan.linux.mounts import MNT_DETACH, UMOUNT_NOFOLLOW, Mount, attach, open
 
 MINIMUM = 1 << 20
 """Bytes: the smallest file that holds an ext4 which is still of use."""
+
+_ROOM_FILES = 8
+_ROOM_FILE = 8 << 10  # bytes
+"""What a mount of overlay, and the marks of the first deletions, may need of blocks and inodes."""
 
 _MKFS_SECONDS = 60
 _PATIENCE = 1.0  # seconds
@@ -70,6 +75,7 @@ class Disks:
             raise Unsupported(f"a limit of {size} bytes: an ext4 on a loop file has at least {MINIMUM}", remedy="ask for more")
         _make_filesystem(self._file(directory), size)
         self.mount(directory)
+        _keep_room(directory / "room")
 
     def has(self, directory: Path) -> bool:
         """Tell whether the snapshot at `directory` is limited by a loop file."""
@@ -88,6 +94,21 @@ class Disks:
                     attach(fd, directory)
                 finally:
                     os.close(fd)
+
+    def make_room(self, directory: Path) -> None:
+        """Give up what is kept back in a full file system, keep it back again in one that has space. Raises `OSError`.
+
+        Without it the next mount would fail, or be read-only, and nothing could be deleted.
+        """
+        if not self.has(directory):
+            return
+        room, found = directory / "room", os.statvfs(directory)
+        kept = list(room.glob("*"))
+        if found.f_bavail * found.f_frsize < 2 * _ROOM_FILES * _ROOM_FILE or found.f_favail < 2 * _ROOM_FILES:
+            for file in kept:
+                file.unlink()
+        elif len(kept) < _ROOM_FILES:
+            _keep_room(room)
 
     def allocated(self, directory: Path) -> int:
         """Give the bytes that the file occupies on the host, with all that was written so far. Raises `OSError`."""
@@ -180,6 +201,13 @@ def _make_filesystem(file: Path, size: int) -> None:
     )
     if done.returncode != 0:
         raise System(f"make a file system of {size} bytes: mkfs.ext4: {done.stderr.strip()}")
+
+
+def _keep_room(room: Path) -> None:
+    room.mkdir(mode=0o700, exist_ok=True)
+    for number in range(_ROOM_FILES):
+        with (room / str(number)).open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, _ROOM_FILE)
 
 
 def _is_mounted(directory: Path) -> bool:

@@ -59,6 +59,7 @@ class Quota:
 
     def make_room(self, directory: Path) -> None:
         """Have a full snapshot mountable once more."""
+        self._disks.make_room(directory)
         self._projects.make_room(directory)
 
     def measure(self, directory: Path, name: str) -> tuple[int, int]:
