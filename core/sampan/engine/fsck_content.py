@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from sampan.store import tags
 from sampan.store.database import Transaction
 
 AREA = "images"
-AGAIN = "load or pull the image again"
+AGAIN = "load the image again"
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -88,8 +88,9 @@ class ContentCheck:
         users = self._metadata.database.query(self._read_records).users
         wrong = await asyncio.to_thread(lambda: [digest for digest in users if not self._is_intact(digest)])
         current = self._metadata.database.query(self._read_records).users
+        problem = "its content is not what its digest says"
         return [
-            self._damaged(digest, "its content is not what its digest says", current)
+            _damaged(digest, problem, current[digest], f"delete {self._blobs.path(digest)}, then {AGAIN}")
             for digest in wrong
             if digest in current
         ]
@@ -139,14 +140,9 @@ class ContentCheck:
         users, sizes = records.users, records.sizes
         for digest in sorted(users):
             if digest not in disk.blobs:
-                yield self._damaged(digest, "it is not there", users)
+                yield _damaged(digest, "it is not there", users[digest], AGAIN)
             elif sizes.get(digest, disk.blobs[digest]) != disk.blobs[digest]:
-                yield self._damaged(digest, f"it has {disk.blobs[digest]} bytes, not {sizes[digest]}", users)
-
-    def _damaged(self, digest: str, problem: str, users: dict[str, list[str]]) -> Fault:
-        whose = ", ".join(_short(image_id) for image_id in users[digest])
-        remedy = f"delete {self._blobs.path(digest)}, then {AGAIN}" if "content" in problem else AGAIN
-        return lasting(AREA, digest, f"{problem}; it is needed by image {whose}", remedy)
+                yield _damaged(digest, f"it has {disk.blobs[digest]} bytes, not {sizes[digest]}", users[digest], AGAIN)
 
     def _orphans(self, records: _Records, disk: _Disk) -> Iterator[Fault]:
         needed = records.users.keys() | {digest for _, digest in records.ledger}
@@ -168,6 +164,10 @@ class ContentCheck:
 
     async def _untag(self, name: str) -> None:
         await self._metadata.database.write(lambda tx: tags.remove(tx, name))
+
+
+def _damaged(digest: str, problem: str, images: Iterable[str], remedy: str) -> Fault:
+    return lasting(AREA, digest, f"{problem}; it is needed by image {', '.join(map(_short, images))}", remedy)
 
 
 def _stray(path: Path) -> Fault:
