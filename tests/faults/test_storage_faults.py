@@ -118,6 +118,20 @@ def test_disk_that_fills_up_while_a_layer_is_unpacked(driver: str, kind: str) ->
         check_nothing_left_but(daemon, disk)
 
 
+def test_disk_that_fills_up_while_a_container_is_committed() -> None:
+    with daemon_on("ext4", 384 * MB, "overlayfs") as (daemon, disk):
+        daemon.docker("run", "--name", "large", "busybox", "dd", "if=/dev/urandom", "of=/file", "bs=1M", "count=40")
+        before = blobs(daemon)
+        disk.fill(30 * MB)
+        done = daemon.docker("commit", "large", "large:1", check=None)
+        assert done.returncode and b"no space left on the disk but a reserve" in done.stderr, done.stderr
+        assert blobs(daemon) == before
+        disk.free()
+        daemon.docker("commit", "large", "large:1")
+        check_whole(daemon, "overlayfs")
+        check_nothing_left_but(daemon, disk)
+
+
 def test_disk_that_is_full_without_saying_so() -> None:
     """btrfs: not even the index can be written any more, so half a layer stays until there is room."""
     with daemon_on("btrfs", 384 * MB, "btrfs") as (daemon, disk):

@@ -24,6 +24,7 @@ from sampan.content import compression, tarwriter
 from sampan.content.behind import Behind
 from sampan.content.compression import Compression, Compressor
 from sampan.content.confinement import READ_ONLY, confine
+from sampan.content.space import Space
 from sampan.content.tarstream import CHARACTER, DIRECTORY, HARD_LINK, PATH_MAX, REGULAR, SYMLINK, Member
 from sampan.content.xattrs import is_carried
 from sampan.linux.comparing import Change, ChangeKind, compare
@@ -47,6 +48,7 @@ class Output:
     def __init__(self, fd: int, compressor: Compressor | None, most: int) -> None:
         """Write to `fd` at most `most` bytes of tar, compressed."""
         self._fd = fd
+        self._space = Space(fd, "store it")  # a pipe has no bounds
         self._compressor = compressor
         self._left = most
         self._most = most
@@ -96,6 +98,7 @@ class Output:
     def _put(self, data: bytes) -> None:
         self._written.update(data)
         self._size += len(data)
+        self._space.take(len(data))
         done = 0
         while done < len(data):
             done += os.write(self._fd, memoryview(data)[done:])
