@@ -22,6 +22,8 @@ test: setup lint ## set up and run all tests
 
 test-vm: $(VENV)/.developed ## what needs another kernel, in an emulated VM (downloads QEMU and Debian's kernel)
 	VM_PACKAGES=xfsprogs tests/vm/boot $(BIN)/pytest -q --noconftest -p no:cacheprovider --timeout 600 --durations 0 tests/vm/storage.py
+	tests/vm/boot $(BIN)/python tests/vm/overlay_stacks.py
+	tests/vm/boot $(BIN)/python tests/vm/detached_unpack.py
 
 setup: ## install all that developing and testing needs
 	@tools/install-packages $(TEST_PACKAGES)

@@ -318,6 +318,15 @@ def test_strays_are_told_and_left_alone(clean: Daemon, place: str) -> None:
     path.unlink()
 
 
+def test_what_a_killed_probe_left_goes_at_the_next_start(own_daemon: Daemon) -> None:
+    own_daemon.stop()
+    for name in (".probe-a1b2c3", ".idmap-d4e5f6"):
+        (own_daemon.root / "storage" / name / "lower").mkdir(parents=True)
+    own_daemon.start()
+    assert sorted(entry.name for entry in (own_daemon.root / "storage").iterdir()) == ["overlayfs"]
+    assert check(own_daemon)["Damage"] == []
+
+
 def test_a_root_that_is_a_file_system_of_its_own() -> None:
     with new_daemon() as daemon, new_disk(daemon.root, "ext4", 64 << 20):
         daemon.start()

@@ -12,11 +12,12 @@ from pathlib import Path
 from weakref import WeakValueDictionary
 
 from sampan import plugins
-from sampan.api.errors import Conflict, NotFound, SampanError, Unavailable
+from sampan.api.errors import Conflict, NotFound, SampanError, Unavailable, host_errors
 from sampan.api.storage import Damage, SnapshotInfo, StorageContext, StorageDriver
 from sampan.engine.drivers import DriverHandle, driver_config, private_directory
 from sampan.engine.metadata import Metadata
 from sampan.engine.storage_check import Finding, Mismatch, compare, read_records
+from sampan.linux import trees
 from sampan.settings import Settings
 from sampan.store import settings as stored
 from sampan.store import snapshots
@@ -63,6 +64,7 @@ class StorageDrivers:
     async def open(self) -> None:
         """Choose the default driver and open every driver used before. Raises `Unavailable` if the default can't work."""
         base = private_directory(self._settings.root / "storage")
+        await asyncio.to_thread(_remove_trials, base)
         prior = self._metadata.database.query(lambda tx: stored.get(tx, "storage_driver"))
         cls, _ = await asyncio.to_thread(
             plugins.choose, self._registry, "storage", StorageDriver, self._root,
@@ -210,6 +212,13 @@ class StorageDrivers:
                 log.info("storage %s: %s: %s", storage.name, finding.damage.subject, finding.damage.problem)
                 if finding.damage.repairable:
                     await self._carry_out(finding)
+
+
+def _remove_trials(base: Path) -> None:
+    """Remove what a probe was trying when it was killed: drivers make trials beside their roots, under names with a dot."""
+    for trial in base.glob(".*"):
+        with host_errors(f"remove {trial}, which a killed probe left"):
+            trees.remove(trial)
 
 
 def _walk(driver: StorageDriver) -> list[SnapshotInfo]:
