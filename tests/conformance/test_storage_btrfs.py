@@ -21,6 +21,7 @@ from sampan.api.storage import ChangeKind, Mount, SnapshotOptions, StorageCapabi
 from sampan.linux import trees
 from sampan.testing.diffs import check_changes, check_diff, told
 from sampan.testing.storage import StorageDriverSuite
+from sampan.testing.storage_ground import claimed
 from sampan.testing.trees import base, in_mounts, random_changes, rework
 from sampan_storage_btrfs.config import BtrfsConfig
 from sampan_storage_btrfs.driver import BtrfsDriver
@@ -141,7 +142,7 @@ class TestBtrfsWithQuotas(StorageDriverSuite):
         wait_until(lambda: qgroups(counting) == {"0/5"})
 
     def test_the_capability_is_claimed(self, driver: StorageDriver) -> None:
-        assert StorageCapability.QUOTA in driver.capabilities()
+        assert StorageCapability.QUOTA in claimed(driver)
 
 
 class TestHost:
@@ -211,7 +212,7 @@ class TestHost:
         assert os.listdir(driver.directories) == []
 
     def test_shifted_owners_are_claimed(self, driver: BtrfsDriver) -> None:
-        assert StorageCapability.IDMAP in driver.capabilities()
+        assert StorageCapability.IDMAP in claimed(driver)
 
     def test_usage_goes_by_what_changed(self, driver: BtrfsDriver) -> None:
         driver.prepare("key", None, SnapshotOptions())
@@ -404,7 +405,7 @@ class TestQuotas:
 
     def test_none_are_turned_on_unasked(self, fresh: Path) -> None:
         with opened(fresh / "root") as driver:
-            assert StorageCapability.QUOTA not in driver.capabilities()
+            assert StorageCapability.QUOTA not in claimed(driver)
             for make in (driver.prepare, driver.view):
                 with pytest.raises(Unsupported, match=r"quotas = true under \[storage.btrfs\]"):
                     make("key", None, SnapshotOptions(size=MEGABYTE))
@@ -414,7 +415,7 @@ class TestQuotas:
     def test_classic_ones_are_left_alone(self, fresh: Path) -> None:
         run("btrfs", "quota", "enable", str(fresh))
         with opened(fresh / "root", quotas=True) as driver:
-            assert StorageCapability.QUOTA not in driver.capabilities()
+            assert StorageCapability.QUOTA not in claimed(driver)
             with pytest.raises(Unsupported, match="classic qgroups on"):
                 driver.prepare("key", None, SnapshotOptions(size=MEGABYTE))
             driver.prepare("key", None, PLAIN)
@@ -426,7 +427,7 @@ class TestQuotas:
             pass
         assert quota_mode(fresh) == "squota"
         with opened(fresh / "root") as driver:
-            assert StorageCapability.QUOTA in driver.capabilities()
+            assert StorageCapability.QUOTA in claimed(driver)
             driver.prepare("key", None, SnapshotOptions(size=8 * MEGABYTE))
             assert in_mounts(driver.mounts("key"), fill) == "EDQUOT"
         assert quota_mode(fresh) == "squota"

@@ -13,6 +13,7 @@ from sampan.api.storage import Change, ChangeKind, Mount, SnapshotOptions, Stora
 from sampan.linux import overlay
 from sampan.testing.idmap import check_shifted_owners
 from sampan.testing.storage import StorageDriverSuite
+from sampan.testing.storage_ground import claimed
 from sampan.testing.trees import HandMadeLayer, in_mounts
 from sampan_storage_overlayfs.config import OverlayfsConfig
 from sampan_storage_overlayfs.driver import MAX_LAYERS, OverlayfsDriver
@@ -167,7 +168,7 @@ class TestHost:
 
     def test_shifted_owners(self, open_driver: Open) -> None:
         driver = open_driver()
-        assert StorageCapability.IDMAP in driver.capabilities()
+        assert StorageCapability.IDMAP in claimed(driver)
         check_shifted_owners(driver)
 
     def test_probe_refuses_a_root_on_overlay(self, tmp_path: Path) -> None:

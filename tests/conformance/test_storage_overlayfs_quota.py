@@ -26,7 +26,7 @@ from sampan.linux.namespaces import CLONE_NEWNS, unshare
 from sampan.testing.killing import killed_before_line
 from sampan.testing.leaks import Leaks
 from sampan.testing.storage import StorageDriverSuite
-from sampan.testing.storage_ground import MEGABYTE, make_layer
+from sampan.testing.storage_ground import MEGABYTE, claimed, make_layer
 from sampan.testing.trees import in_mounts
 from sampan_storage_overlayfs import disks
 from sampan_storage_overlayfs.config import OverlayfsConfig
@@ -122,9 +122,9 @@ def in_child(action: Callable[[], None]) -> None:
 
 
 def test_it_is_claimed_where_it_is_set(driver: OverlayfsDriver, tmp_path: Path) -> None:
-    assert StorageCapability.QUOTA in driver.capabilities()
+    assert StorageCapability.QUOTA in claimed(driver)
     plain = OverlayfsDriver(StorageContext(tmp_path, "quota"), OverlayfsConfig())
-    assert StorageCapability.QUOTA not in plain.capabilities()
+    assert StorageCapability.QUOTA not in claimed(plain)
 
 
 def test_a_container_outlives_the_daemon(driver: OverlayfsDriver, tmp_path: Path) -> None:
@@ -312,7 +312,7 @@ def test_what_the_host_has_no_room_for(driver: OverlayfsDriver, tmp_path: Path) 
 
 def test_without_mkfs_it_is_refused(driver: OverlayfsDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda program, path: None)
-    assert StorageCapability.QUOTA not in driver.capabilities()
+    assert StorageCapability.QUOTA not in claimed(driver)
     with pytest.raises(Unsupported, match="install e2fsprogs"):
         driver.prepare("key", None, SIZE)
 

@@ -11,6 +11,7 @@ from ground.disks import new_disk
 from sampan.api.storage import SnapshotOptions, StorageCapability, StorageContext
 from sampan.linux import trees
 from sampan.testing.storage import StorageDriverSuite
+from sampan.testing.storage_ground import claimed
 from sampan.testing.trees import base, in_mounts, picture
 from sampan_storage_vfs.config import VfsConfig
 from sampan_storage_vfs.driver import VfsDriver
@@ -49,7 +50,7 @@ def test_orphans_and_losses_are_mended(driver: VfsDriver) -> None:
 
 
 def test_shifted_owners_are_claimed(driver: VfsDriver) -> None:
-    assert StorageCapability.IDMAP in driver.capabilities()
+    assert StorageCapability.IDMAP in claimed(driver)
 
 
 def test_blocks_are_shared_where_the_file_system_can(tmp_path: Path) -> None:
@@ -57,7 +58,7 @@ def test_blocks_are_shared_where_the_file_system_can(tmp_path: Path) -> None:
     with new_disk(tmp_path / "btrfs", "btrfs", 256 * MEGABYTE) as disk:
         driver = VfsDriver(StorageContext(disk.place, "own"), VfsConfig())
         driver.open()
-        assert StorageCapability.SHARES_BLOCKS in driver.capabilities()
+        assert StorageCapability.SHARES_BLOCKS in claimed(driver)
 
         def fill(root: Path) -> None:
             base(root)

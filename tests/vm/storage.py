@@ -20,7 +20,7 @@ from sampan.linux import project_quota
 from sampan.linux.files import opened_directory
 from sampan.linux.project_quota import ProjectUse
 from sampan.testing.storage import StorageDriverSuite
-from sampan.testing.storage_ground import MEGABYTE, PLAIN, make_layer
+from sampan.testing.storage_ground import MEGABYTE, PLAIN, claimed, make_layer
 from sampan.testing.trees import in_mounts
 from sampan_storage_overlayfs.config import OverlayfsConfig
 from sampan_storage_overlayfs.driver import OverlayfsDriver
@@ -105,7 +105,7 @@ for suite, cases in ((TestSuite, QUICK), (TestOlderKernel, TALL)):
 
 def test_a_number_is_taken_and_given_back(filesystem: Path) -> None:
     driver = start(filesystem / "taken")
-    assert StorageCapability.QUOTA in driver.capabilities()
+    assert StorageCapability.QUOTA in claimed(driver)
     make_layer(driver, "layer", None, files=["file"])
     assert use_of(filesystem, FIRST) == NOTHING
     driver.prepare("limited", "layer", SnapshotOptions(size=20 * MEGABYTE))
@@ -195,7 +195,7 @@ def test_what_is_too_small(filesystem: Path) -> None:
 
 def test_without_project_quotas_a_size_is_refused(tmp_path: Path) -> None:
     driver = start(tmp_path / "none")
-    assert StorageCapability.QUOTA not in driver.capabilities()
+    assert StorageCapability.QUOTA not in claimed(driver)
     with pytest.raises(Unsupported, match='quota = "loop"'):
         driver.prepare("key", None, SnapshotOptions(size=8 * MEGABYTE))
     driver.close()

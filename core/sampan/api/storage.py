@@ -149,9 +149,9 @@ class StorageDriver(Driver):
         self.context = context
         self.config = config
 
-    def capabilities(self) -> frozenset[str]:
-        """Give the optional parts that work here with these settings. By default what `probe` found, which knows no settings."""
-        return self.probe(self.context.root).capabilities
+    def capabilities(self, probed: frozenset[str]) -> frozenset[str]:
+        """Give the optional parts that work with these settings. By default those `probed`: what `probe` found without them."""
+        return probed
 
     @abstractmethod
     def open(self) -> None:

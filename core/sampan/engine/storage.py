@@ -12,6 +12,7 @@ from pathlib import Path
 from weakref import WeakValueDictionary
 
 from sampan import plugins
+from sampan.api.driver import Probe
 from sampan.api.errors import Conflict, NotFound, SampanError, Unavailable, host_errors
 from sampan.api.storage import Damage, SnapshotInfo, StorageContext, StorageDriver
 from sampan.engine.drivers import DriverHandle, driver_config, private_directory
@@ -66,12 +67,12 @@ class StorageDrivers:
         base = private_directory(self._settings.root / "storage")
         await asyncio.to_thread(_remove_trials, base)
         prior = self._metadata.database.query(lambda tx: stored.get(tx, "storage_driver"))
-        cls, _ = await asyncio.to_thread(
+        cls, found = await asyncio.to_thread(
             plugins.choose, self._registry, "storage", StorageDriver, self._root,
             configured=self._settings.storage_driver, prior=prior, priority=PRIORITY,
         )  # fmt: skip
         self.default = cls.name
-        await self.get(cls.name)
+        self._open[cls.name] = await self._start(cls, found)
         await self._metadata.database.write(lambda tx: stored.put(tx, "storage_driver", cls.name))
         used = self._with_records()
         for name in sorted(used | {entry.name for entry in base.iterdir()}):
@@ -93,21 +94,20 @@ class StorageDrivers:
         """Give the driver `name`, opened. Raises `InvalidArgument` for an unknown name, `Unavailable` if it can't work here."""
         async with self._opening:
             if name not in self._open:
-                self._open[name] = await self._start(name)
+                cls = self._registry.driver("storage", name, StorageDriver)
+                self._open[name] = await self._start(cls, await asyncio.to_thread(plugins.probe, cls, self._root(name)))
                 self.unavailable.pop(name, None)
             return self._open[name]
 
-    async def _start(self, name: str) -> Storage:
-        cls = self._registry.driver("storage", name, StorageDriver)
-        root = self._root(name)
-        found = await asyncio.to_thread(plugins.probe, cls, root)
+    async def _start(self, cls: type[StorageDriver], found: Probe) -> Storage:
+        """Open a driver whose probe found this. Raises `Unavailable` if it can't work here."""
         if not found.supported:
-            raise Unavailable(f"storage driver {name!r} does not work here: {found.reason}")
-        private_directory(root)
-        config = driver_config(cls, self._settings.storage.get(name, {}), "storage")
-        driver = cls(StorageContext(root, self._metadata.engine_id), config)
-        handle = DriverHandle(driver, driver.capabilities())
+            raise Unavailable(f"storage driver {cls.name!r} does not work here: {found.reason}")
+        root = private_directory(self._root(cls.name))
+        config = driver_config(cls, self._settings.storage.get(cls.name, {}), "storage")
+        handle = DriverHandle(cls(StorageContext(root, self._metadata.engine_id), config))
         await handle.call(handle.driver.open)
+        handle.capabilities = await handle.call(handle.driver.capabilities, found.capabilities)
         return handle
 
     async def states(self) -> list[DriverState]:

@@ -17,7 +17,7 @@ from sampan.api.storage import SnapshotOptions, StorageCapability, StorageDriver
 from sampan.testing.diffs import check_diff
 from sampan.testing.idmap import check_shifted_owners
 from sampan.testing.steps import Step, made_up_layers, taken
-from sampan.testing.storage_ground import MEGABYTE, PLAIN, Start, make_layer
+from sampan.testing.storage_ground import MEGABYTE, PLAIN, Start, claimed, make_layer
 from sampan.testing.trees import Change, HandMadeLayer, base, in_mounts, picture, random_changes, rework
 
 
@@ -214,7 +214,7 @@ class ContentCases:
         """With the capability QUOTA no more than the size can be written; without it a size is refused, never ignored."""
         make_layer(driver, "parent", None, files=["below"])
         options = SnapshotOptions(size=32 * MEGABYTE)
-        if StorageCapability.QUOTA not in driver.capabilities():
+        if StorageCapability.QUOTA not in claimed(driver):
             for make in (driver.prepare, driver.view):
                 with pytest.raises(Unsupported):
                     make("key", "parent", options)
@@ -233,7 +233,7 @@ class ContentCases:
 
     def test_a_limit_outlives_a_restart_and_a_commit_ends_it(self, driver: StorageDriver, start: Start) -> None:
         """What is limited stays limited; a child of what was committed is not."""
-        if StorageCapability.QUOTA not in driver.capabilities():
+        if StorageCapability.QUOTA not in claimed(driver):
             with pytest.raises(Unsupported):
                 driver.prepare("key", None, SnapshotOptions(size=32 * MEGABYTE))
             return
@@ -251,7 +251,7 @@ class ContentCases:
 
     def test_owners_are_shifted_where_that_is_claimed(self, driver: StorageDriver) -> None:
         """With the capability IDMAP a root can be shown with shifted owners; who does not claim it may be able to, and need not."""
-        if StorageCapability.IDMAP in driver.capabilities():
+        if StorageCapability.IDMAP in claimed(driver):
             check_shifted_owners(driver)
 
     def test_usage(self, driver: StorageDriver) -> None:
@@ -276,7 +276,7 @@ class ContentCases:
         assert parent.inodes == 2
         if child.inodes == 3:  # what it has from its parent does not count: it must be the same blocks then
             assert MEGABYTE <= child.bytes < 2 * MEGABYTE
-            assert StorageCapability.SHARES_BLOCKS in driver.capabilities()
+            assert StorageCapability.SHARES_BLOCKS in claimed(driver)
         else:
             assert 9 * MEGABYTE <= child.bytes < 10 * MEGABYTE
             assert child.inodes == 4

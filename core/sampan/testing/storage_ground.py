@@ -17,6 +17,11 @@ Start = Callable[[], StorageDriver]
 Told = tuple[str, str | None, SnapshotKind]
 
 
+def claimed(driver: StorageDriver) -> frozenset[str]:
+    """Give the optional parts of the contract that the driver says it has, here and with its settings."""
+    return driver.capabilities(driver.probe(driver.context.root).capabilities)
+
+
 def told(driver: StorageDriver, key: str) -> Told:
     """Give key, parent and kind of a snapshot."""
     info: SnapshotInfo = driver.stat(key)

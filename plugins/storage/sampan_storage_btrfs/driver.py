@@ -72,10 +72,9 @@ class BtrfsDriver(DirectoryDriver):
         found = frozenset({StorageCapability.SHARES_BLOCKS, StorageCapability.NATIVE_DIFF, *shifted})
         return Probe(supported=True, capabilities=found)
 
-    def capabilities(self) -> frozenset[str]:
-        """Add QUOTA to what `probe` found, where the file system's simple quotas are on or may be turned on."""
-        found = super().capabilities()
-        return found if self._quotas.why_unsupported() else found | {StorageCapability.QUOTA}
+    def capabilities(self, probed: frozenset[str]) -> frozenset[str]:
+        """Add QUOTA, where the file system's simple quotas are on or may be turned on."""
+        return probed if self._quotas.why_unsupported() else probed | {StorageCapability.QUOTA}
 
     def open(self) -> None:
         """Settle what a crash left, and make those subvolumes writable whose commit was cut off."""

@@ -88,10 +88,9 @@ class OverlayfsDriver(DirectoryDriver):
         idmap = {StorageCapability.IDMAP} if found.shifts_owners else set()
         return Probe(supported=True, capabilities=frozenset({StorageCapability.SHARES_BLOCKS, StorageCapability.NATIVE_DIFF} | idmap))
 
-    def capabilities(self) -> frozenset[str]:
-        """Add QUOTA to what `probe` found, where snapshots can be limited in the way that is set."""
-        found = super().capabilities()
-        return found if self._quota.why_unsupported() else found | {StorageCapability.QUOTA}
+    def capabilities(self, probed: frozenset[str]) -> frozenset[str]:
+        """Add QUOTA, where snapshots can be limited in the way that is set."""
+        return probed if self._quota.why_unsupported() else probed | {StorageCapability.QUOTA}
 
     def open(self) -> None:
         """Settle what a crash left, commits of limited snapshots too.
