@@ -6,7 +6,7 @@ import pytest
 
 from ground.records import container_record
 from sampan.api.errors import InvalidArgument
-from sampan.engine import files
+from sampan.engine import files, resolver
 from sampan.engine.records import EndpointRecord
 
 ENDPOINT = EndpointRecord(id="e", network_id="n", container_id="c", ipv4="10.0.0.7/24")
@@ -55,8 +55,8 @@ def test_resolv_conf(
 ) -> None:
     if of_host is not None:
         (tmp_path / "resolv.conf").write_text(of_host)
-    monkeypatch.setattr(files, "HOST_RESOLV_CONF", tmp_path / "resolv.conf")
-    assert files.resolv_conf(container_record(host=host), host_network=host_network) == expected
+    monkeypatch.setattr(resolver, "HOST_RESOLV_CONF", tmp_path / "resolv.conf")
+    assert resolver.resolv_conf(container_record(host=host), host_network=host_network) == expected
 
 
 def test_written_files_are_readable_by_all(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from sampan_network_bridge import rules
-from sampan_network_bridge.rules import Binding
+from sampan_network_bridge import bindings, rules
+from sampan_network_bridge.bindings import Binding
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -41,8 +41,8 @@ RENDERED = {
     "network": lambda: rules.change("t", {}, network()),
     "network-internal": lambda: rules.change("t", {}, network(internal=True)),
     "network-removed": lambda: rules.change("t", network(), {}),
-    "publish": lambda: rules.publish("t", rules.split(BINDINGS)),
-    "unpublish": lambda: rules.unpublish("t", rules.split(BINDINGS)),
+    "publish": lambda: bindings.publish("t", bindings.split(BINDINGS)),
+    "unpublish": lambda: bindings.unpublish("t", bindings.split(BINDINGS)),
 }
 
 
@@ -53,7 +53,7 @@ def test_rendered_as_agreed(name: str) -> None:
 
 def test_no_difference_is_no_command() -> None:
     assert rules.change("t", network(), network()) == ""
-    assert rules.publish("t", []) == rules.unpublish("t", []) == ""
+    assert bindings.publish("t", []) == bindings.unpublish("t", []) == ""
 
 
 def test_only_the_difference_is_written() -> None:
@@ -63,11 +63,11 @@ def test_only_the_difference_is_written() -> None:
 
 
 def test_a_thousand_ports_that_keep_their_numbers_are_one_element() -> None:
-    assert len(rules.split([Binding(4, "tcp", "", 1000, "172.17.0.2", 1000, count=1000)])) == 1
+    assert len(bindings.split([Binding(4, "tcp", "", 1000, "172.17.0.2", 1000, count=1000)])) == 1
 
 
 def test_a_range_that_shifts_falls_into_its_ports() -> None:
-    parts = rules.split([Binding(4, "tcp", "", 1000, "172.17.0.2", 2000, count=3)])
+    parts = bindings.split([Binding(4, "tcp", "", 1000, "172.17.0.2", 2000, count=3)])
     assert [(part.host_port, part.port, part.count) for part in parts] == [(1000, 2000, 1), (1001, 2001, 1), (1002, 2002, 1)]
 
 

@@ -16,7 +16,9 @@ from sampan.api.hookspecs import Event
 from sampan.content.blobs import BlobStore
 from sampan.engine.commit import Commits
 from sampan.engine.containers import Containers
+from sampan.engine.discovery import Discovery
 from sampan.engine.drivers import contained, private_directory
+from sampan.engine.endpoints import Endpoints
 from sampan.engine.events import EventBus
 from sampan.engine.execs import Execs
 from sampan.engine.export import Exports
@@ -26,7 +28,9 @@ from sampan.engine.lifecycle import Lifecycle
 from sampan.engine.metadata import Metadata
 from sampan.engine.migration import Migrations
 from sampan.engine.networks import Networks
+from sampan.engine.proxy import Proxy
 from sampan.engine.recovery import Recovery
+from sampan.engine.sandboxes import Sandboxes
 from sampan.engine.start import Starter
 from sampan.engine.storage import StorageDrivers
 from sampan.engine.unpacking import UnpackedImages
@@ -51,15 +55,20 @@ class Engine:
         self.storage = StorageDrivers(settings, registry, metadata)
         self.unpacked = UnpackedImages(self.storage, metadata, self.blobs)
         self.images = Images(metadata, self.blobs, self.unpacked, self.events)
-        self.networks = Networks(settings, registry, metadata, self.events)
+        self.proxy = Proxy()
+        self.networks = Networks(settings, registry, metadata, self.events, self.proxy)
+        self.discovery = Discovery()
+        self.endpoints = Endpoints(self.networks, self.discovery, self.proxy, metadata, self.events)
+        self.sandboxes = Sandboxes()
         self.volumes = Volumes(settings, registry, metadata, self.events)
         self.containers = Containers(
             settings, registry, metadata, self.events, self.images, self.storage, self.unpacked, self.networks, self.volumes
         )
         self.starter = Starter(
-            settings, registry, metadata.engine_id, self.containers, self.storage, self.networks, self.volumes
+            settings, registry, metadata.engine_id, self.containers, self.storage, self.networks, self.endpoints,
+            self.sandboxes, self.volumes,
         )
-        self.lifecycle = Lifecycle(self.events, self.containers, self.starter, self.networks, self.volumes)
+        self.lifecycle = Lifecycle(self.events, self.containers, self.starter, self.endpoints, self.volumes)
         self.commits = Commits(
             self.containers, self.images, self.storage, self.lifecycle, self.blobs, self.events
         )
@@ -99,13 +108,14 @@ class Engine:
         self.events.observe(self._tell_plugins)
         self._quick_moves = _favor_moves()
         await asyncio.gather(self.starter.open(), self.storage.open(), self.networks.open())
+        self.endpoints.load()
         self.containers.load()
         recovery = Recovery(self.containers, self.lifecycle, self.settings.state)
         await recovery.run(rebooted=await self.metadata.rebooted())
         everyone = self.containers.all()
         await self.images.sweep()
         await self.volumes.sweep()
-        await self.networks.sweep({c.id for c in everyone if c.is_running})
+        await self.endpoints.sweep({c.id for c in everyone if c.is_running})
         await self.storage.sweep()
         await asyncio.to_thread(self._sweep_directories, {c.id for c in everyone})
 

@@ -11,8 +11,8 @@ from sampan.api.errors import Conflict, NotFound, NotModified, SampanError, Syst
 from sampan.engine import spec as oci
 from sampan.engine.container import Container
 from sampan.engine.containers import Containers, attributes
+from sampan.engine.endpoints import Endpoints
 from sampan.engine.events import EventBus
-from sampan.engine.networks import Networks
 from sampan.engine.records import Status
 from sampan.engine.start import Starter, close_pending, start_error, start_exit_code
 from sampan.engine.volumes import Volumes
@@ -41,12 +41,12 @@ class Lifecycle:
     """Starts, watches and ends containers. Each public method takes the container's lock for as long as it changes it."""
 
     def __init__(
-        self, events: EventBus, containers: Containers, starter: Starter, networks: Networks, volumes: Volumes
+        self, events: EventBus, containers: Containers, starter: Starter, endpoints: Endpoints, volumes: Volumes
     ) -> None:
         self._events = events
         self._containers = containers
         self._starter = starter
-        self._networks = networks
+        self._endpoints = endpoints
         self._volumes = volumes
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
@@ -88,7 +88,7 @@ class Lifecycle:
     async def _undo_start(self, container: Container, error: BaseException) -> None:
         shim, container.shim = container.shim, None
         await self._delete_shim(container, shim)
-        await self._networks.detach(container.id)
+        await self._endpoints.detach(container.id)
         await self._unmount_volumes(container)
         container.log_ended.set()
         container.tell_exit(start_exit_code(error))
@@ -161,7 +161,7 @@ class Lifecycle:
 
     async def _detach(self, container: Container) -> None:
         with container.trace.span("exit", "network.detach"):
-            await self._networks.detach(container.id)
+            await self._endpoints.detach(container.id)
 
     async def _delete_shim(self, container: Container, shim: Shim | None) -> None:
         if shim is None:

@@ -1,4 +1,4 @@
-"""Networks and endpoints: addresses chosen, drivers called, everything recorded before it exists on the host."""
+"""Networks: subnets chosen, drivers opened and called, everything recorded before it exists on the host."""
 
 from __future__ import annotations
 
@@ -7,27 +7,25 @@ import ipaddress
 import logging
 import time
 from collections.abc import Sequence
-from functools import partial
 
 from sampan import plugins
 from sampan.api.errors import InvalidArgument, NotFound, SampanError, Unavailable, Unsupported
 from sampan.api.ipam import AddressRequest, IpamDriver, PoolRequest
 from sampan.api.network import (
-    Endpoint,
     Network,
     NetworkCapability,
     NetworkContext,
     NetworkDriver,
-    PortMapping,
     SandboxKind,
     Subnet,
 )  # fmt: skip
-from sampan.api.types import EndpointSettings, IpamConfig, IpamPool
+from sampan.api.types import IpamConfig, IpamPool
 from sampan.engine.drivers import DriverHandle, driver_config, private_directory
 from sampan.engine.events import EventBus
 from sampan.engine.metadata import Metadata
 from sampan.engine.names import new_id
-from sampan.engine.records import EndpointRecord, NetworkRecord
+from sampan.engine.proxy import Proxy
+from sampan.engine.records import NetworkRecord
 from sampan.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -38,17 +36,17 @@ NetworkPlank = DriverHandle[NetworkDriver]
 class Networks:
     """The engine's networks: one default per driver that has one, opened with their drivers at start."""
 
-    def __init__(self, settings: Settings, registry: plugins.Registry, metadata: Metadata, events: EventBus) -> None:
+    def __init__(self, settings: Settings, registry: plugins.Registry, metadata: Metadata, events: EventBus, proxy: Proxy
+    ) -> None:
         self._settings = settings
         self._registry = registry
         self._metadata = metadata
         self._events = events
+        self._proxy = proxy
         self._open: dict[str, NetworkPlank] = {}
         self._opening = asyncio.Lock()
         self._allocating = asyncio.Lock()
         self._networks: dict[str, NetworkRecord] = {}
-        self._by_container: dict[str, EndpointRecord] = {}
-        self._joining: set[str] = set()  # addresses given to endpoints that are not up yet
         self._ipam = DriverHandle(self._make_ipam("default"))
         self.unavailable: dict[str, str] = {}
 
@@ -61,8 +59,6 @@ class Networks:
     async def open(self) -> None:
         """Open every driver that has networks here, and the three default ones; what can't work is listed, not fatal."""
         self._networks = {r.id: r for r in self._metadata.database.query(self._metadata.networks.list)}
-        endpoints = self._metadata.database.query(self._metadata.endpoints.list)
-        self._by_container = {endpoint.container_id: endpoint for endpoint in endpoints}
         used = {record.driver for record in self.all()}
         for name in sorted(used | {"bridge", "host", "none"}):
             try:
@@ -89,7 +85,7 @@ class Networks:
         if name == "bridge":
             values.setdefault("bridge_name", self._settings.bridge_name)
         handle = DriverHandle(
-            cls(NetworkContext(state, self._metadata.engine_id), driver_config(cls, values, "network")),
+            cls(NetworkContext(state, self._metadata.engine_id, self._proxy.port), driver_config(cls, values, "network")),
             found.capabilities,
         )
         known = [to_network(record) for record in self.all() if record.driver == name]
@@ -117,12 +113,8 @@ class Networks:
             pools=pools,
             options=dict(wanted.options),
             is_default=True,
-            needs_subnet=self._has_addresses(plank),
+            needs_subnet=NetworkCapability.ADDRESSES in plank.capabilities,
         )
-
-    @staticmethod
-    def _has_addresses(plank: NetworkPlank) -> bool:
-        return NetworkCapability.MULTIPLE in plank.capabilities or NetworkCapability.PUBLISH in plank.capabilities
 
     async def default_of(self, driver: str) -> NetworkRecord:
         """Give the default network of a driver, made on first use. Raises as `get`; `Unsupported` if it has none."""
@@ -153,13 +145,13 @@ class Networks:
             raise NotFound(f"network {name} not found")
         return fitting[0]
 
-    def endpoints_of(self, network: NetworkRecord) -> list[EndpointRecord]:
-        """Give the endpoints in a network."""
-        return [endpoint for endpoint in self._by_container.values() if endpoint.network_id == network.id]
+    def find(self, network_id: str) -> NetworkRecord | None:
+        """Give the network with exactly this id, or None."""
+        return self._networks.get(network_id)
 
-    def endpoint_of(self, container_id: str) -> EndpointRecord | None:
-        """Give a running container's endpoint."""
-        return self._by_container.get(container_id)
+    async def choose_address(self, network: NetworkRecord, request: AddressRequest) -> str:
+        """Have the network's IPAM driver choose an address. Raises as `IpamDriver.choose_address`."""
+        return await self._ipam.call(self._ipam.driver.choose_address, request)
 
     async def _create(
         self,
@@ -204,103 +196,9 @@ class Networks:
         self._events.emit("network", "create", record.id, {"name": record.name, "type": record.driver})
         return record
 
-    # ------------------------------------------------------------------ endpoints
-
     async def sandbox_kind(self, network: NetworkRecord) -> SandboxKind:
         """Say which namespace a container in this network lives in."""
         return (await self.get(network.driver)).driver.sandbox
-
-    async def attach(
-        self,
-        network: NetworkRecord,
-        container_id: str,
-        netns: int,
-        asked: EndpointSettings,
-        ports: Sequence[PortMapping],
-        *,
-        mac: str,
-    ) -> EndpointRecord:
-        """Give a container's sandbox a place in a network: address, link, ports. All or nothing."""
-        plank = await self.get(network.driver)
-        if asked.links or asked.aliases:
-            raise Unsupported(
-                f"join network {network.name}: links and aliases need name resolution, which this version does not have",
-                remedy="use addresses or --add-host",
-            )
-        endpoint = await self._allocate(network, container_id, asked, ports, mac)
-        try:
-            attachment = await plank.call(plank.driver.attach, to_network(network), to_endpoint(endpoint), netns)
-            made = [(p.protocol, p.container_port, p.host_port, p.host_ip, p.count) for p in attachment.ports]
-            known = {"host_interface": attachment.host_interface, "mac": attachment.mac or endpoint.mac, "ports": made}
-            endpoint = endpoint.model_copy(update=known)
-            # recorded after it exists: one that a crash leaves unrecorded is found by its engine's mark, by `gc`
-            await self._metadata.database.note(lambda tx: self._metadata.endpoints.insert(tx, endpoint))
-            self._by_container[container_id] = endpoint
-        finally:
-            self._joining.discard(endpoint.ipv4 or "")
-        self._events.emit("network", "connect", network.id, self._attributes(network, container_id))
-        return endpoint
-
-    async def _allocate(
-        self, network: NetworkRecord, container_id: str, asked: EndpointSettings, ports: Sequence[PortMapping], mac: str
-    ) -> EndpointRecord:
-        preferred = asked.ipam_config.ipv4_address if asked.ipam_config else ""
-        if preferred and network.is_default:
-            raise InvalidArgument(
-                "invalid config for network bridge: user specified IP address is supported on user defined networks only"
-            )
-        async with self._allocating:
-            ipv4 = await self._choose_address(network, preferred) if network.subnets else None
-            self._joining.add(ipv4 or "")
-        return EndpointRecord(
-            id=new_id(),
-            network_id=network.id,
-            container_id=container_id,
-            mac=mac,
-            ipv4=ipv4,
-            gateway=not network.internal,
-            ports=[(p.protocol, p.container_port, p.host_port, p.host_ip, p.count) for p in ports],
-        )
-
-    async def _choose_address(self, network: NetworkRecord, preferred: str) -> str:
-        prefix, gateway = network.subnets[0]
-        held = [endpoint.ipv4 for endpoint in self.endpoints_of(network) if endpoint.ipv4]
-        taken = {address.partition("/")[0] for address in (*held, *self._joining, gateway or "") if address}
-        request = AddressRequest(Subnet(prefix, gateway), preferred=preferred or None, in_use=taken)
-        return await self._ipam.call(self._ipam.driver.choose_address, request)
-
-    async def detach(self, container_id: str) -> None:
-        """Take a container out of its network. Best-effort: what fails stays recorded, for the next sweep."""
-        endpoint = self._by_container.get(container_id)
-        if endpoint is None:
-            return
-        network = self._networks.get(endpoint.network_id)
-        if network is not None:
-            try:
-                plank = await self.get(network.driver)
-                await plank.call(plank.driver.detach, to_network(network), to_endpoint(endpoint))
-            except SampanError as error:
-                log.warning("detach endpoint %s of container %s: %s", endpoint.id[:12], container_id[:12], error)
-                return
-            self._events.emit("network", "disconnect", network.id, self._attributes(network, container_id))
-        await self._metadata.database.note(partial(self._metadata.endpoints.delete, key=endpoint.id))
-        self._by_container.pop(container_id, None)
-
-    @staticmethod
-    def _attributes(network: NetworkRecord, container_id: str) -> dict[str, str]:
-        return {"container": container_id, "name": network.name, "type": network.driver}
-
-    async def sweep(self, living: set[str]) -> None:
-        """Remove from host and store whatever belongs to containers that no longer run."""
-        for container_id in set(self._by_container) - living:
-            await self.detach(container_id)
-        networks, endpoints = self.all(), list(self._by_container.values())
-        for plank in self.opened():
-            own = [to_network(record) for record in networks if record.driver == plank.name]
-            ids = {network.id for network in own}
-            valid = [to_endpoint(record) for record in endpoints if record.network_id in ids]
-            for removed in await plank.call(plank.driver.gc, own, valid):
-                log.info("network %s: swept %s", plank.name, removed)
 
     async def close(self) -> None:
         """Close every driver; networks and endpoints stay up, for the containers that go on."""
@@ -323,19 +221,4 @@ def to_network(record: NetworkRecord) -> Network:
         subnets=tuple(Subnet(prefix, gateway) for prefix, gateway in record.subnets),
         internal=record.internal,
         options=record.options,
-    )
-
-
-def to_endpoint(record: EndpointRecord) -> Endpoint:
-    """Give the record as the contract's data."""
-    return Endpoint(
-        id=record.id,
-        network_id=record.network_id,
-        container_id=record.container_id,
-        interface=record.interface,
-        mac=record.mac,
-        ipv4=record.ipv4,
-        ipv6=record.ipv6,
-        gateway=record.gateway,
-        ports=tuple(PortMapping(*item) for item in record.ports),
     )

@@ -95,7 +95,9 @@ class EndpointRecord(Record):
     mac: str = ""
     ipv4: str | None = None
     ipv6: str | None = None
-    gateway: bool = True
+    link_local: list[str] = []
+    gateway_for: list[int] = [4, 6]
+    options: dict[str, str] = {}
     host_interface: str = ""
     ports: list[tuple[str, int, int, str, int]] = []
     """(protocol, container port, host port, host ip, count) as published."""

@@ -24,6 +24,7 @@ from sampan.engine import spec as oci
 from sampan.engine.container import Container
 from sampan.engine.containers import Containers
 from sampan.engine.drivers import contained, driver_config
+from sampan.engine.endpoints import Endpoints
 from sampan.engine.files import write_files
 from sampan.engine.logs import attributes as log_attributes
 from sampan.engine.mounts import make_bind_source
@@ -31,13 +32,14 @@ from sampan.engine.networks import Networks
 from sampan.engine.ports import mappings
 from sampan.engine.records import ContainerRecord, ContainerState, EndpointRecord, MountPoint, NetworkRecord, Status
 from sampan.engine.rootfs import read_below, read_files
+from sampan.engine.sandboxes import Sandbox, Sandboxes
 from sampan.engine.storage import Storage, StorageDrivers
 from sampan.engine.trace import Span
 from sampan.engine.users import Accounts, User, resolve
 from sampan.engine.volumes import Volumes
 from sampan.launch.client import Shim, Zygote
 from sampan.launch.protocol import EXIT, ClassRef, ShimConfig
-from sampan.linux import cgroups, namespaces
+from sampan.linux import cgroups
 from sampan.settings import Settings
 
 HOOK_DEADLINE = 5.0
@@ -55,7 +57,8 @@ class Starter:
 
     def __init__(
         self, settings: Settings, registry: plugins.Registry, engine_id: str,
-        containers: Containers, storage: StorageDrivers, networks: Networks, volumes: Volumes,
+        containers: Containers, storage: StorageDrivers, networks: Networks,
+        endpoints: Endpoints, sandboxes: Sandboxes, volumes: Volumes,
     ) -> None:  # fmt: skip
         self._settings = settings
         self._registry = registry
@@ -63,6 +66,8 @@ class Starter:
         self._containers = containers
         self._storage = storage
         self._networks = networks
+        self._endpoints = endpoints
+        self._sandboxes = sandboxes
         self._volumes = volumes
         self._zygote: Zygote | None = None
         self._zygote_lock = asyncio.Lock()
@@ -73,22 +78,22 @@ class Starter:
         """Launch a container: afterwards its record says that it runs. On an error `container.shim` is what is to be deleted."""
         record, trace = container.record, container.trace
         container.log_ended.clear()
-        netns = -1
+        sandbox: Sandbox | None = None
         spawning: asyncio.Task[Shim] | None = None
         try:
             network, kind = await self._network(container)
             shared = self._shared_namespaces(container)
             if kind is SandboxKind.OWN and "network" not in shared:
                 with trace.span("start", "network.sandbox"):
-                    netns = await asyncio.to_thread(namespaces.new_netns)
+                    sandbox = await self._sandboxes.take(network)
             with trace.span("start", "storage.mounts", record.storage_driver):
                 storage = await self._storage.get(record.storage_driver)
                 rootfs = await storage.call(storage.driver.mounts, container.id)
-            spawning = asyncio.create_task(self._spawn(container, rootfs, netns))
+            spawning = asyncio.create_task(self._spawn(container, rootfs, sandbox))
             endpoints: list[EndpointRecord] = []
             if network is not None:
                 with trace.span("start", "network.attach", network.driver):
-                    endpoints = [await self._attach(container, network, netns)]
+                    endpoints = [await self._attach(container, network, sandbox)]
             mounts = await self._ready_mounts(container)
             with trace.span("start", "spec.build"):
                 accounts = await self._container_accounts(container, storage)
@@ -97,15 +102,15 @@ class Starter:
         finally:
             if spawning is not None:
                 await asyncio.wait({spawning})  # its shim, if any, is in the container now: the caller deletes it
-            if netns >= 0:
-                os.close(netns)
+            if sandbox is not None:
+                sandbox.close()
 
-    async def _spawn(self, container: Container, rootfs: Sequence[Mount], netns: int) -> Shim:
+    async def _spawn(self, container: Container, rootfs: Sequence[Mount], sandbox: Sandbox | None) -> Shim:
         """Fork the shim while network and spec are made. One that is never told to launch ends by itself."""
         with container.trace.span("start", "shim.spawn"):
             await asyncio.to_thread(_ready_directories, container)
             zygote = await self._the_zygote()
-            container.shim = await zygote.spawn(self._shim_config(container, rootfs), netns)
+            container.shim = await zygote.spawn(self._shim_config(container, rootfs), sandbox.netns if sandbox else -1)
         return container.shim
 
     async def _run(self, container: Container, shim: Shim) -> Shim:
@@ -168,12 +173,18 @@ class Starter:
         network = await self._networks.default_of("bridge") if mode in ("", "default") else self._networks.resolve(mode)
         return network, await self._networks.sandbox_kind(network)
 
-    async def _attach(self, container: Container, network: NetworkRecord, netns: int) -> EndpointRecord:
+    async def _attach(self, container: Container, network: NetworkRecord, sandbox: Sandbox | None) -> EndpointRecord:
         record = container.record
         asked = record.networks.get(network.name) or record.networks.get("default") or EndpointSettings()
         ports = mappings(record.host, record.config.exposed_ports)
-        return await self._networks.attach(
-            network, container.id, netns, asked, ports, mac=asked.mac_address or record.config.mac_address
+        return await self._endpoints.attach(
+            network,
+            container.id,
+            sandbox.netns if sandbox else -1,
+            asked,
+            ports,
+            mac=asked.mac_address or record.config.mac_address,
+            endpoint_id=sandbox.endpoint_id if sandbox else "",
         )
 
     def _shared_namespaces(self, container: Container) -> dict[str, str]:

@@ -23,7 +23,7 @@ from types import TracebackType
 
 __all__ = [
     "Address", "Link", "Netlink", "Request", "Route", "add_address", "add_bridge", "add_route", "add_veth", "delete_link",
-    "link_index", "mac_of", "pack_attribute", "pack_nested", "set_link", "settle_link",
+    "link_index", "mac_of", "pack_attribute", "pack_nested", "replace_route", "set_link", "settle_link",
 ]  # fmt: skip
 
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE, NLM_F_DUMP = (
@@ -197,6 +197,25 @@ def add_route(destination: str, *, gateway: str = "", index: int = 0) -> Request
     """Add a route to `destination` (CIDR) in the main table, by a gateway, or onto the link with this index,
     or both.
     """
+    return Request(
+        RTM_NEWROUTE,
+        NLM_F_CREATE | NLM_F_EXCL,
+        _pack_route(destination, gateway, index),
+        f"add route to {destination}",
+    )
+
+
+def replace_route(destination: str, *, gateway: str = "", index: int = 0) -> Request:
+    """Add a route as `add_route`, in place of the one to this destination if there is one, in one step."""
+    return Request(
+        RTM_NEWROUTE,
+        NLM_F_CREATE | NLM_F_REPLACE,
+        _pack_route(destination, gateway, index),
+        f"replace route to {destination}",
+    )
+
+
+def _pack_route(destination: str, gateway: str, index: int) -> bytes:
     network = ipaddress.ip_network(destination)
     family = socket.AF_INET if network.version == 4 else socket.AF_INET6
     scope = RT_SCOPE_UNIVERSE if gateway or network.version == 6 else RT_SCOPE_LINK
@@ -204,7 +223,7 @@ def add_route(destination: str, *, gateway: str = "", index: int = 0) -> Request
     body = pack_attribute(RTA_DST, network.network_address.packed) if network.prefixlen else b""
     body += pack_attribute(RTA_GATEWAY, ipaddress.ip_address(gateway).packed) if gateway else b""
     body += pack_attribute(RTA_OIF, _U32.pack(index)) if index else b""
-    return Request(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, head + body, f"add route to {destination}")
+    return head + body
 
 
 # ---------------------------------------------------------------- the socket

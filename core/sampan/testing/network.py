@@ -215,7 +215,7 @@ class NetworkDriverSuite(DriverSuite):
         """A sandbox in two networks."""
         left, right = lab.network(), lab.network()
         middle, _, _ = lab.container(left)
-        second = lab.endpoint(right, interface="eth1", gateway=False)
+        second = lab.endpoint(right, interface="eth1", gateway_for=())
         lab.attach(right, second, middle)
         assert lab.check(right, second, middle) == ()
         other, _, _ = lab.container(right)

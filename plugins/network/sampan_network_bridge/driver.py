@@ -15,6 +15,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, cast
 
+from sampan.api import sandbox
 from sampan.api.driver import Probe
 from sampan.api.errors import Conflict, InvalidArgument, SampanError, System, Unavailable
 from sampan.api.network import (
@@ -31,7 +32,7 @@ from sampan.linux.conntrack import forget_flows_to
 from sampan.linux.namespaces import call_in_netns, new_netns
 from sampan.linux.netlink import Netlink
 from sampan.linux.nftables import LibraryMissing, NftError
-from sampan_network_bridge import links, options, rules
+from sampan_network_bridge import bindings, links, options, rules
 from sampan_network_bridge.firewall import Firewall
 from sampan_network_bridge.options import Options
 from sampan_network_bridge.ports import Ports, bind
@@ -82,7 +83,7 @@ class BridgeDriver(NetworkDriver):
             return Probe(False, f"{error}; to have it: apt-get install libnftables1")
         except (OSError, NftError) as error:
             return Probe(False, f"this host cannot have bridges with address translation: {error}")
-        return Probe(True, capabilities=frozenset(NetworkCapability))
+        return Probe(True, capabilities=frozenset(NetworkCapability) - {NetworkCapability.PREPARE})
 
     # ------------------------------------------------------------------ the driver
 
@@ -95,7 +96,7 @@ class BridgeDriver(NetworkDriver):
             firewall = Firewall(self.context.engine_id)
             try:
                 firewall.make()
-                ports = Ports(firewall.bindings())
+                ports = Ports(firewall.published())
                 self._networks = {network.id: self._elements(network) for network in networks}
                 firewall.change(firewall.elements(), _merged(self._networks))
                 for network in networks:
@@ -209,7 +210,7 @@ class BridgeDriver(NetworkDriver):
         opened = self._need_open()
         default = options.parse(network.options).host_binding
         with _translated(f"unpublish ports of endpoint {endpoint.id[:12]}"):
-            asked = {item for mapping in ports for item in rules.split(bind(endpoint, mapping, default))}
+            asked = {item for mapping in ports for item in bindings.split(bind(endpoint, mapping, default))}
             self._withdraw(opened, [item for item in opened.ports.of(*_addresses(endpoint)) if item in asked])
 
     def check(self, network: Network, endpoint: Endpoint, netns: int) -> tuple[str, ...]:
@@ -217,11 +218,11 @@ class BridgeDriver(NetworkDriver):
         opened = self._need_open()
         with _translated(f"check endpoint {endpoint.id[:12]}"):
             damage = self._check_host(network, endpoint)
-            damage += call_in_netns(netns, lambda: _check_sandbox(network, endpoint))
-            live = set(opened.firewall.bindings())
+            damage += sandbox.damage(network, endpoint, netns)
+            live = set(opened.firewall.published())
             default = options.parse(network.options).host_binding
             for mapping in endpoint.ports:
-                if mapping.host_port and not set(rules.split(bind(endpoint, mapping, default))) <= live:
+                if mapping.host_port and not set(bindings.split(bind(endpoint, mapping, default))) <= live:
                     damage.append(f"port {mapping.host_port}/{mapping.protocol} is not published")
             if not self._elements(network)["bridges"] <= opened.firewall.elements()["bridges"]:
                 damage.append(f"network {network.name} is missing in table {opened.firewall.table}")
@@ -282,7 +283,7 @@ class BridgeDriver(NetworkDriver):
     @staticmethod
     def _reserve(
         opened: _Opened, network: Network, endpoint: Endpoint, ports: Sequence[PortMapping], given: Options
-    ) -> tuple[tuple[PortMapping, ...], list[rules.Binding]]:
+    ) -> tuple[tuple[PortMapping, ...], list[bindings.Binding]]:
         if ports and network.internal:
             raise InvalidArgument(
                 f"publish ports in network {network.name}: it is internal, nothing outside reaches it"
@@ -290,7 +291,7 @@ class BridgeDriver(NetworkDriver):
         return opened.ports.reserve(endpoint, ports, given.host_binding)
 
     @staticmethod
-    def _withdraw(opened: _Opened, elements: Sequence[rules.Binding]) -> None:
+    def _withdraw(opened: _Opened, elements: Sequence[bindings.Binding]) -> None:
         """Maps first: a port is free only when nothing leads there any more."""
         opened.firewall.unpublish(elements)
         opened.ports.release(elements)
@@ -307,23 +308,6 @@ class BridgeDriver(NetworkDriver):
         elif not there[name].up or (bridge in there and there[name].master != there[bridge].index):
             damage.append(f"link {name} is not up in bridge {bridge}")
         return damage
-
-
-def _check_sandbox(network: Network, endpoint: Endpoint) -> list[str]:
-    with Netlink() as kernel:
-        link = next((item for item in kernel.links() if item.name == endpoint.interface), None)
-        if link is None:
-            return [f"link {endpoint.interface} is missing in the sandbox"]
-        damage = [] if link.up else [f"link {endpoint.interface} is down in the sandbox"]
-        addresses = {item.address for item in kernel.addresses() if item.index == link.index}
-        defaults = {item.gateway for item in kernel.routes() if item.destination in ("0.0.0.0/0", "::/0")}
-    damage += [f"address {address} is missing in the sandbox" for address in (endpoint.ipv4, endpoint.ipv6)
-               if address and address not in addresses]  # fmt: skip
-    for subnet in network.subnets:
-        wanted = endpoint.ipv6 if ":" in subnet.prefix else endpoint.ipv4
-        if wanted and subnet.gateway and endpoint.gateway and not network.internal and subnet.gateway not in defaults:
-            damage.append(f"default route by {subnet.gateway} is missing in the sandbox")
-    return damage
 
 
 def _addresses(endpoint: Endpoint) -> list[str]:

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from sampan.linux.nftables import Nftables, NftError
-from sampan_network_bridge import rules
-from sampan_network_bridge.rules import Binding, Elements
+from sampan_network_bridge import bindings, rules
+from sampan_network_bridge.bindings import Binding
+from sampan_network_bridge.rules import Elements
 
 _PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp"}
 
@@ -38,7 +39,7 @@ class Firewall:
                 found[item["set"]["name"]] = frozenset(_element(entry) for entry in item["set"].get("elem", ()))
         return found
 
-    def bindings(self) -> list[Binding]:
+    def published(self) -> list[Binding]:
         """Give what the maps hold now."""
         return [
             _binding(item["map"]["name"], key, value)
@@ -54,12 +55,12 @@ class Firewall:
 
     def publish(self, elements: Iterable[Binding]) -> None:
         """Add to the maps in one transaction."""
-        if commands := rules.publish(self.table, elements):
+        if commands := bindings.publish(self.table, elements):
             self._nft.run(commands)
 
     def unpublish(self, elements: Iterable[Binding]) -> None:
         """Take from the maps in one transaction; what is not there is no error."""
-        if commands := rules.unpublish(self.table, elements):
+        if commands := bindings.unpublish(self.table, elements):
             self._nft.run(commands)
 
     def _list(self) -> Iterator[dict[str, Any]]:

@@ -9,14 +9,13 @@ from __future__ import annotations
 import errno
 import ipaddress
 import logging
-from collections.abc import Iterable
 from pathlib import Path
 
+from sampan.api import sandbox
 from sampan.api.errors import Conflict
 from sampan.api.network import Endpoint, Network, Subnet
 from sampan.linux import netlink
-from sampan.linux.namespaces import call_in_netns
-from sampan.linux.netlink import Link, Netlink, Request
+from sampan.linux.netlink import Link, Netlink
 
 log = logging.getLogger(__name__)
 
@@ -157,7 +156,7 @@ def make_veth(
             ),
         )
     try:
-        call_in_netns(netns, lambda: _configure(network, endpoint))
+        sandbox.configure(network, endpoint, netns)
         with Netlink() as kernel:
             kernel.run(netlink.settle_link(name), netlink.settle_link(bridge))
     except BaseException:
@@ -170,32 +169,6 @@ def _bridge_netfilter() -> bool:
     """Say whether the IP tables' hooks see what is bridged: `Documentation/networking/bridge.rst`."""
     switch = _SYSCTL / "bridge/bridge-nf-call-iptables"
     return switch.exists() and switch.read_text().strip() == "1"
-
-
-def _configure(network: Network, endpoint: Endpoint) -> None:
-    """The inside: addresses, the links up, the default routes."""
-    if endpoint.ipv6 is None and (_SYSCTL / "ipv6").exists():
-        set_sysctl(f"ipv6/conf/{endpoint.interface}/disable_ipv6", "1")
-    index = netlink.link_index(endpoint.interface)
-    addresses = [address for address in (endpoint.ipv4, endpoint.ipv6) if address]
-    with Netlink() as kernel:
-        kernel.run(
-            netlink.set_link("lo", up=True),
-            *(netlink.add_address(index, address) for address in addresses),
-            netlink.set_link(index, up=True),
-            *default_routes(network, endpoint),
-            netlink.settle_link(index),
-        )
-
-
-def default_routes(network: Network, endpoint: Endpoint) -> Iterable[Request]:
-    """Give the requests for the endpoint's default routes; none in an internal network."""
-    if not endpoint.gateway or network.internal:
-        return
-    for subnet in network.subnets:
-        six = ":" in subnet.prefix
-        if subnet.gateway and (endpoint.ipv6 if six else endpoint.ipv4):
-            yield netlink.add_route("::/0" if six else "0.0.0.0/0", gateway=subnet.gateway)
 
 
 def delete(kernel: Netlink, link: str | int) -> None:

@@ -20,8 +20,7 @@ from pathlib import Path
 
 from sampan.api.errors import Conflict, InvalidArgument, System, Unavailable, Unsupported
 from sampan.api.network import Endpoint, PortMapping
-from sampan_network_bridge import rules
-from sampan_network_bridge.rules import Binding
+from sampan_network_bridge.bindings import Binding, split
 
 _RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _SOCKETS = {"tcp": (socket.SOCK_STREAM, 0), "udp": (socket.SOCK_DGRAM, 0), "sctp": (socket.SOCK_STREAM, 132)}
@@ -59,7 +58,7 @@ class Ports:
                     bindings = [] if mapping.host_port == 0 else bind(endpoint, mapping, default_host_ip)
                     if mapping.host_port == 0:
                         mapping, bindings = self._choose(endpoint, mapping, default_host_ip)
-                    for item in rules.split(bindings):
+                    for item in split(bindings):
                         if item not in self._elements.get(item.target, ()):
                             self._check(item)
                             self._add(item)

@@ -44,7 +44,7 @@ def status_text(state: ContainerState) -> str:
 def summary(engine: Engine, container: Container) -> dict[str, Any]:
     """Give one line of `GET /containers/json`."""
     record = container.record
-    endpoint = engine.networks.endpoint_of(container.id) if container.is_running else None
+    endpoint = next(iter(engine.endpoints.of(container.id)), None) if container.is_running else None
     return {
         "Id": container.id,
         "Names": [f"/{record.name}"],
@@ -148,7 +148,7 @@ def inspect(engine: Engine, container: Container) -> dict[str, Any]:
     """Give the answer of `GET /containers/{id}/json`."""
     record, state = container.record, container.record.state
     command = record.command
-    endpoint = engine.networks.endpoint_of(container.id) if container.is_running else None
+    endpoint = next(iter(engine.endpoints.of(container.id)), None) if container.is_running else None
     image = engine.images.find(record.image_id)
     host = record.host.wire()
     host["NetworkMode"] = _network_mode(container)

@@ -50,7 +50,7 @@ class NetworkRoutes:
     def _view(self, record: NetworkRecord, *, containers: bool) -> dict[str, Any]:
         inside: dict[str, Any] = {}
         if containers:
-            for endpoint in self._engine.networks.endpoints_of(record):
+            for endpoint in self._engine.endpoints.inside(record):
                 inside[endpoint.container_id] = {
                     "Name": self._engine.containers.get(endpoint.container_id).record.name,
                     "EndpointID": endpoint.id,

@@ -1,0 +1,118 @@
+"""What network drivers do inside of a sandbox: the endpoint's link gets its addresses, comes up, and leads out.
+
+For drivers' use, in any thread: each function goes into the namespace behind a descriptor and comes back. `OSError` is
+translated here, so a driver need not.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from sampan.api.errors import Conflict, System
+from sampan.api.network import Endpoint, Network
+from sampan.linux import netlink
+from sampan.linux.namespaces import call_in_netns
+from sampan.linux.netlink import Netlink, Request
+
+__all__ = ["configure", "damage", "set_gateway"]
+
+T = TypeVar("T")
+
+DEFAULTS = {4: "0.0.0.0/0", 6: "::/0"}
+_SYSCTL = Path("/proc/sys/net")  # the calling thread's network namespace decides what is seen here
+
+
+def configure(network: Network, endpoint: Endpoint, netns: int, *, mac: str = "") -> None:
+    """Give the link `endpoint.interface` its addresses and routes, and bring it up; loopback too. One send.
+
+    `mac`: set first, if given. Raises `Conflict` if an address is there already, `System`.
+    """
+    _inside(f"configure {endpoint.interface} of endpoint {endpoint.id[:12]}", netns, lambda: _configure(network, endpoint, mac))
+
+
+def set_gateway(network: Network, endpoint: Endpoint, netns: int) -> None:
+    """Lead the default routes of `endpoint.gateway_for` by this endpoint, in place of those there are. Raises `System`."""
+
+    def replace() -> None:
+        index = netlink.link_index(endpoint.interface)
+        with Netlink() as kernel:
+            kernel.run(*_default_routes(network, endpoint, index))
+
+    _inside(f"lead the default route by endpoint {endpoint.id[:12]}", netns, replace)
+
+
+def damage(network: Network, endpoint: Endpoint, netns: int) -> tuple[str, ...]:
+    """Name what is missing inside: link, addresses, default routes; a line each. Raises `System`."""
+    return _inside(f"look at endpoint {endpoint.id[:12]}", netns, lambda: tuple(_damage(network, endpoint)))
+
+
+def _configure(network: Network, endpoint: Endpoint, mac: str) -> None:
+    if (_SYSCTL / "ipv6").exists():
+        wanted = "0" if any(":" in address for address in endpoint.addresses) else "1"
+        switch = _SYSCTL / f"ipv6/conf/{endpoint.interface}/disable_ipv6"
+        if switch.read_text().strip() != wanted:
+            switch.write_text(wanted)
+    index = netlink.link_index(endpoint.interface)
+    with Netlink() as kernel:
+        kernel.run(
+            netlink.set_link("lo", up=True),
+            *([netlink.set_link(index, mac=mac)] if mac else []),
+            *(netlink.add_address(index, address) for address in endpoint.addresses),
+            netlink.set_link(index, up=True),
+            *_default_routes(network, endpoint, index),
+            netlink.settle_link(index),
+        )
+
+
+def _default_routes(network: Network, endpoint: Endpoint, index: int) -> Iterable[Request]:
+    for version, gateway in _gateways(network, endpoint).items():
+        yield netlink.replace_route(DEFAULTS[version], gateway=gateway, index=index)
+
+
+def _gateways(network: Network, endpoint: Endpoint) -> dict[int, str]:
+    """Give the gateway of each version that the endpoint leads out; none in an internal network."""
+    if network.internal:
+        return {}
+    has = {4: endpoint.ipv4, 6: endpoint.ipv6}
+    return {
+        subnet.version: subnet.gateway
+        for subnet in network.subnets
+        if subnet.gateway and has[subnet.version] and subnet.version in endpoint.gateway_for
+    }
+
+
+def _damage(network: Network, endpoint: Endpoint) -> Iterator[str]:
+    with Netlink() as kernel:
+        link = next((item for item in kernel.links() if item.name == endpoint.interface), None)
+        if link is None:
+            yield f"link {endpoint.interface} is missing in the sandbox"
+            return
+        if not link.up:
+            yield f"link {endpoint.interface} is down in the sandbox"
+        addresses = {item.address for item in kernel.addresses() if item.index == link.index}
+        defaults = {item.gateway for item in kernel.routes() if item.destination in DEFAULTS.values()}
+    for address in endpoint.addresses:
+        if address not in addresses:
+            yield f"address {address} is missing in the sandbox"
+    for gateway in _gateways(network, endpoint).values():
+        if gateway not in defaults:
+            yield f"default route by {gateway} is missing in the sandbox"
+
+
+def _inside(operation: str, netns: int, work: Callable[[], T]) -> T:
+    with _translated(operation):
+        return call_in_netns(netns, work)
+
+
+@contextmanager
+def _translated(operation: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.EEXIST:
+            raise Conflict(f"{operation}: {error.strerror}", remedy="choose another address or interface") from error
+        raise System(f"{operation}: {error.strerror or error}") from error
