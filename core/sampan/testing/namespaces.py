@@ -78,6 +78,8 @@ def listen(where: Namespace, port: int, *, protocol: str = "tcp", family: int = 
     def make() -> socket.socket:
         server = socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6, kind)
         server.settimeout(PATIENCE)
+        if protocol == "tcp":
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         server.bind(("" if family == 4 else "::", port))
         if protocol == "tcp":
             server.listen()

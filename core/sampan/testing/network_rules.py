@@ -1,0 +1,122 @@
+"""The network suite: what holds for every driver, and the life of networks and endpoints."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from sampan.api.errors import Conflict, SampanError
+from sampan.api.network import Network, NetworkCapability, NetworkDriver, PortMapping, SandboxKind
+from sampan.testing.namespaces import listen, reaches
+from sampan.testing.network_ground import Lab, mac_of_link
+from sampan.testing.selection import needs
+
+
+class RuleCases:
+    """All or nothing, idempotent, and nothing is left."""
+
+    driver_class: ClassVar[type[NetworkDriver]]
+    has_default_network: ClassVar[bool]
+
+    # ------------------------------------------------------------------ any driver
+
+    def test_a_probe_leaves_nothing(self, tmp_path: Path) -> None:
+        """A probe leaves nothing."""
+        before = set(os.listdir("/proc/self/fd"))
+        assert self.driver_class.probe(tmp_path).supported
+        assert set(os.listdir("/proc/self/fd")) == before
+        assert not list(tmp_path.iterdir())
+
+    def test_open_and_close_are_idempotent(self, lab: Lab) -> None:
+        """Open and close are idempotent."""
+        for _ in range(2):
+            lab.host.run(lab.driver.open, ())
+        for _ in range(2):
+            lab.host.run(lab.driver.close)
+
+    def test_the_default_network_can_be_used(self, lab: Lab) -> None:
+        """The default network, if the driver has one, can be used."""
+        network = lab.driver.default_network()
+        assert (network is not None) is self.has_default_network
+        if network is None:
+            return
+        network = replace(network, id="fe" * 32)
+        if NetworkCapability.ADDRESSES in lab.capabilities:
+            network = replace(network, subnets=lab.subnets(99)[:1])
+        lab.host.run(lab.driver.create_network, network)
+        _live_in(lab, network)
+
+    # ------------------------------------------------------------------ links and addresses
+
+    @needs(NetworkCapability.ADDRESSES)
+    def test_nothing_is_left(self, lab: Lab) -> None:
+        """Nothing is left."""
+        network = lab.describe()
+        before = lab.host.links()
+        lab.host.run(lab.driver.create_network, network)
+        sandbox, endpoint, _ = lab.container(network)
+        assert sandbox.links() == {"lo", endpoint.interface}
+        for _ in range(2):
+            lab.detach(network, endpoint)
+        for _ in range(2):
+            lab.host.run(lab.driver.delete_network, network)
+        assert lab.host.links() == before
+
+    @needs(NetworkCapability.ADDRESSES)
+    def test_detach_after_the_sandbox_is_gone(self, lab: Lab) -> None:
+        """Detach after the sandbox is gone."""
+        network = lab.describe()
+        before = lab.host.links()
+        lab.host.run(lab.driver.create_network, network)
+        sandbox, endpoint, _ = lab.container(network)
+        sandbox.close()
+        for _ in range(2):
+            lab.detach(network, endpoint)
+        lab.host.run(lab.driver.delete_network, network)
+        assert lab.host.links() == before
+
+    @needs(NetworkCapability.ADDRESSES)
+    def test_an_attach_that_fails_at_once_leaves_nothing(self, lab: Lab) -> None:
+        """An attach that fails at once leaves nothing."""
+        network = lab.network()
+        sandbox, endpoint, _ = lab.container(network)
+        before = lab.host.links()
+        with pytest.raises(Conflict):
+            lab.attach(network, lab.endpoint(network), sandbox)  # eth0 is there
+        assert lab.host.links() == before
+        assert lab.check(network, endpoint, sandbox) == (), "the endpoint that was there is as before"
+
+    @needs(NetworkCapability.ADDRESSES)
+    def test_an_attach_that_fails_midway_leaves_nothing(self, lab: Lab) -> None:
+        """An attach that fails midway leaves nothing."""
+        network = lab.network()
+        before = lab.host.links()
+        ports = lab.ports(PortMapping("tcp", 80, 8080))
+        sandbox = lab.namespace()
+        with pytest.raises(SampanError):  # from this address the gateway is not reachable: the link is made by then
+            lab.attach(network, lab.endpoint(network, ipv4="172.30.0.2/24", ports=ports), sandbox)
+        assert lab.host.links() == before
+        assert sandbox.links() == {"lo"}
+        lab.attach(network, lab.endpoint(network, ports=ports), sandbox)
+
+    @needs(NetworkCapability.ADDRESSES)
+    def test_a_hardware_address_is_given_as_asked(self, lab: Lab) -> None:
+        """A hardware address is given as asked."""
+        sandbox, endpoint, attachment = lab.container(lab.network(), mac="02:42:00:00:be:ef")
+        assert attachment.mac == mac_of_link(sandbox, endpoint.interface) == "02:42:00:00:be:ef"
+
+
+def _live_in(lab: Lab, network: Network) -> None:
+    sandbox, endpoint, _ = lab.container(network)
+    assert lab.check(network, endpoint, sandbox) == ()
+    if lab.driver.sandbox is SandboxKind.OWN:
+        with listen(sandbox, 80) as server:
+            assert reaches(sandbox, "127.0.0.1", 80, server) == "127.0.0.1"
+    for _ in range(2):
+        lab.detach(network, endpoint)
+    for _ in range(2):
+        lab.host.run(lab.driver.delete_network, network)
