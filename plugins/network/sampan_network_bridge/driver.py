@@ -231,9 +231,9 @@ class BridgeDriver(NetworkDriver):
     def gc(self, networks: Sequence[Network], endpoints: Sequence[Endpoint]) -> tuple[str, ...]:
         """Sweep by alias: a link without it is not ours, whatever its name."""
         opened = self._need_open()
-        engine = self.context.engine_id
-        valid = {links.alias(engine, f"network {network.id}") for network in networks}
-        valid |= {links.alias(engine, f"endpoint {endpoint.id}") for endpoint in endpoints}
+        marks = links.marks(self.context.engine_id)
+        valid = {marks.network(network.id) for network in networks}
+        valid |= {marks.endpoint(endpoint.id) for endpoint in endpoints}
         removed = []
         with _translated("sweep bridge networks"):
             living = {address for endpoint in endpoints for address in _addresses(endpoint)}
@@ -248,7 +248,7 @@ class BridgeDriver(NetworkDriver):
                 self._networks = kept
             with Netlink() as kernel:
                 for link in kernel.links():
-                    if links.is_ours(link, engine) and link.alias not in valid:
+                    if marks.own(link) and link.alias not in valid:
                         links.delete(kernel, link.index)
                         removed.append(f"link {link.name} ({link.alias})")
         return tuple(removed)

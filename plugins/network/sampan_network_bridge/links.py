@@ -1,7 +1,6 @@
 """The driver's links in the kernel: bridges, veth pairs, and the few sysctls they need.
 
-Every link we make carries `sampan <engine id> …` as its alias (ip-link(8)): names are too short to hold a
-whole id, and what we remove must be ours for certain.
+Every link we make bears the driver's mark (`sampan.api.marks`).
 """
 
 from __future__ import annotations
@@ -13,9 +12,11 @@ from pathlib import Path
 
 from sampan.api import sandbox
 from sampan.api.errors import Conflict
+from sampan.api.marks import Marks
 from sampan.api.network import Endpoint, Network, Subnet
 from sampan.linux import netlink
-from sampan.linux.netlink import Link, Netlink
+from sampan.linux.netlink import Netlink
+from sampan.linux.sysctl import set_sysctl
 
 log = logging.getLogger(__name__)
 
@@ -32,23 +33,9 @@ def veth_name(engine_id: str, endpoint_id: str) -> str:
     return f"sv-{engine_id[:4]}-{endpoint_id[:7]}"
 
 
-def alias(engine_id: str, what: str) -> str:
-    """Give the alias of a link of ours. `what`: `network ID` or `endpoint ID`."""
-    return f"sampan {engine_id} {what}"
-
-
-def is_ours(link: Link, engine_id: str) -> bool:
-    """Say whether this engine made the link."""
-    return link.alias.startswith(f"sampan {engine_id} ")
-
-
-def set_sysctl(name: str, value: str) -> bool:
-    """Write `net/<name>` unless it is so already; say whether it was written. Raises `OSError`."""
-    path = _SYSCTL / name
-    if path.read_text().strip() == value:
-        return False
-    path.write_text(value)
-    return True
+def marks(engine_id: str) -> Marks:
+    """Give the marks of the engine's bridge driver."""
+    return Marks(engine_id, "bridge")
 
 
 def enable_forwarding(*, ipv6: bool) -> None:
@@ -68,7 +55,7 @@ def make_bridge(network: Network, name: str, engine_id: str, mtu: int) -> None:
     A bridge that somebody else made and the network names is used as it is, and never deleted.
     """
     with Netlink() as kernel:
-        mine = alias(engine_id, f"network {network.id}")
+        mine = marks(engine_id).network(network.id)
         found = next((link for link in kernel.links() if link.name == name), None)
         if found is None:
             kernel.run(
@@ -84,7 +71,7 @@ def make_bridge(network: Network, name: str, engine_id: str, mtu: int) -> None:
         index = netlink.link_index(name)
         if found is not None and not found.up:
             kernel.run(netlink.set_link(index, up=True))
-        if found is not None and is_ours(found, engine_id) and found.mtu != mtu:
+        if found is not None and found.alias == mine and found.mtu != mtu:
             kernel.run(netlink.set_link(index, mtu=mtu))
         there = {item.address for item in kernel.addresses() if item.index == index}
         wanted = [address for subnet in network.subnets if (address := gateway_address(subnet))]
@@ -95,7 +82,7 @@ def make_bridge(network: Network, name: str, engine_id: str, mtu: int) -> None:
 def delete_bridge(network: Network, name: str, engine_id: str) -> None:
     """Delete a network's bridge if we made it. Idempotent. Raises `OSError`."""
     with Netlink() as kernel:
-        mine = alias(engine_id, f"network {network.id}")
+        mine = marks(engine_id).network(network.id)
         if any(link.name == name and link.alias == mine for link in kernel.links()):
             delete(kernel, name)
 
@@ -150,7 +137,7 @@ def make_veth(
             ),
             netlink.set_link(
                 name,
-                alias=alias(engine_id, f"endpoint {endpoint.id}"),
+                alias=marks(engine_id).endpoint(endpoint.id),
                 hairpin=True,
                 isolated=not icc and not _bridge_netfilter(),
             ),
