@@ -36,3 +36,27 @@ def test_error_in_another_namespace_reaches_the_caller() -> None:
             call_in_netns(fd, lambda: 1 // 0)
     finally:
         os.close(fd)
+
+
+@needs_root
+def test_a_visit_keeps_no_namespace_alive() -> None:
+    fd = new_netns()
+    inode = os.fstat(fd).st_ino
+    call_in_netns(fd, own_network)
+    os.close(fd)
+    there = {os.stat(f"/proc/self/task/{task}/ns/net").st_ino for task in os.listdir("/proc/self/task")}
+    assert inode not in there
+
+
+@needs_root
+def test_a_visit_from_a_visit_and_in_a_forked_child() -> None:
+    one, two = new_netns(), new_netns()
+    try:
+        assert call_in_netns(one, lambda: call_in_netns(two, own_network)) == os.fstat(two).st_ino
+        pid = os.fork()
+        if pid == 0:
+            os._exit(call_in_netns(one, own_network) != os.fstat(one).st_ino)  # 0 if all is well
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    finally:
+        os.close(one)
+        os.close(two)
