@@ -9,113 +9,26 @@ caller's: close them once it has returned.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import os
 import socket
 import subprocess
 import sys
 import tempfile
-from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sampan.api.errors import System, Unavailable, Unsupported, from_wire
+from sampan.api.errors import System, Unsupported
 from sampan.api.runtime import Stats
 from sampan.launch import protocol
+from sampan.launch.channel import Channel
 from sampan.launch.protocol import SOCKET, ExecConfig, ExitRecord, Launched, ShimConfig, ShimState
-from sampan.linux.files import open_directory
 from sampan.linux.mounts import open_readonly_file
 
 logger = logging.getLogger(__name__)
 
 _BOOT = "import sys; sys.path[:] = sys.argv[3:]; from sampan.launch.boot import boot; boot()"
-
-
-class Channel:
-    """A connection on which answers find their requests. `closed` is set when the other side is gone."""
-
-    def __init__(self, sock: socket.socket, peer: str) -> None:
-        """Take over a connected SEQPACKET socket. `peer` names the other side in errors."""
-        sock.setblocking(False)
-        self.peer = peer
-        self.closed = asyncio.Event()
-        self._sock = sock
-        self._loop = asyncio.get_running_loop()
-        self._ids = itertools.count(1)
-        self._answers: dict[int, asyncio.Future[Any]] = {}
-        self._unsent: deque[tuple[int, bytes, tuple[int, ...]]] = deque()
-        self._loop.add_reader(sock.fileno(), self._receive)
-
-    async def request(self, op: str, fds: Sequence[int] = (), **fields: Any) -> Any:
-        """Ask, and wait for the answer. Raises what the other side raised; `Unavailable` if it goes away."""
-        if self.closed.is_set():
-            raise self._gone(op)
-        number = next(self._ids)
-        answer: asyncio.Future[Any] = self._loop.create_future()
-        self._answers[number] = answer
-        self._unsent.append((number, protocol.encode({"id": number, "op": op, **fields}), tuple(fds)))
-        if len(self._unsent) == 1:
-            self._send()
-        try:
-            reply = await answer
-        finally:
-            self._answers.pop(number, None)
-        if reply is None:
-            raise self._gone(op)
-        if "error" in reply:
-            raise from_wire(reply["error"])
-        return reply.get("result")
-
-    def close(self) -> None:
-        """Drop the connection; whoever waits for an answer gets `Unavailable`. Idempotent."""
-        if self.closed.is_set():
-            return
-        self.closed.set()
-        self._loop.remove_reader(self._sock.fileno())
-        self._loop.remove_writer(self._sock.fileno())
-        self._sock.close()
-        self._unsent.clear()
-        for answer in self._answers.values():
-            if not answer.done():
-                answer.set_result(None)
-
-    def _gone(self, op: str) -> Unavailable:
-        return Unavailable(f"{op}: {self.peer} is gone")
-
-    def _send(self) -> None:
-        try:
-            while self._unsent:
-                number, payload, fds = self._unsent[0]
-                if number in self._answers:  # else it was cancelled, and its descriptors may be closed
-                    protocol.send(self._sock, payload, fds)
-                self._unsent.popleft()
-        except BlockingIOError:
-            self._loop.add_writer(self._sock.fileno(), self._send)
-            return
-        except OSError:
-            self.close()
-            return
-        self._loop.remove_writer(self._sock.fileno())
-
-    def _receive(self) -> None:
-        try:
-            received = protocol.receive(self._sock)
-        except BlockingIOError:
-            return
-        except (OSError, ValueError) as error:
-            logger.warning("receive from %s: %s", self.peer, error)
-            received = None
-        if received is None:
-            self.close()
-            return
-        reply, fds = received
-        for fd in fds:
-            os.close(fd)
-        answer = self._answers.get(reply["id"])
-        if answer is not None and not answer.done():
-            answer.set_result(reply)
 
 
 class Shim:
@@ -136,19 +49,7 @@ class Shim:
         """Connect to a shim that lives already. Raises `Unavailable` if no one answers, `Unsupported` for
         another protocol.
         """
-        directory = _open_directory(state_dir)
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        sock.setblocking(False)
-        try:
-            sock.connect(f"/proc/self/fd/{directory}/{SOCKET}")
-        except OSError as error:
-            sock.close()
-            raise Unavailable(
-                f"connect to {state_dir / SOCKET}: {error.strerror}", remedy="the shim is gone: see its exit record"
-            ) from error
-        finally:
-            os.close(directory)
-        return await _greet(Channel(sock, f"the shim in {state_dir}"))
+        return await _greet(Channel.connect(state_dir, SOCKET, f"the shim in {state_dir}"))
 
     @property
     def closed(self) -> asyncio.Event:
@@ -360,13 +261,6 @@ async def _greet(channel: Channel, fds: Sequence[int] = (), **fields: Any) -> Sh
         channel.close()
         raise
     return Shim(channel, hello["container"], hello["pid"])
-
-
-def _open_directory(path: Path) -> int:
-    try:
-        return open_directory(path)
-    except OSError as error:
-        raise Unavailable(f"connect to the shim in {path}: {error.strerror}") from error
 
 
 def _named(stdin: int, stdout: int, stderr: int) -> tuple[list[str], list[int]]:

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from sampan.api.errors import SampanError, to_wire
-from sampan.launch import protocol
 from sampan.launch.loop import IN, OUT, Loop
+from sampan.linux import messages
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ class Request:
 
     __slots__ = ("_connection", "_id", "fds", "message", "op")
 
-    def __init__(self, connection: Connection, message: protocol.Message, fds: list[int]) -> None:
+    def __init__(self, connection: Connection, message: messages.Message, fds: list[int]) -> None:
         """`fds` belong to the request until `take_fds`."""
         self._connection = connection
         self._id = message.get("id")
@@ -77,11 +77,11 @@ class Connection:
         self._closed = False
         loop.watch(sock.fileno(), IN, self._receive)
 
-    def send(self, message: protocol.Message) -> None:
+    def send(self, message: messages.Message) -> None:
         """Send, or keep until it can be sent."""
         if self._closed:
             return
-        self._unsent.append(protocol.encode(message))
+        self._unsent.append(messages.encode(message))
         if len(self._unsent) == 1:
             self._flush()
 
@@ -97,7 +97,7 @@ class Connection:
     def _flush(self) -> None:
         try:
             while self._unsent:
-                protocol.send(self._sock, self._unsent[0])
+                messages.send(self._sock, self._unsent[0])
                 self._unsent.popleft()
         except BlockingIOError:
             # No request is read while answers wait, so what waits is bounded by what was asked.
@@ -112,7 +112,7 @@ class Connection:
 
     def _receive(self) -> None:
         try:
-            received = protocol.receive(self._sock)
+            received = messages.receive(self._sock)
         except BlockingIOError:
             return
         except ValueError as error:

@@ -20,6 +20,7 @@ from sampan.launch import protocol
 from sampan.launch.loop import IN, Loop
 from sampan.launch.protocol import ClassRef, ExecConfig, ShimConfig
 from sampan.launch.shim import Shim
+from sampan.linux import messages
 from sampan.linux.namespaces import CLONE_PARENT
 from sampan.linux.processes import clone
 from sampan.linux.syscalls import PR_SET_CHILD_SUBREAPER, prctl
@@ -61,7 +62,7 @@ def _live(directory: Path) -> None:
             shim.close()
 
 
-Requests = Iterator[tuple[protocol.Message, list[int]]]
+Requests = Iterator[tuple[messages.Message, list[int]]]
 
 
 def _requests(stdout: int) -> Requests:
@@ -84,11 +85,11 @@ def _send_next(sock: socket.socket, requests: Requests) -> None:
     following = next(requests, None)
     if following is not None:
         message, fds = following
-        protocol.send(sock, protocol.encode({"id": 0, **message}), fds)
+        messages.send(sock, messages.encode({"id": 0, **message}), fds)
 
 
 def _proceed(sock: socket.socket, requests: Requests) -> None:
-    received = protocol.receive(sock)
+    received = messages.receive(sock)
     if received is None:
         raise System("rehearse: the shim went away")
     if "error" in received[0]:

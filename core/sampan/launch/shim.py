@@ -38,6 +38,7 @@ from sampan.launch.operations import Operation, Operations, Step, monotonic_ns
 from sampan.launch.process import Process
 from sampan.launch.protocol import EXIT, HANDLE, SOCKET, ExecConfig, ExecState, ExitRecord, ShimConfig, ShimState, Span
 from sampan.launch.streams import Streams, check_size
+from sampan.linux import messages
 from sampan.linux.mounts import lock_all, unlock_all
 from sampan.linux.syscalls import PR_SET_CHILD_SUBREAPER, prctl
 
@@ -92,7 +93,7 @@ class Shim:
         self._listener = _listen(config.state_dir)
         self._loop.watch(self._listener.fileno(), IN, self._accept)
 
-    def serve(self, sock: socket.socket, first: protocol.Message | None = None) -> None:
+    def serve(self, sock: socket.socket, first: messages.Message | None = None) -> None:
         """Answer a daemon that has connected, and its `first` request if that was read already."""
         connection = Connection(self._loop, sock, self._answer, self._disconnected)
         self._connections.add(connection)
@@ -549,7 +550,7 @@ def main(sock: socket.socket) -> None:
     """Be the shim of a container, in a process that the zygote has just forked. `sock` is the daemon's first
     connection; its first request has the configuration and the network namespace with it.
     """
-    received = protocol.receive(sock)
+    received = messages.receive(sock)
     if received is None:
         return
     hello, fds = received
@@ -573,11 +574,11 @@ def main(sock: socket.socket) -> None:
         raise
 
 
-def _refuse(sock: socket.socket, request: protocol.Message, error: Exception) -> None:
+def _refuse(sock: socket.socket, request: messages.Message, error: Exception) -> None:
     """Answer the first request with the reason why there is no shim."""
     if not isinstance(error, SampanError):
         error = System(f"set up a shim: {type(error).__name__}: {error}")
-    protocol.send(sock, protocol.encode({"id": request.get("id"), "error": to_wire(error)}))
+    messages.send(sock, messages.encode({"id": request.get("id"), "error": to_wire(error)}))
 
 
 def _open_log(config: ShimConfig) -> LogWriter | None:

@@ -21,9 +21,9 @@ import sys
 from pathlib import Path
 
 from sampan.api.errors import SampanError
-from sampan.launch import protocol, shim
+from sampan.launch import shim
 from sampan.launch.rehearsal import rehearse
-from sampan.linux import overlay
+from sampan.linux import messages, overlay
 
 logger = logging.getLogger(__name__)
 
@@ -35,13 +35,13 @@ def main(fd: int) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps the shims that end before us
     with socket.socket(fileno=fd) as sock, contextlib.suppress(ConnectionError):  # the daemon went away
-        while (received := protocol.receive(sock)) is not None:
+        while (received := messages.receive(sock)) is not None:
             message, fds = received
             if message["op"] == "preload":
                 result: object = _preload(message["modules"], Path(message["scratch"]))
             else:
                 result = _spawn(sock, fds[0])
-            protocol.send(sock, protocol.encode({"id": message["id"], "result": result}))
+            messages.send(sock, messages.encode({"id": message["id"], "result": result}))
 
 
 def _preload(modules: list[str], scratch: Path) -> dict[str, str]:

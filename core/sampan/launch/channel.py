@@ -1,0 +1,124 @@
+"""A connection from the daemon to a process of ours, on the running asyncio loop: requests go out, answers find them.
+
+A call that is cancelled leaves nothing behind; its answer is dropped when it comes. Descriptors given to a call stay the
+caller's: close them once it has returned.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import socket
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sampan.api.errors import Unavailable, from_wire
+from sampan.linux import messages
+from sampan.linux.files import open_directory
+
+logger = logging.getLogger(__name__)
+
+
+class Channel:
+    """A connection on which answers find their requests. `closed` is set when the other side is gone."""
+
+    def __init__(self, sock: socket.socket, peer: str) -> None:
+        """Take over a connected SEQPACKET socket. `peer` names the other side in errors."""
+        sock.setblocking(False)
+        self.peer = peer
+        self.closed = asyncio.Event()
+        self._sock = sock
+        self._loop = asyncio.get_running_loop()
+        self._ids = itertools.count(1)
+        self._answers: dict[int, asyncio.Future[Any]] = {}
+        self._unsent: deque[tuple[int, bytes, tuple[int, ...]]] = deque()
+        self._loop.add_reader(sock.fileno(), self._receive)
+
+    @classmethod
+    def connect(cls, directory: Path, name: str, peer: str) -> Channel:
+        """Connect to the socket `name` in a directory, whose path may be long. Raises `Unavailable` if no one answers."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        sock.setblocking(False)
+        try:
+            fd = open_directory(directory)
+            try:
+                sock.connect(f"/proc/self/fd/{fd}/{name}")
+            finally:
+                os.close(fd)
+        except OSError as error:
+            sock.close()
+            raise Unavailable(f"connect to {directory / name}: {error.strerror}", remedy=f"{peer} is gone") from error
+        return cls(sock, peer)
+
+    async def request(self, op: str, fds: Sequence[int] = (), **fields: Any) -> Any:
+        """Ask, and wait for the answer. Raises what the other side raised; `Unavailable` if it goes away."""
+        if self.closed.is_set():
+            raise self._gone(op)
+        number = next(self._ids)
+        answer: asyncio.Future[Any] = self._loop.create_future()
+        self._answers[number] = answer
+        self._unsent.append((number, messages.encode({"id": number, "op": op, **fields}), tuple(fds)))
+        if len(self._unsent) == 1:
+            self._send()
+        try:
+            reply = await answer
+        finally:
+            self._answers.pop(number, None)
+        if reply is None:
+            raise self._gone(op)
+        if "error" in reply:
+            raise from_wire(reply["error"])
+        return reply.get("result")
+
+    def close(self) -> None:
+        """Drop the connection; whoever waits for an answer gets `Unavailable`. Idempotent."""
+        if self.closed.is_set():
+            return
+        self.closed.set()
+        self._loop.remove_reader(self._sock.fileno())
+        self._loop.remove_writer(self._sock.fileno())
+        self._sock.close()
+        self._unsent.clear()
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_result(None)
+
+    def _gone(self, op: str) -> Unavailable:
+        return Unavailable(f"{op}: {self.peer} is gone")
+
+    def _send(self) -> None:
+        try:
+            while self._unsent:
+                number, payload, fds = self._unsent[0]
+                if number in self._answers:  # else it was cancelled, and its descriptors may be closed
+                    messages.send(self._sock, payload, fds)
+                self._unsent.popleft()
+        except BlockingIOError:
+            self._loop.add_writer(self._sock.fileno(), self._send)
+            return
+        except OSError:
+            self.close()
+            return
+        self._loop.remove_writer(self._sock.fileno())
+
+    def _receive(self) -> None:
+        try:
+            received = messages.receive(self._sock)
+        except BlockingIOError:
+            return
+        except (OSError, ValueError) as error:
+            logger.warning("receive from %s: %s", self.peer, error)
+            received = None
+        if received is None:
+            self.close()
+            return
+        reply, fds = received
+        for fd in fds:
+            os.close(fd)
+        answer = self._answers.get(reply["id"])
+        if answer is not None and not answer.done():
+            answer.set_result(reply)

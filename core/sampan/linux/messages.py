@@ -1,0 +1,82 @@
+"""Messages between our processes: JSON datagrams over SEQPACKET sockets, descriptors by `SCM_RIGHTS`.
+
+A message too long for a datagram travels in a memfd, sent as the last descriptor.
+
+Loaded into every shim: no pydantic, no asyncio. Sources: unix(7), cmsg(3), memfd_create(2).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+DATAGRAM = 32 * 1024
+"""Longest message, in bytes, that is sent as a datagram; a longer one goes by memfd."""
+
+MAX_FDS = 8
+"""Most descriptors in one message."""
+
+Message = dict[str, Any]
+
+
+def encode(message: Message) -> bytes:
+    """Give a message as it travels."""
+    return json.dumps(message, separators=(",", ":")).encode()
+
+
+def send(sock: socket.socket, payload: bytes, fds: Sequence[int] = ()) -> None:
+    """Send an encoded message whole with its descriptors, which stay the caller's. Raises `OSError`,
+    `BlockingIOError`.
+    """
+    if len(payload) <= DATAGRAM:
+        socket.send_fds(sock, [payload], list(fds), socket.MSG_NOSIGNAL)
+        return
+    memfd = os.memfd_create("sampan-message", os.MFD_CLOEXEC)
+    try:
+        rest = memoryview(payload)
+        while rest:
+            rest = rest[os.write(memfd, rest) :]
+        socket.send_fds(sock, [b"@%d" % len(payload)], [*fds, memfd], socket.MSG_NOSIGNAL)
+    finally:
+        os.close(memfd)
+
+
+def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
+    """Receive one message and the descriptors that came with it, now the caller's; None at the end of the
+    connection.
+
+    Raises `OSError`, `BlockingIOError` when there is none yet, `ValueError` for what is no message of ours.
+    """
+    payload, fds, _, _ = socket.recv_fds(sock, DATAGRAM, MAX_FDS + 1, socket.MSG_CMSG_CLOEXEC)
+    if not payload:
+        return None
+    try:
+        if payload[:1] == b"@":
+            memfd = fds.pop()
+            try:
+                payload = _read_whole(memfd, int(payload[1:]))
+            finally:
+                os.close(memfd)
+        message = json.loads(payload)
+        if not isinstance(message, dict):
+            raise ValueError("receive from a peer: the message is no JSON object")
+    except (ValueError, IndexError) as error:
+        for fd in fds:
+            os.close(fd)
+        raise ValueError(f"receive from a peer: {error}") from error
+    return message, fds
+
+
+def _read_whole(fd: int, size: int) -> bytes:
+    parts = []
+    offset = 0
+    while offset < size:
+        part = os.pread(fd, size - offset, offset)
+        if not part:
+            raise ValueError(f"a message of {size} bytes ends after {offset}")
+        parts.append(part)
+        offset += len(part)
+    return b"".join(parts)
