@@ -36,3 +36,9 @@ def test_the_first_failure_of_a_batch_is_told_and_the_socket_stays_good() -> Non
 def test_nothing_to_do_is_no_request() -> None:
     with Netlink() as kernel:
         kernel.run()
+
+
+def test_one_link_by_name() -> None:
+    with Netlink() as kernel:
+        assert kernel.link("lo") == next(link for link in kernel.links() if link.name == "lo")
+        assert kernel.link("no-such") is None

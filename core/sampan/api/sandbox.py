@@ -17,6 +17,7 @@ from sampan.api.network import Endpoint, Network
 from sampan.linux import netlink
 from sampan.linux.namespaces import call_in_netns
 from sampan.linux.netlink import Netlink, Request
+from sampan.linux.sysctl import set_sysctl
 
 __all__ = ["configure", "damage", "set_gateway"]
 
@@ -52,10 +53,8 @@ def damage(network: Network, endpoint: Endpoint, netns: int) -> tuple[str, ...]:
 
 def _configure(network: Network, endpoint: Endpoint, mac: str) -> None:
     if (_SYSCTL / "ipv6").exists():
-        wanted = "0" if any(":" in address for address in endpoint.addresses) else "1"
-        switch = _SYSCTL / f"ipv6/conf/{endpoint.interface}/disable_ipv6"
-        if switch.read_text().strip() != wanted:
-            switch.write_text(wanted)
+        without = not any(":" in address for address in endpoint.addresses)
+        set_sysctl(f"ipv6/conf/{endpoint.interface}/disable_ipv6", str(int(without)))
     index = netlink.link_index(endpoint.interface)
     with Netlink() as kernel:
         kernel.run(

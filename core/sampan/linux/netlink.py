@@ -13,6 +13,7 @@ Sources: `rtnetlink(7)`, `netlink(7)`, `include/uapi/linux/{netlink,rtnetlink,if
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import os
 import socket
@@ -24,6 +25,7 @@ from types import TracebackType
 __all__ = [
     "Address", "Link", "Netlink", "Request", "Route", "add_address", "add_bridge", "add_route", "add_veth", "delete_link",
     "link_index", "mac_of", "pack_attribute", "pack_nested", "replace_route", "set_link", "settle_link",
+    "unpack_attributes",
 ]  # fmt: skip
 
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE, NLM_F_DUMP = (
@@ -279,23 +281,59 @@ class Netlink:
         if failure is not None:
             raise failure
 
+    def link(self, name: str) -> Link | None:
+        """Give the link of this name, or None: at the same cost whether the host has two links or thousands."""
+        self._socket.sendall(self._pack(RTM_GETLINK, 0, _IFINFO.pack(0, 0, 0, 0, 0) + _name(name)))
+        expected = self._sequence
+        while True:
+            for kind, flags, sequence, body in self._receive():
+                if sequence == expected and kind == RTM_NEWLINK:
+                    return _link(body)
+                if sequence == expected and kind == NLMSG_ERROR:
+                    failure = _failure(body, flags, f"get link {name}")
+                    if failure is not None and failure.errno != errno.ENODEV:
+                        raise failure
+                    return None
+
     def links(self) -> list[Link]:
         """List all links."""
-        return [_link(body) for body in self._dump(RTM_GETLINK, RTM_NEWLINK, _IFINFO.pack(0, 0, 0, 0, 0))]
+        return [_link(body) for body in self.dump(RTM_GETLINK, RTM_NEWLINK, _IFINFO.pack(0, 0, 0, 0, 0))]
 
     def addresses(self) -> list[Address]:
         """List all addresses, of both families."""
-        return [_address(body) for body in self._dump(RTM_GETADDR, RTM_NEWADDR, _IFADDR.pack(0, 0, 0, 0, 0))]
+        return [_address(body) for body in self.dump(RTM_GETADDR, RTM_NEWADDR, _IFADDR.pack(0, 0, 0, 0, 0))]
 
     def routes(self) -> list[Route]:
         """List the unicast routes of every table, of both families."""
         found = []
         for family in (socket.AF_INET, socket.AF_INET6):
             head = _RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
-            found += [_route(body) for body in self._dump(RTM_GETROUTE, RTM_NEWROUTE, head) if body[7] == RTN_UNICAST]
+            found += [_route(body) for body in self.dump(RTM_GETROUTE, RTM_NEWROUTE, head) if body[7] == RTN_UNICAST]
         return found
 
-    def _dump(self, ask: int, answer: int, body: bytes) -> Iterator[bytes]:
+    def route_to(self, address: str) -> Route:
+        """Give the route that a packet of the host's to this address takes. Raises `OSError` (ENETUNREACH)."""
+        target = ipaddress.ip_address(address)
+        family = socket.AF_INET if target.version == 4 else socket.AF_INET6
+        head = _RTMSG.pack(family, target.max_prefixlen, 0, 0, 0, 0, 0, 0, 0)
+        self._socket.sendall(self._pack(RTM_GETROUTE, 0, head + pack_attribute(RTA_DST, target.packed)))
+        while True:
+            for kind, flags, sequence, data in self._receive():
+                if sequence == self._sequence and kind == RTM_NEWROUTE:
+                    return _route(data)
+                if sequence == self._sequence and kind == NLMSG_ERROR:
+                    raise _failure(data, flags, f"find the route to {address}") or OSError(f"no route to {address}")
+
+    def discard(self, link: str | int) -> None:
+        """Delete a link; one that is not there, or just vanishes with its namespace, is no error."""
+        try:
+            self.run(delete_link(link))
+        except OSError as error:
+            if error.errno != errno.ENODEV:
+                raise
+
+    def dump(self, ask: int, answer: int, body: bytes) -> Iterator[bytes]:
+        """Ask for a list; give the body of each message of type `answer`."""
         self._socket.sendall(self._pack(ask, NLM_F_DUMP, body))
         expected = self._sequence
         while True:
@@ -362,7 +400,8 @@ def _mac(text: str) -> bytes:
     return bytes.fromhex(text.replace(":", ""))
 
 
-def _attrs(data: bytes) -> dict[int, bytes]:
+def unpack_attributes(data: bytes) -> dict[int, bytes]:
+    """Give the attributes in a message's body by kind; of several of one kind the last."""
     found, at = {}, 0
     while at + 4 <= len(data):
         length, kind = struct.unpack_from("=HH", data, at)
@@ -382,7 +421,7 @@ def _failure(body: bytes, flags: int, what: str) -> OSError | None:
     start = 4 + (_HEADER.size if flags & NLM_F_CAPPED else _U32.unpack_from(body, 4)[0])
     words = b""
     if flags & NLM_F_ACK_TLVS:
-        words = _attrs(body[start + (-start % 4) :]).get(NLMSGERR_ATTR_MSG, b"").rstrip(b"\0")
+        words = unpack_attributes(body[start + (-start % 4) :]).get(NLMSGERR_ATTR_MSG, b"").rstrip(b"\0")
     text = os.strerror(-number) + (f" ({words.decode(errors='replace')})" if words else "")
     return OSError(-number, f"{what}: {text}")
 
@@ -397,11 +436,11 @@ def _number(data: bytes) -> int:
 
 def _link(body: bytes) -> Link:
     _, _, index, flags, _ = _IFINFO.unpack_from(body)
-    attrs = _attrs(body[_IFINFO.size :])
+    attrs = unpack_attributes(body[_IFINFO.size :])
     return Link(
         index=index,
         name=_text(attrs.get(IFLA_IFNAME, b"")),
-        kind=_text(_attrs(attrs.get(IFLA_LINKINFO, b"")).get(IFLA_INFO_KIND, b"")),
+        kind=_text(unpack_attributes(attrs.get(IFLA_LINKINFO, b"")).get(IFLA_INFO_KIND, b"")),
         mac=attrs.get(IFLA_ADDRESS, b"").hex(":"),
         mtu=_number(attrs.get(IFLA_MTU, b"")),
         master=_number(attrs.get(IFLA_MASTER, b"")),
@@ -412,14 +451,14 @@ def _link(body: bytes) -> Link:
 
 def _address(body: bytes) -> Address:
     _, length, _, _, index = _IFADDR.unpack_from(body)
-    attrs = _attrs(body[_IFADDR.size :])
+    attrs = unpack_attributes(body[_IFADDR.size :])
     raw = attrs.get(IFA_LOCAL) or attrs[IFA_ADDRESS]
     return Address(index, f"{ipaddress.ip_address(raw)}/{length}")
 
 
 def _route(body: bytes) -> Route:
     family, length, _, _, table, *_ = _RTMSG.unpack_from(body)
-    attrs = _attrs(body[_RTMSG.size :])
+    attrs = unpack_attributes(body[_RTMSG.size :])
     zero = bytes(4 if family == socket.AF_INET else 16)
     return Route(
         destination=f"{ipaddress.ip_address(attrs.get(RTA_DST, zero))}/{length}",

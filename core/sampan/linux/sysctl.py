@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
 __all__ = ["set_sysctl"]
 
-_NET = Path("/proc/sys/net")  # the calling thread's network namespace decides what is seen here
+_NET = "/proc/sys/net"  # the calling thread's network namespace decides what is seen here
 
 
 def set_sysctl(name: str, value: str) -> bool:
     """Write `net/<name>` unless it is so already; say whether it was written. Raises `OSError`."""
-    path = _NET / name
-    if path.read_text().strip() == value:
+    path = f"{_NET}/{name}"
+    if _read(path).strip() == value.encode():
         return False
-    path.write_text(value)
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, value.encode())
+    finally:
+        os.close(fd)
     return True
+
+
+def _read(path: str) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # a tenth of what a file object costs, and starts pay it
+    try:
+        return os.read(fd, 4096)
+    finally:
+        os.close(fd)
