@@ -6,7 +6,8 @@ import errno
 
 import pytest
 
-from sampan.linux.netlink import Netlink, delete_link, link_index, mac_of, set_link
+from sampan.linux.netlink import Netlink, delete_link, link_index, mac_of, set_link, unpack_attributes
+from sampan.linux.vxlan import add_flood, add_vxlan, overhead
 
 
 def test_the_loopback_is_listed() -> None:
@@ -42,3 +43,26 @@ def test_one_link_by_name() -> None:
     with Netlink() as kernel:
         assert kernel.link("lo") == next(link for link in kernel.links() if link.name == "lo")
         assert kernel.link("no-such") is None
+
+
+def test_the_route_to_the_own_machine_goes_by_loopback() -> None:
+    with Netlink() as kernel:
+        route = kernel.route_to("127.0.0.1")
+    assert (route.destination, route.index) == ("127.0.0.1/32", link_index("lo"))
+
+
+def test_what_a_vxlan_frame_costs() -> None:
+    assert (overhead(4), overhead(6)) == (50, 70)
+
+
+@pytest.mark.parametrize(("local", "kind", "raw"), [("192.0.2.1", 4, "c0000201"), ("::", 17, "00" * 16)])
+def test_the_local_address_says_which_version_carries_a_tunnel(local: str, kind: int, raw: str) -> None:
+    info = unpack_attributes(unpack_attributes(add_vxlan("vx0", vni=42, local=local, port=8472).body[16:])[18])
+    data = unpack_attributes(info[2])
+    assert info[1] == b"vxlan"
+    assert data == {1: b"*\0\0\0", 15: b"!\x18", 7: b"\1", kind: bytes.fromhex(raw)}
+
+
+def test_a_flood_entry_is_for_no_address_in_particular() -> None:
+    attributes = unpack_attributes(add_flood(7, "192.0.2.9").body[12:])
+    assert attributes == {2: bytes(6), 1: bytes([192, 0, 2, 9])}
