@@ -66,8 +66,16 @@ def _published(daemon: Daemon) -> list[str]:
 
 
 def _shims(daemon: Daemon) -> list[str]:
-    """Shims by what they have open in the state directory; the clients and the daemon itself are not among them."""
-    return [f"process {pid}" for pid in processes_of(daemon) if pid != daemon.pid]
+    """Shims by what they have open in the state directory; clients, the daemon and its sampan-netd are not among them."""
+    return [f"process {pid}" for pid in processes_of(daemon) if pid != daemon.pid and not _is_netd(pid)]
+
+
+def _is_netd(pid: int) -> bool:
+    """Whether it is sampan-netd, which stays while the daemon runs; what it serves is looked at by itself."""
+    try:
+        return b"sampan-netd" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
 
 
 def _directories(daemon: Daemon) -> list[str]:

@@ -27,6 +27,7 @@ from sampan.engine.ledger import ByteLedger
 from sampan.engine.lifecycle import Lifecycle
 from sampan.engine.metadata import Metadata
 from sampan.engine.migration import Migrations
+from sampan.engine.netd import Netd
 from sampan.engine.networks import Networks
 from sampan.engine.proxy import Proxy
 from sampan.engine.recovery import Recovery
@@ -55,6 +56,7 @@ class Engine:
         self.storage = StorageDrivers(settings, registry, metadata)
         self.unpacked = UnpackedImages(self.storage, metadata, self.blobs)
         self.images = Images(metadata, self.blobs, self.unpacked, self.events)
+        self.netd = Netd(settings.state)
         self.proxy = Proxy()
         self.networks = Networks(settings, registry, metadata, self.events, self.proxy)
         self.discovery = Discovery()
@@ -145,6 +147,7 @@ class Engine:
         await self.execs.close()
         await self.lifecycle.close()
         await self.networks.close()
+        await self.netd.close()
         await self.volumes.close()
         self.usage.close()
         self.ledger.close()

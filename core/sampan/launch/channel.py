@@ -11,6 +11,7 @@ import itertools
 import logging
 import os
 import socket
+import sys
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,6 +54,11 @@ class Channel:
             sock.close()
             raise Unavailable(f"connect to {directory / name}: {error.strerror}", remedy=f"{peer} is gone") from error
         return cls(sock, peer)
+
+    @property
+    def peer_pid(self) -> int:
+        """The process that listened where `connect` found it."""
+        return int.from_bytes(self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 4), sys.byteorder)
 
     async def request(self, op: str, fds: Sequence[int] = (), **fields: Any) -> Any:
         """Ask, and wait for the answer. Raises what the other side raised; `Unavailable` if it goes away."""

@@ -1,0 +1,130 @@
+"""The engine's hold on sampan-netd: found again, replaced when it dies or hangs, gone when nobody needs it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ground.waiting import wait_until
+from sampan.engine import netd as supervisor
+from sampan.engine.netd import Ask, Netd
+
+
+class Witness:
+    """A tenant that has something in it, and counts how often it told."""
+
+    in_use = True
+
+    def __init__(self) -> None:
+        self.told = 0
+
+    async def restore(self, ask: Ask) -> None:
+        await ask("hello")
+        self.told += 1
+
+
+def processes(state: Path) -> list[int]:
+    """Give the pids of sampan-netd for a state directory."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                dead = (entry / "stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+            except OSError:
+                continue
+            if b"sampan-netd" in words and str(state).encode() in words and not dead:
+                found.append(int(entry.name))
+    return found
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path
+    wait_until(lambda: not processes(tmp_path), "sampan-netd ends when nobody needs it")
+
+
+async def until(condition: object, what: str) -> None:
+    async with asyncio.timeout(15):
+        while not condition():  # type: ignore[operator]
+            await asyncio.sleep(0.01)
+
+
+def test_it_is_started_once_and_found_by_the_next_daemon(state: Path) -> None:
+    async def scenario() -> None:
+        first, witness = Netd(state), Witness()
+        first.add(witness)
+        assert not await first.find()
+        await asyncio.gather(*(first.request("hello") for _ in range(5)))
+        (pid,) = processes(state)
+        second = Netd(state)
+        assert await second.find()
+        await first.close()
+        await second.request("hello")
+        assert (processes(state), witness.told) == ([pid], 1)
+        await second.close()
+
+    asyncio.run(scenario())
+
+
+def test_one_that_is_killed_is_replaced_and_told_all_without_being_asked(state: Path) -> None:
+    async def scenario() -> None:
+        netd, witness = Netd(state), Witness()
+        netd.add(witness)
+        await netd.request("hello")
+        (pid,) = processes(state)
+        os.kill(pid, signal.SIGKILL)
+        await until(lambda: witness.told == 2 and netd.connected, "another one is told")
+        assert processes(state) not in ([], [pid])
+        await netd.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_request_beside_its_death_is_answered_by_the_next(state: Path) -> None:
+    async def scenario() -> None:
+        netd = Netd(state)
+        await netd.request("hello")
+        (pid,) = processes(state)
+        os.kill(pid, signal.SIGKILL)
+        assert (await netd.request("hello"))["version"] == [1, 0]
+        await netd.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("found_by_another", [False, True])
+def test_one_that_hangs_is_replaced(state: Path, monkeypatch: pytest.MonkeyPatch, found_by_another: bool) -> None:
+    async def scenario() -> None:
+        netd = Netd(state)
+        await netd.request("hello")
+        (pid,) = processes(state)
+        os.kill(pid, signal.SIGSTOP)
+        monkeypatch.setattr(supervisor, "DEADLINE", 0.2)
+        asked = Netd(state) if found_by_another else netd
+        for _ in range(20):  # a start may take longer than that deadline on a busy machine
+            try:
+                assert (await asked.request("hello"))["version"] == [1, 0]
+                break
+            except supervisor.SampanError:
+                monkeypatch.setattr(supervisor, "DEADLINE", supervisor.DEADLINE * 2)
+        assert pid not in processes(state)
+        await asked.close()
+        await netd.close()
+
+    asyncio.run(scenario())
+
+
+def test_an_unknown_request_is_refused_in_words(state: Path) -> None:
+    async def scenario() -> None:
+        netd = Netd(state)
+        with pytest.raises(supervisor.SampanError, match="sampan-netd 1.0 does not know this request"):
+            await netd.request("dance")
+        await netd.close()
+
+    asyncio.run(scenario())
