@@ -42,7 +42,7 @@ RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_NEWADDR, RTM_GETADDR, RTM_NEWROUTE, RTM_GETROUTE = 20, 22, 24, 26
 NLA_F_NESTED, NLA_TYPE_MASK = 0x8000, 0x3FFF
 SOL_NETLINK, NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK = 270, 10, 11, 12
-IFF_UP = 0x1
+IFF_UP, IFF_LOWER_UP = 0x1, 0x10000
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_LINKINFO = 1, 3, 4, 10, 18
 IFLA_IFALIAS, IFLA_NET_NS_FD = 20, 28
 IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
@@ -71,7 +71,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A network interface; `kind` is "" for hardware, `master` 0 for none."""
+    """A network interface; `kind` is "" for hardware, `master` 0 for none; `carrier`: its other end is up."""
 
     index: int
     name: str
@@ -81,6 +81,7 @@ class Link:
     master: int
     up: bool
     alias: str
+    carrier: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -446,6 +447,7 @@ def _link(body: bytes) -> Link:
         master=_number(attrs.get(IFLA_MASTER, b"")),
         up=bool(flags & IFF_UP),
         alias=_text(attrs.get(IFLA_IFALIAS, b"")),
+        carrier=bool(flags & IFF_LOWER_UP),
     )
 
 

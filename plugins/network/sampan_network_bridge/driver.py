@@ -83,7 +83,7 @@ class BridgeDriver(NetworkDriver):
             return Probe(False, f"{error}; to have it: apt-get install libnftables1")
         except (OSError, NftError) as error:
             return Probe(False, f"this host cannot have bridges with address translation: {error}")
-        return Probe(True, capabilities=frozenset(NetworkCapability) - {NetworkCapability.PREPARE})
+        return Probe(True, capabilities=frozenset(NetworkCapability))
 
     # ------------------------------------------------------------------ the driver
 
@@ -155,32 +155,33 @@ class BridgeDriver(NetworkDriver):
 
     # ------------------------------------------------------------------ endpoints
 
+    def prepare(self, network: Network, endpoint: Endpoint, netns: int) -> None:
+        """Make the veth pair, down in the sandbox: what is slow about an attach, and needs no address."""
+        self._need_open()
+        with _translated(f"prepare a sandbox of network {network.name}"):
+            links.make_veth(self._veth(network, endpoint), endpoint.interface, netns)
+
     def attach(self, network: Network, endpoint: Endpoint, netns: int) -> Attachment:
         """Reserve the ports, make the link, then publish: the first thing seen from outside is the last thing
         done.
         """
         opened = self._need_open()
-        given = options.parse(network.options)
-        name = links.veth_name(self.context.engine_id, endpoint.id)
+        veth = self._veth(network, endpoint)
         mac = endpoint.mac or (netlink.mac_of(endpoint.ipv4) if endpoint.ipv4 else "")
-        mtu = given.mtu or self._settings.mtu
         with _translated(f"attach endpoint {endpoint.id[:12]} to network {network.name}"):
-            resolved, elements = self._reserve(opened, network, endpoint, endpoint.ports, given)
+            resolved, elements = self._reserve(opened, network, endpoint, endpoint.ports, options.parse(network.options))
             try:
-                links.make_veth(
-                    network, endpoint, netns, name=name, bridge=self._bridge(network), engine_id=self.context.engine_id,
-                    mac=mac, mtu=mtu, icc=given.icc,
-                )  # fmt: skip
+                links.make_veth(veth, endpoint.interface, netns, mac=mac)
                 try:
+                    links.join(veth, network, endpoint, netns, mac=mac)
                     opened.firewall.publish(elements)
                 except BaseException:
-                    with Netlink() as kernel:
-                        links.delete(kernel, name)
+                    links.delete_veth(veth)
                     raise
             except BaseException:
                 opened.ports.release(elements)
                 raise
-        return Attachment(host_interface=name, mac=mac, mtu=mtu, ports=resolved)
+        return Attachment(host_interface=veth.name, mac=mac, mtu=veth.mtu, ports=resolved)
 
     def detach(self, network: Network, endpoint: Endpoint) -> None:
         """Take back every port that leads to the endpoint's addresses, then delete the link."""
@@ -190,8 +191,7 @@ class BridgeDriver(NetworkDriver):
             self._withdraw(opened, published)
             for target in {item.target for item in published if item.protocol == "udp"}:
                 forget_flows_to(target)
-            with Netlink() as kernel:
-                links.delete(kernel, links.veth_name(self.context.engine_id, endpoint.id))
+            links.delete_veth(self._veth(network, endpoint))
 
     def publish(self, network: Network, endpoint: Endpoint, ports: Sequence[PortMapping]) -> tuple[PortMapping, ...]:
         """Reserve the ports, then add them to the maps."""
@@ -263,6 +263,16 @@ class BridgeDriver(NetworkDriver):
     def _bridge(self, network: Network) -> str:
         given = options.parse(network.options).bridge_name
         return given or links.bridge_name(self.context.engine_id, network.id)
+
+    def _veth(self, network: Network, endpoint: Endpoint) -> links.Veth:
+        given = options.parse(network.options)
+        return links.Veth(
+            name=links.veth_name(self.context.engine_id, endpoint.id),
+            bridge=self._bridge(network),
+            mark=links.marks(self.context.engine_id).endpoint(endpoint.id),
+            mtu=given.mtu or self._settings.mtu,
+            icc=given.icc,
+        )
 
     def _elements(self, network: Network) -> rules.Elements:
         given = options.parse(network.options)

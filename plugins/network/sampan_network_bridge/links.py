@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import ipaddress
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 from sampan.api import sandbox
@@ -107,49 +108,56 @@ def _bridge_mac(network: Network) -> str:
 # ---------------------------------------------------------------- veth pairs
 
 
-def make_veth(
-    network: Network,
-    endpoint: Endpoint,
-    netns: int,
-    *,
-    name: str,
-    bridge: str,
-    engine_id: str,
-    mac: str,
-    mtu: int,
-    icc: bool,
-) -> None:
-    """Join a sandbox to a bridge: one send on the host's side, one inside. Raises `OSError`.
+@dataclass(frozen=True, slots=True)
+class Veth:
+    """An endpoint's link: `name` on the host, in bridge `bridge`, with `mark` as its alias; `mtu` in bytes.
 
-    Without `icc` the port is isolated: it reaches the bridge itself, and no other isolated port. Where
-    br_netfilter shows bridged packets to the table, its rules decide instead: the module bridges translated
-    packets from port to port, so isolation would close published ports too.
+    Without `icc` the port is isolated: it reaches the bridge itself, and no other isolated port.
+    """
+
+    name: str
+    bridge: str
+    mark: str
+    mtu: int
+    icc: bool
+
+
+def make_veth(veth: Veth, interface: str, netns: int, *, mac: str = "") -> None:
+    """Make the pair in one send, its other end as `interface` in a sandbox, down; one made before that waits there stays.
+
+    Where br_netfilter shows bridged packets to the table, its rules decide about neighbours: the module bridges translated
+    packets from port to port, so isolation would close published ports too. Raises `OSError`, `Conflict`.
     """
     with Netlink() as kernel:
-        kernel.run(
-            netlink.add_veth(
-                name,
-                peer=endpoint.interface,
-                netns=netns,
-                master=netlink.link_index(bridge),
-                mac=mac,
-                mtu=mtu,
-            ),
-            netlink.set_link(
-                name,
-                alias=marks(engine_id).endpoint(endpoint.id),
-                hairpin=True,
-                isolated=not icc and not _bridge_netfilter(),
-            ),
-        )
-    try:
-        sandbox.configure(network, endpoint, netns)
-        with Netlink() as kernel:
-            kernel.run(netlink.settle_link(name), netlink.settle_link(bridge))
-    except BaseException:
-        with Netlink() as kernel:
-            delete(kernel, name)
-        raise
+        found = kernel.link(veth.name)
+        if found is not None and (found.alias != veth.mark or found.carrier):
+            raise Conflict(f"make link {veth.name}: there is one, of {found.alias or 'somebody else'}")
+        if found is not None:
+            return
+        bridge, isolated = netlink.link_index(veth.bridge), not veth.icc and not _bridge_netfilter()
+        try:
+            kernel.run(
+                netlink.add_veth(veth.name, peer=interface, netns=netns, master=bridge, mac=mac, mtu=veth.mtu),
+                netlink.set_link(veth.name, alias=veth.mark, hairpin=True, isolated=isolated),
+            )
+        except BaseException:
+            kernel.discard(veth.name)
+            raise
+
+
+def join(veth: Veth, network: Network, endpoint: Endpoint, netns: int, *, mac: str) -> None:
+    """Bring a made pair up with the endpoint's addresses, and its bridge to notice. Raises `OSError` and as `configure`."""
+    sandbox.configure(network, endpoint, netns, mac=mac)
+    with Netlink() as kernel:
+        kernel.run(netlink.settle_link(veth.name), netlink.settle_link(veth.bridge))
+
+
+def delete_veth(veth: Veth) -> None:
+    """Delete an endpoint's link, if it is that. Idempotent. Raises `OSError`."""
+    with Netlink() as kernel:
+        found = kernel.link(veth.name)
+        if found is not None and found.alias == veth.mark:
+            kernel.discard(found.index)
 
 
 def _bridge_netfilter() -> bool:
