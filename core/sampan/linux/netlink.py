@@ -24,7 +24,7 @@ from types import TracebackType
 
 __all__ = [
     "Address", "Link", "Netlink", "Request", "Route", "add_address", "add_bridge", "add_route", "add_veth", "delete_link",
-    "link_index", "mac_of", "pack_attribute", "pack_nested", "replace_route", "set_link", "settle_link",
+    "each_attribute", "link_index", "mac_of", "pack_attribute", "pack_nested", "replace_route", "set_link", "settle_link",
     "unpack_attributes",
 ]  # fmt: skip
 
@@ -403,14 +403,18 @@ def _mac(text: str) -> bytes:
 
 def unpack_attributes(data: bytes) -> dict[int, bytes]:
     """Give the attributes in a message's body by kind; of several of one kind the last."""
-    found, at = {}, 0
+    return dict(each_attribute(data))
+
+
+def each_attribute(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Give kind and content of each attribute in a message's body, in their order."""
+    at = 0
     while at + 4 <= len(data):
         length, kind = struct.unpack_from("=HH", data, at)
         if length < 4:
             break
-        found[kind & NLA_TYPE_MASK] = data[at + 4 : at + length]
+        yield kind & NLA_TYPE_MASK, data[at + 4 : at + length]
         at += length + (-length % 4)
-    return found
 
 
 def _failure(body: bytes, flags: int, what: str) -> OSError | None:
