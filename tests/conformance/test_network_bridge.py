@@ -103,6 +103,22 @@ class TestBridge(NetworkDriverSuite):
         lab.host.run(lab.driver.publish, network, endpoint, endpoint.ports)
         assert lab.check(network, endpoint, sandbox) == ()
 
+    @pytest.mark.parametrize("loss", ["flush map inet sampan_5a3bca7e ports4", "flush ruleset"])
+    def test_repair_publishes_what_is_lost(self, lab: Lab, loss: str) -> None:
+        """While we run, as after a start: a flush by somebody else, of a map or of everything (`/etc/nftables.conf` does)."""
+        network = lab.network()
+        sandbox, endpoint, _ = lab.container(network, ports=(PortMapping("tcp", 80, 8080), PortMapping("tcp", 90, 90, count=3)))
+        other, second, _ = lab.container(network, ports=(PortMapping("tcp", 80, 8081),))
+        assert lab.host.run(lab.driver.repair, network, endpoint) == ()
+        lab.host.run(subprocess.run, ["nft", *loss.split()], check=True)
+        assert lab.host.run(lab.driver.repair, network, endpoint)
+        with listen(sandbox, 80) as server:
+            assert reaches(lab.outside, HOST, 8080, server) == OUTSIDE
+            lab.host.run(lab.driver.repair, network, second)
+            assert reaches(other, HOST, 8080, server)
+        assert lab.check(network, endpoint, sandbox) == lab.check(network, second, other) == ()
+        assert lab.host.run(lab.driver.repair, network, endpoint) == ()
+
     def test_the_machines_own_kernel_view_agrees(self, lab: Lab) -> None:
         """Our netlink code is judged by somebody else's: pyroute2 sees what `attach` says it made."""
         import pyroute2

@@ -27,6 +27,9 @@ BINDINGS = [
     Binding(4, "udp", "", 5000, "172.17.0.2", 5000, count=100),
     Binding(4, "udp", "192.0.2.1", 6000, "172.17.0.2", 6000, count=3),
     Binding(4, "sctp", "", 7000, "172.17.0.2", 7100, count=3),
+    Binding(6, "tcp", "", 8080, "172.17.0.2", 80),
+    Binding(6, "udp", "", 7000, "172.17.0.2", 7100, count=3),
+    Binding(6, "tcp", "", 9080, "fd00::2", 80),
 ]
 
 PREFIXES = ["172.17.0.0/16", "fd00:1::/64"]
@@ -37,7 +40,7 @@ def network(**changes: bool) -> dict[str, frozenset[str]]:
 
 
 RENDERED = {
-    "base": lambda: rules.base("sampan_5a3bca7e"),
+    "base": lambda: rules.base("sampan_5a3bca7e", 40000),
     "network": lambda: rules.change("t", {}, network()),
     "network-internal": lambda: rules.change("t", {}, network(internal=True)),
     "network-removed": lambda: rules.change("t", network(), {}),

@@ -1,15 +1,20 @@
-"""Published ports as elements of the table's maps: pure functions.
+"""Published ports as elements of the table's maps and sets: pure functions.
 
 A range of ports that keep their numbers on the way in is one element of a `ranges` map (interval keys, the
 address as data). A single port is one element of a `ports` map (a hash; address and port as data), and a
 range that shifts its numbers is as many of these, since the kernel's address translation cannot shift a whole
 range. The `host_` maps are for ports bound to one address of the host.
+
+What the kernel cannot translate, [::1] and IPv6 to IPv4, is an element of a `_proxied` set instead: such
+packets go to the engine's proxy, which shifts ranges by itself. The element's comment says where it leads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+
+LOOPBACK6 = "::1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,56 +31,79 @@ class Binding:
     port: int
     count: int = 1
 
+    @property
+    def is_proxied(self) -> bool:
+        """Say whether it takes the proxy: the kernel can neither change families nor route what is sent to [::1]."""
+        return self.family == 6 and (self.host_ip == LOOPBACK6 or ":" not in self.target)
+
+    @property
+    def container(self) -> str:
+        """Where it leads, as text: `172.17.0.2:80`."""
+        return f"[{self.target}]:{self.port}" if ":" in self.target else f"{self.target}:{self.port}"
+
 
 def split(bindings: Iterable[Binding]) -> list[Binding]:
-    """Give the bindings as they stand in the maps, one element each: a range that shifts its numbers falls
-    into ports.
+    """Give the bindings as they stand in the table, one element each: a range that shifts its numbers falls into
+    ports, and what leads from every IPv6 address has one more for [::1].
     """
-    elements = []
-    for item in bindings:
-        if item.count == 1 or item.host_port == item.port:
-            elements.append(item)
-        else:
-            elements += [
-                replace(item, host_port=item.host_port + n, port=item.port + n, count=1) for n in range(item.count)
-            ]
-    return elements
+    return [element for item in bindings for element in _split(item)]
+
+
+def _split(item: Binding) -> Iterator[Binding]:
+    if item.count == 1 or item.host_port == item.port or item.is_proxied:
+        yield item
+    else:
+        for n in range(item.count):
+            yield replace(item, host_port=item.host_port + n, port=item.port + n, count=1)
+    if item.family == 6 and not item.host_ip and not item.is_proxied:
+        yield replace(item, host_ip=LOOPBACK6)
 
 
 def publish(table: str, elements: Iterable[Binding]) -> str:
-    """Add elements to the maps."""
+    """Add elements to the table."""
     return "".join(
-        f"add element inet {table} {name} {{ {', '.join(f'{_key(item)} : {_value(item)}' for item in items)} }}\n"
-        for name, items in _by_map(elements).items()
+        f"add element inet {table} {name} {{ {', '.join(map(_whole, items))} }}\n"
+        for name, items in _by_place(elements).items()
     )
 
 
 def unpublish(table: str, elements: Iterable[Binding]) -> str:
-    """Take elements from the maps. One that is not there is added first, so that no element fails the
+    """Take elements from the table. One that is not there is added first, so that no element fails the
     transaction.
     """
     return "".join(
         line
-        for name, items in _by_map(elements).items()
+        for name, items in _by_place(elements).items()
         for line in (
-            f"add element inet {table} {name} {{ {', '.join(f'{_key(item)} : {_value(item)}' for item in items)} }}\n",
-            f"delete element inet {table} {name} {{ {', '.join(_key(item) for item in items)} }}\n",
+            f"add element inet {table} {name} {{ {', '.join(map(_whole, items))} }}\n",
+            f"delete element inet {table} {name} {{ {', '.join(map(_key, items))} }}\n",
         )
     )
 
 
-def _by_map(elements: Iterable[Binding]) -> dict[str, list[Binding]]:
+def get(table: str, elements: Iterable[Binding]) -> str:
+    """Ask for elements; it fails if one is not there."""
+    return "".join(
+        f"get element inet {table} {name} {{ {', '.join(map(_key, items))} }}\n"
+        for name, items in _by_place(elements).items()
+    )
+
+
+def _by_place(elements: Iterable[Binding]) -> dict[str, list[Binding]]:
     found: dict[str, list[Binding]] = {}
     for item in elements:
         kind = "ranges" if item.count > 1 else "ports"
-        found.setdefault(f"{'host_' if item.host_ip else ''}{kind}{item.family}", []).append(item)
+        place = f"{'host_' if item.host_ip else ''}{kind}{'_proxied' if item.is_proxied else item.family}"
+        found.setdefault(place, []).append(item)
     return found
+
+
+def _whole(item: Binding) -> str:
+    if item.is_proxied:
+        return f'{_key(item)} comment "{item.container}"'
+    return f"{_key(item)} : {item.target if item.count > 1 else f'{item.target} . {item.port}'}"
 
 
 def _key(item: Binding) -> str:
     ports = f"{item.host_port}-{item.host_port + item.count - 1}" if item.count > 1 else str(item.host_port)
     return f"{item.host_ip + ' . ' if item.host_ip else ''}{item.protocol} . {ports}"
-
-
-def _value(item: Binding) -> str:
-    return item.target if item.count > 1 else f"{item.target} . {item.port}"

@@ -35,7 +35,7 @@ from sampan.linux.nftables import LibraryMissing, NftError
 from sampan_network_bridge import bindings, links, options, rules
 from sampan_network_bridge.firewall import Firewall
 from sampan_network_bridge.options import Options
-from sampan_network_bridge.ports import Ports, bind
+from sampan_network_bridge.ports import Ports
 
 if TYPE_CHECKING:
     from sampan.api.config import DriverConfig
@@ -95,8 +95,8 @@ class BridgeDriver(NetworkDriver):
             self.close()
             firewall = Firewall(self.context.engine_id)
             try:
-                firewall.make()
-                ports = Ports(firewall.published())
+                firewall.make(self.context.proxy_port)
+                ports = Ports(firewall.published(), proxy=bool(self.context.proxy_port))
                 self._networks = {network.id: self._elements(network) for network in networks}
                 firewall.change(firewall.elements(), _merged(self._networks))
                 for network in networks:
@@ -210,7 +210,7 @@ class BridgeDriver(NetworkDriver):
         opened = self._need_open()
         default = options.parse(network.options).host_binding
         with _translated(f"unpublish ports of endpoint {endpoint.id[:12]}"):
-            asked = {item for mapping in ports for item in bindings.split(bind(endpoint, mapping, default))}
+            asked = set(opened.ports.elements(endpoint, ports, default))
             self._withdraw(opened, [item for item in opened.ports.of(*_addresses(endpoint)) if item in asked])
 
     def check(self, network: Network, endpoint: Endpoint, netns: int) -> tuple[str, ...]:
@@ -222,7 +222,7 @@ class BridgeDriver(NetworkDriver):
             live = set(opened.firewall.published())
             default = options.parse(network.options).host_binding
             for mapping in endpoint.ports:
-                if mapping.host_port and not set(bindings.split(bind(endpoint, mapping, default))) <= live:
+                if mapping.host_port and not set(opened.ports.elements(endpoint, [mapping], default)) <= live:
                     damage.append(f"port {mapping.host_port}/{mapping.protocol} is not published")
             if not self._elements(network)["bridges"] <= opened.firewall.elements()["bridges"]:
                 damage.append(f"network {network.name} is missing in table {opened.firewall.table}")
@@ -252,6 +252,23 @@ class BridgeDriver(NetworkDriver):
                         links.delete(kernel, link.index)
                         removed.append(f"link {link.name} ({link.alias})")
         return tuple(removed)
+
+    def repair(self, network: Network, endpoint: Endpoint) -> tuple[str, ...]:
+        """Publish again what is missing of the endpoint's ports; if somebody took the table away, renew that too."""
+        opened = self._need_open()
+        with _translated(f"repair endpoint {endpoint.id[:12]}"):
+            default = options.parse(network.options).host_binding
+            known = [mapping for mapping in endpoint.ports if mapping.host_port]
+            wanted = opened.ports.elements(endpoint, known, default)
+            if not wanted or opened.firewall.has(wanted):
+                return ()
+            opened.ports.restore(wanted)
+            opened.firewall.make(self.context.proxy_port)
+            with self._lock:
+                opened.firewall.change(opened.firewall.elements(), _merged(self._networks))
+            missing = set(wanted) - set(opened.firewall.published())
+            opened.firewall.publish(missing)
+        return (f"{len(missing)} published ports of {endpoint.id[:12]}",)
 
     # ------------------------------------------------------------------ parts
 

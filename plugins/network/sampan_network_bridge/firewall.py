@@ -25,28 +25,38 @@ class Firewall:
         """Let go of the library; the table stays. Idempotent."""
         self._nft.close()
 
-    def make(self) -> None:
+    def make(self, proxy_port: int = 0) -> None:
         """Make the table, or renew its rules where it is there already: at once, and without touching its
         elements.
         """
-        self._nft.run(rules.base(self.table))
+        self._nft.run(rules.base(self.table, proxy_port))
 
     def elements(self) -> Elements:
         """Give what the sets hold now."""
         found = {name: frozenset[str]() for name in rules.SETS}
         for item in self._list():
-            if "set" in item:
+            if "set" in item and item["set"]["name"] in found:
                 found[item["set"]["name"]] = frozenset(_element(entry) for entry in item["set"].get("elem", ()))
         return found
 
     def published(self) -> list[Binding]:
-        """Give what the maps hold now."""
-        return [
-            _binding(item["map"]["name"], key, value)
-            for item in self._list()
-            if "map" in item
-            for key, value in item["map"].get("elem", ())
-        ]
+        """Give what the maps of ports hold now, and the sets of those that take the proxy."""
+        found = []
+        for item in self._list():
+            if "map" in item:
+                name = item["map"]["name"]
+                found += [_binding(name, key, value) for key, value in item["map"].get("elem", ())]
+            elif "set" in item and item["set"]["name"].endswith("_proxied"):
+                found += [_proxied(entry["elem"]) for entry in item["set"].get("elem", ()) if "elem" in entry]
+        return found
+
+    def has(self, elements: Iterable[Binding]) -> bool:
+        """Say whether all of these are there, without reading the rest."""
+        try:
+            self._nft.run(bindings.get(self.table, elements))
+        except NftError:
+            return False
+        return True
 
     def change(self, old: Elements, new: Elements) -> None:
         """Go from the elements `old` to `new` in one transaction."""
@@ -90,10 +100,19 @@ def _is_address(text: str) -> bool:
 
 
 def _binding(name: str, key: Any, value: Any) -> Binding:
+    host_ip, protocol, first, count = _key(key)
+    target, port = value["concat"] if isinstance(value, dict) else (value, first)
+    return Binding(int(name[-1]), protocol, host_ip, first, target, port, count)
+
+
+def _proxied(entry: Any) -> Binding:
+    host_ip, protocol, first, count = _key(entry["val"])
+    target, _, port = entry["comment"].rpartition(":")
+    return Binding(6, protocol, host_ip, first, target.strip("[]"), int(port), count)
+
+
+def _key(key: Any) -> tuple[str, str, int, int]:
+    """Give host address or "", protocol, first port and how many."""
     *host, protocol, ports = key["concat"]
     first, last = ports["range"] if isinstance(ports, dict) else (ports, ports)
-    target, port = value["concat"] if isinstance(value, dict) else (value, first)
-    return Binding(
-        family=int(name[-1]), protocol=_PROTOCOLS.get(protocol, str(protocol)), host_ip=host[0] if host else "",
-        host_port=first, target=target, port=port, count=last - first + 1,
-    )  # fmt: skip
+    return host[0] if host else "", _PROTOCOLS.get(protocol, str(protocol)), first, last - first + 1

@@ -22,11 +22,11 @@ def table_name(engine_id: str) -> str:
     return f"sampan_{engine_id}"
 
 
-def base(table: str) -> str:
+def base(table: str, proxy_port: int = 0) -> str:
     """Declare table, sets, maps and chains, and set the rules, in one transaction: what the sets and maps
-    hold stays.
+    hold stays. `proxy_port`: see `NetworkContext`.
     """
-    return "\n".join([f"add table inet {table}", *_declarations(table), *_rules(table)]) + "\n"
+    return "\n".join([f"add table inet {table}", *_declarations(table), *_rules(table, proxy_port)]) + "\n"
 
 
 def remove(table: str) -> str:
@@ -46,17 +46,23 @@ def _declarations(table: str) -> Iterator[str]:
             key += "inet_proto . inet_service"
             yield f"add map inet {table} {host}ports{family} {{ type {key} : {address} . inet_service; }}"
             yield f"add map inet {table} {host}ranges{family} {{ type {key} : {address}; flags interval; }}"
+    for host, key in (("", ""), ("host_", "ipv6_addr . ")):
+        key += "inet_proto . inet_service"
+        yield f"add set inet {table} {host}ports_proxied {{ type {key}; }}"
+        yield f"add set inet {table} {host}ranges_proxied {{ type {key}; flags interval; }}"
     yield f"add chain inet {table} guard {{ type filter hook prerouting priority raw; }}"
     yield f"add chain inet {table} incoming {{ type nat hook prerouting priority dstnat; }}"
     yield f"add chain inet {table} outgoing {{ type nat hook output priority -100; }}"
     yield f"add chain inet {table} leaving {{ type nat hook postrouting priority srcnat; }}"
     yield f"add chain inet {table} crossing {{ type filter hook forward priority filter; }}"
+    yield f"add chain inet {table} arriving {{ type filter hook input priority filter; }}"
     yield f"add chain inet {table} translate"
+    yield f"add chain inet {table} divert"
     yield f"add chain inet {table} judge"
 
 
-def _rules(table: str) -> Iterator[str]:
-    for chain, rules in _CHAINS.items():
+def _rules(table: str, proxy_port: int) -> Iterator[str]:
+    for chain, rules in (_CHAINS | _proxy(proxy_port)).items():
         yield f"flush chain inet {table} {chain}"
         for rule in rules:
             yield f"add rule inet {table} {chain} {rule}"
@@ -69,6 +75,26 @@ def _translate(family: int) -> list[str]:
         *(f"dnat {ip} to {ip} daddr . {port} map @host_{kind}{family}" for kind in ("ports", "ranges")),
         *(f"fib daddr type local dnat {ip} to {port} map @{kind}{family}" for kind in ("ports", "ranges")),
     ]
+
+
+def _proxy(port: int) -> dict[str, list[str]]:
+    """What the kernel cannot translate goes to the proxy's port; who was not sent there has no business there."""
+    if not port:
+        return {"divert": [], "arriving": []}
+    proxied = "meta l4proto { tcp, udp }"
+    return {
+        "divert": [
+            *(
+                f"{proxied} ip6 daddr . meta l4proto . th dport @host_{kind}_proxied redirect to :{port}"
+                for kind in ("ports", "ranges")
+            ),
+            *(
+                f"{proxied} fib daddr type local meta l4proto . th dport @{kind}_proxied redirect to :{port}"
+                for kind in ("ports", "ranges")
+            ),
+        ],
+        "arriving": [f"meta nfproto ipv6 {proxied} th dport {port} ct status & dnat == 0 reject"],
+    }
 
 
 def _leaving(family: int) -> list[str]:
@@ -89,7 +115,7 @@ _CHAINS: dict[str, list[str]] = {
     # drops it
     "incoming": ["ip daddr 127.0.0.0/8 return", "jump translate"],
     "outgoing": ["jump translate"],
-    "translate": [*_translate(4), *_translate(6)],
+    "translate": ["meta nfproto ipv6 jump divert", *_translate(4), *_translate(6)],
     "leaving": ["ip saddr 127.0.0.0/8 oifname @bridges masquerade", *_leaving(4), *_leaving(6)],
     "crossing": ["iifname @bridges jump judge", "oifname @bridges jump judge"],
     "judge": [
