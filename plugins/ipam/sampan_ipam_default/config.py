@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from sampan.api.config import DriverConfig
 
@@ -31,6 +31,9 @@ _DOCKERS = (
 )
 
 
+_IPV6_SUBNET = 64
+
+
 class DefaultIpamConfig(DriverConfig):
     """`[ipam.default]` in config.toml."""
 
@@ -41,3 +44,12 @@ class DefaultIpamConfig(DriverConfig):
         default="",
         description="The /48 for IPv6 subnets when no pool is IPv6; empty: one made from this machine's id (RFC 4193)",
     )
+
+    @field_validator("unique_local")
+    @classmethod
+    def _holds_subnets(cls, value: str) -> str:
+        if value:
+            network = ipaddress.ip_network(value)
+            if network.version != 6 or network.prefixlen > _IPV6_SUBNET:
+                raise ValueError(f"unique_local {value} holds no IPv6 subnet of prefix length {_IPV6_SUBNET}")
+        return value

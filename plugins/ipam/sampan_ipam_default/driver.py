@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -15,14 +15,22 @@ from sampan.api.driver import Probe
 from sampan.api.errors import Conflict, InvalidArgument, System, Unavailable
 from sampan.api.ipam import AddressRequest, IpamDriver, PoolRequest
 from sampan.api.network import Subnet
-from sampan.linux.netlink import Netlink
+from sampan_ipam_default.host import networks_in_use
+from sampan_ipam_default.ranges import (
+    IPNetwork,
+    first_gap,
+    hosts,
+    lowest_free,
+    numbers,
+    overlap,
+    overlapping,
+    parse_address,
+    parse_range,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from sampan.api.config import DriverConfig
     from sampan_ipam_default.config import DefaultIpamConfig
-
-IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
-IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class DefaultIpam(IpamDriver):
@@ -41,87 +49,74 @@ class DefaultIpam(IpamDriver):
     def probe(cls, root: Path) -> Probe:
         """Ask the kernel for its routes."""
         try:
-            _host_networks()
+            networks_in_use()
         except OSError as error:
             return Probe(False, f"the host's routes cannot be read: {error}")
         return Probe(True)
 
     def choose_subnet(self, request: PoolRequest) -> Subnet:
-        """Take what was asked, or the first of the pools that overlaps neither a network nor a route of the
-        host.
+        """Take what was asked, or the first of the pools that overlaps neither a network nor what the host uses.
 
         What the user names may overlap a route of the host: a bridge that is kept has one itself.
         """
-        taken = [_network(prefix, "network in use") for prefix in request.in_use]
-        if request.prefix is None:
-            network = self._free(request.version, taken)
+        taken = [parse_range(prefix, "network in use") for prefix in request.in_use]
+        asked = parse_range(request.prefix, "subnet") if request.prefix is not None else None
+        if asked is None or asked.network_address.is_unspecified:
+            network = self._free(asked.version if asked else request.version, taken)
         else:
-            network = _network(request.prefix, "subnet")
-            if _overlapping(network, taken):
-                raise Conflict(
-                    f"invalid pool request: Pool overlaps with other one on this address space ({network})",
-                    remedy="name another subnet",
-                )
-        _check_range(request.ip_range, network)
-        return Subnet(str(network), str(_gateway(request.gateway, network)))
+            network = asked
+            _check_usable(network, taken)
+        return Subnet(str(network), _gateway(request, network))
 
     def choose_address(self, request: AddressRequest) -> str:
-        """Take the preferred address, or the lowest free one of the range."""
-        network = _network(request.subnet.prefix, "subnet")
+        """Take the preferred address, which may be outside of the range, or the range's lowest free one.
+
+        So an address that was given back is given again at once if it is the lowest.
+        """
+        network = parse_range(request.subnet.prefix, "subnet")
         taken = {int(ipaddress.ip_address(address)) for address in request.in_use}
         if request.subnet.gateway is not None:
             taken.add(int(ipaddress.ip_address(request.subnet.gateway)))
-        first, last = _hosts(network)
+        chosen: int | None
         if request.preferred is not None:
-            chosen = int(_address(request.preferred, network, "preferred address"))
-            if not first <= chosen <= last:
+            chosen = int(parse_address(request.preferred, network, "preferred address"))
+            if chosen not in hosts(network):
                 raise InvalidArgument(f"preferred address {request.preferred} is not a host's in {network}")
             if chosen in taken:
                 raise Conflict(f"Address already in use: {request.preferred}", remedy="choose another, or none")
         else:
-            within = _check_range(request.ip_range, network)
-            low, high = max(first, int(within[0])), min(last, int(within[-1]))
-            chosen = next((number for number in range(low, high + 1) if number not in taken), -1)
-            if chosen < 0:
+            within = _range(request.ip_range, network)
+            chosen = lowest_free(overlap(hosts(network), numbers(within)), taken)
+            if chosen is None:
                 raise Unavailable(
-                    f"no available IPv{network.version} addresses on this network's address pool {within}"
+                    f"no available IPv{network.version} addresses on this network's address pool {within}",
+                    remedy="remove endpoints, or make a network with a larger subnet",
                 )
         return f"{type(network.network_address)(chosen)}/{network.prefixlen}"
 
     def _free(self, version: int, taken: list[IPNetwork]) -> IPNetwork:
         try:
-            taken = taken + _host_networks()
+            used = [*taken, *networks_in_use()]
         except OSError as error:
             raise System(f"choose a subnet: read the host's routes: {error}") from error
-        for candidate in self._candidates(version):
-            if not _overlapping(candidate, taken):
-                return candidate
+        of_version = sorted((network for network in used if network.version == version), key=lambda network: int(network[0]))
+        for base, size in self._pools(version):
+            found = first_gap(base, size, of_version)
+            if found is not None:
+                return found
         raise Unavailable(
             f"choose a subnet: all IPv{version} subnets of the pools overlap networks or routes of this host",
             remedy="name a subnet, or set [ipam.default] pools in config.toml",
         )
 
-    def _candidates(self, version: int) -> Iterator[IPNetwork]:
+    def _pools(self, version: int) -> Iterator[tuple[IPNetwork, int]]:
         settings = cast("DefaultIpamConfig", self.config)
         pools = [(ipaddress.ip_network(pool.base), pool.size) for pool in settings.pools]
-        pools = [pool for pool in pools if pool[0].version == version]
-        if version == 6 and not pools:
-            pools = [
-                (
-                    _network(settings.unique_local, "unique_local") if settings.unique_local else _unique_local(),
-                    64,
-                )
-            ]
-        for base, size in pools:
-            yield from base.subnets(new_prefix=size)
-
-
-def _host_networks() -> list[IPNetwork]:
-    """Give where the host's routes lead, without default routes, which lead everywhere."""
-    with Netlink() as kernel:
-        found = {route.destination for route in kernel.routes()}
-    networks = [ipaddress.ip_network(destination) for destination in sorted(found)]
-    return [network for network in networks if network.prefixlen]
+        of_version = [(base, size) for base, size in pools if base.version == version]
+        if version == 6 and not of_version:
+            own = settings.unique_local
+            of_version = [(parse_range(own, "unique_local") if own else _unique_local(), 64)]
+        yield from of_version
 
 
 def _unique_local() -> ipaddress.IPv6Network:
@@ -134,52 +129,40 @@ def _unique_local() -> ipaddress.IPv6Network:
     return ipaddress.IPv6Network((b"\xfd" + number + bytes(10), 48))
 
 
-def _network(prefix: str, what: str) -> IPNetwork:
-    try:
-        return ipaddress.ip_network(prefix, strict=False)
-    except ValueError as error:
-        raise InvalidArgument(
-            f"{what} {prefix!r} is no address range", remedy="give it as CIDR: 172.28.0.0/16"
-        ) from error
+def _check_usable(network: IPNetwork, taken: list[IPNetwork]) -> None:
+    """Raise `InvalidArgument` where no host can live, `Conflict` where another network is."""
+    if network.is_multicast or network.is_loopback:
+        raise InvalidArgument(f"subnet {network} is kept for {'multicast' if network.is_multicast else 'loopback'}")
+    other = overlapping(network, taken)
+    if other is not None:
+        raise Conflict(
+            f"invalid pool request: Pool overlaps with other one on this address space ({network}, {other})",
+            remedy="name another subnet",
+        )
 
 
-def _address(text: str, network: IPNetwork, what: str) -> IPAddress:
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError as error:
-        raise InvalidArgument(f"{what} {text!r} is no address") from error
-    if address not in network:
-        raise InvalidArgument(f"{what} {address} is not in {network}")
-    return address
-
-
-def _check_range(ip_range: str | None, network: IPNetwork) -> IPNetwork:
+def _range(ip_range: str | None, network: IPNetwork) -> IPNetwork:
     """Give the range addresses come from: `ip_range`, which must lie in the network, or the whole network."""
     if ip_range is None:
         return network
-    within = _network(ip_range, "ip range")
+    within = parse_range(ip_range, "ip range")
     if within.version != network.version or not (within[0] in network and within[-1] in network):
         raise InvalidArgument(f"ip range {within} is not in {network}")
     return within
 
 
-def _gateway(asked: str | None, network: IPNetwork) -> IPAddress:
-    if asked is not None:
-        return _address(asked.partition("/")[0], network, "gateway")
-    return type(network.network_address)(_hosts(network)[0])
-
-
-def _hosts(network: IPNetwork) -> tuple[int, int]:
-    """Give the first and the last address a host may have. Raises `InvalidArgument` for a subnet without room
-    for two.
-    """
-    first, last = int(network[0]), int(network[-1])
-    if network.prefixlen >= network.max_prefixlen - 1:
-        if first == last:
-            raise InvalidArgument(f"subnet {network} has no room for a gateway and a container")
-        return first, last  # RFC 3021: both of two
-    return first + 1, last if network.version == 6 else last - 1
-
-
-def _overlapping(network: IPNetwork, others: Iterable[IPNetwork]) -> bool:
-    return any(other.version == network.version and network.overlaps(other) for other in others)
+def _gateway(request: PoolRequest, network: IPNetwork) -> str:
+    """Take the asked one, or the lowest address of the range, as Docker does: the range is what is ours to give."""
+    usable = hosts(network)
+    within = overlap(usable, numbers(_range(request.ip_range, network)))
+    if request.gateway is not None:
+        asked = parse_address(request.gateway.partition("/")[0], network, "gateway")
+        if int(asked) not in usable:
+            raise InvalidArgument(
+                f"failed to allocate gateway ({asked}): it is the network's own address or its broadcast",
+                remedy=f"choose one between the first and the last of {network}",
+            )
+        return str(asked)
+    if not within:
+        raise InvalidArgument(f"ip range {request.ip_range} has no host's address of {network}", remedy="choose a larger one")
+    return str(type(network.network_address)(within[0]))
