@@ -6,11 +6,13 @@ After a change that is meant: python tests/unit/test_network_bridge_rules.py
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from sampan_network_bridge import bindings, rules
+from sampan_network_bridge import bindings, rules, sets
 from sampan_network_bridge.bindings import Binding
+from sampan_network_bridge.options import GatewayMode, Options
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -35,15 +37,22 @@ BINDINGS = [
 PREFIXES = ["172.17.0.0/16", "fd00:1::/64"]
 
 
-def network(**changes: bool) -> dict[str, frozenset[str]]:
-    return rules.network("br0", PREFIXES, **{"internal": False, "icc": True, "masquerade": True, **changes})
+def network(*, internal: bool = False, **options: Any) -> sets.Elements:
+    return sets.network("br0", PREFIXES, Options(**options), internal=internal)
 
 
 RENDERED = {
     "base": lambda: rules.base("sampan_5a3bca7e", 40000),
-    "network": lambda: rules.change("t", {}, network()),
-    "network-internal": lambda: rules.change("t", {}, network(internal=True)),
-    "network-removed": lambda: rules.change("t", network(), {}),
+    "network": lambda: sets.change("t", {}, network()),
+    "network-internal": lambda: sets.change("t", {}, network(internal=True)),
+    "network-without-icc": lambda: sets.change("t", {}, network(icc=False)),
+    "network-routed": lambda: sets.change("t", {}, network(mode4=GatewayMode.ROUTED, mode6=GatewayMode.ROUTED)),
+    "network-unprotected": lambda: sets.change(
+        "t", {}, network(mode4=GatewayMode.NAT_UNPROTECTED, mode6=GatewayMode.NAT_UNPROTECTED)
+    ),
+    "network-source": lambda: sets.change("t", {}, network(source4="192.0.2.7", source6="2001:db8::7")),
+    "network-trusted": lambda: sets.change("t", {}, network(trusted=("eth1", "wg0"))),
+    "network-removed": lambda: sets.change("t", network(), {}),
     "publish": lambda: bindings.publish("t", bindings.split(BINDINGS)),
     "unpublish": lambda: bindings.unpublish("t", bindings.split(BINDINGS)),
 }
@@ -55,14 +64,25 @@ def test_rendered_as_agreed(name: str) -> None:
 
 
 def test_no_difference_is_no_command() -> None:
-    assert rules.change("t", network(), network()) == ""
+    assert sets.change("t", network(), network()) == ""
     assert bindings.publish("t", []) == bindings.unpublish("t", []) == ""
 
 
 def test_only_the_difference_is_written() -> None:
-    assert rules.change("t", network(masquerade=False), network()) == (
-        "add element inet t outbound4 { 172.17.0.0/16 }\nadd element inet t outbound6 { fd00:1::/64 }\n"
+    assert sets.change("t", network(source4="192.0.2.7"), network()) == (
+        'add element inet t sources4 { "br0" : 192.0.2.7 }\ndelete element inet t sources4 { "br0" }\n'
     )
+
+
+def test_a_link_local_prefix_is_not_guarded() -> None:
+    """Every link of the host has it: dropping packets to it would cut them off."""
+    elements = sets.network("br0", ["fe80::/64"], Options(), internal=False)
+    assert elements["guarded6"] == elements["within6"] == frozenset()
+
+
+def test_without_translation_answers_come_to_the_containers_own_address() -> None:
+    assert network(masquerade=False)["guarded4"] == frozenset()
+    assert network(masquerade=False, internal=True)["guarded4"] == {"172.17.0.0/16"}
 
 
 def test_a_thousand_ports_that_keep_their_numbers_are_one_element() -> None:

@@ -14,7 +14,7 @@ class BridgeConfig(DriverConfig):
         default="sampan0",
         min_length=1,
         max_length=15,
-        pattern=r"^[^/\s:\"]+$",
+        pattern=r"^[^/\s:\"*\\%]+$",
         description="Link of the default network",
     )
     mtu: int = Field(default=1500, ge=68, le=65535, description="MTU of networks that ask for none, in bytes")

@@ -8,11 +8,10 @@ changes only what differs.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, cast
 
 from sampan.api import sandbox
@@ -32,8 +31,10 @@ from sampan.linux.conntrack import forget_flows_to
 from sampan.linux.namespaces import call_in_netns, new_netns
 from sampan.linux.netlink import Netlink
 from sampan.linux.nftables import LibraryMissing, NftError
-from sampan_network_bridge import bindings, links, options, rules
+from sampan_network_bridge import bindings, links, options
+from sampan_network_bridge.bridges import Bridge, bridge_of
 from sampan_network_bridge.firewall import Firewall
+from sampan_network_bridge.networks import Networks
 from sampan_network_bridge.options import Options
 from sampan_network_bridge.ports import Ports
 
@@ -47,6 +48,7 @@ class _Opened:
     """What `open` gives the other methods."""
 
     firewall: Firewall
+    networks: Networks
     ports: Ports
 
 
@@ -60,8 +62,6 @@ class BridgeDriver(NetworkDriver):
         super().__init__(context, config)
         self._settings = cast("BridgeConfig", config)
         self._opened: _Opened | None = None
-        self._networks: dict[str, rules.Elements] = {}
-        self._lock = Lock()
 
     @classmethod
     def config_model(cls) -> type[DriverConfig]:
@@ -97,14 +97,12 @@ class BridgeDriver(NetworkDriver):
             try:
                 firewall.make(self.context.proxy_port)
                 ports = Ports(firewall.published(), proxy=bool(self.context.proxy_port))
-                self._networks = {network.id: self._elements(network) for network in networks}
-                firewall.change(firewall.elements(), _merged(self._networks))
-                for network in networks:
-                    self._make(network)
+                hosted = Networks(firewall, links.marks(self.context.engine_id), mtu=self._settings.mtu)
+                hosted.open(networks)
             except BaseException:
                 firewall.close()
                 raise
-            self._opened = _Opened(firewall, ports)
+            self._opened = _Opened(firewall, hosted, ports)
 
     def close(self) -> None:
         """Let go of the library; links and table stay."""
@@ -133,32 +131,22 @@ class BridgeDriver(NetworkDriver):
     def create_network(self, network: Network) -> None:
         """Make the bridge and the network's elements. On an error nothing of it is left."""
         opened = self._need_open()
-        elements = self._elements(network)
         with _translated(f"create network {network.name}"):
-            self._make(network)
-            try:
-                with self._lock:
-                    opened.firewall.change({}, elements)
-                    self._networks[network.id] = elements
-            except BaseException:
-                links.delete_bridge(network, self._bridge(network), self.context.engine_id)
-                raise
+            opened.networks.create(network)
 
     def delete_network(self, network: Network) -> None:
         """Remove the elements, then the bridge if it is ours."""
         opened = self._need_open()
         with _translated(f"delete network {network.name}"):
-            with self._lock:
-                elements = self._networks.pop(network.id, None) or self._elements(network)
-                opened.firewall.change(elements, _merged(self._networks))
-            links.delete_bridge(network, self._bridge(network), self.context.engine_id)
+            opened.networks.delete(network)
 
     # ------------------------------------------------------------------ endpoints
 
     def prepare(self, network: Network, endpoint: Endpoint, netns: int) -> None:
         """Make the veth pair, down in the sandbox: what is slow about an attach, and needs no address."""
-        self._need_open()
+        opened = self._need_open()
         with _translated(f"prepare a sandbox of network {network.name}"):
+            opened.networks.need(network)
             links.make_veth(self._veth(network, endpoint), endpoint.interface, netns)
 
     def attach(self, network: Network, endpoint: Endpoint, netns: int) -> Attachment:
@@ -169,6 +157,7 @@ class BridgeDriver(NetworkDriver):
         veth = self._veth(network, endpoint)
         mac = endpoint.mac or (netlink.mac_of(endpoint.ipv4) if endpoint.ipv4 else "")
         with _translated(f"attach endpoint {endpoint.id[:12]} to network {network.name}"):
+            opened.networks.need(network)
             resolved, elements = self._reserve(opened, network, endpoint, endpoint.ports, options.parse(network.options))
             try:
                 links.make_veth(veth, endpoint.interface, netns, mac=mac)
@@ -224,8 +213,7 @@ class BridgeDriver(NetworkDriver):
             for mapping in endpoint.ports:
                 if mapping.host_port and not set(opened.ports.elements(endpoint, [mapping], default)) <= live:
                     damage.append(f"port {mapping.host_port}/{mapping.protocol} is not published")
-            if not self._elements(network)["bridges"] <= opened.firewall.elements()["bridges"]:
-                damage.append(f"network {network.name} is missing in table {opened.firewall.table}")
+            damage += opened.networks.damage(network)
         return tuple(damage)
 
     def gc(self, networks: Sequence[Network], endpoints: Sequence[Endpoint]) -> tuple[str, ...]:
@@ -242,10 +230,7 @@ class BridgeDriver(NetworkDriver):
                     stale = opened.ports.of(target)
                     self._withdraw(opened, stale)
                     removed.append(f"{len(stale)} published ports of {target}")
-            with self._lock:
-                kept = {network.id: self._elements(network) for network in networks}
-                opened.firewall.change(opened.firewall.elements(), _merged(kept))
-                self._networks = kept
+            opened.networks.keep(networks)
             with Netlink() as kernel:
                 for link in kernel.links():
                     if marks.own(link) and link.alias not in valid:
@@ -264,8 +249,7 @@ class BridgeDriver(NetworkDriver):
                 return ()
             opened.ports.restore(wanted)
             opened.firewall.make(self.context.proxy_port)
-            with self._lock:
-                opened.firewall.change(opened.firewall.elements(), _merged(self._networks))
+            opened.networks.renew()
             missing = set(wanted) - set(opened.firewall.published())
             opened.firewall.publish(missing)
         return (f"{len(missing)} published ports of {endpoint.id[:12]}",)
@@ -277,35 +261,19 @@ class BridgeDriver(NetworkDriver):
             raise Unavailable("network driver bridge is not open")
         return self._opened
 
-    def _bridge(self, network: Network) -> str:
-        given = options.parse(network.options).bridge_name
-        return given or links.bridge_name(self.context.engine_id, network.id)
+    def _bridge(self, network: Network) -> Bridge:
+        given = options.parse(network.options)
+        return bridge_of(network, given, links.marks(self.context.engine_id), mtu=self._settings.mtu)
 
     def _veth(self, network: Network, endpoint: Endpoint) -> links.Veth:
-        given = options.parse(network.options)
+        bridge = self._bridge(network)
         return links.Veth(
             name=links.veth_name(self.context.engine_id, endpoint.id),
-            bridge=self._bridge(network),
+            bridge=bridge.name,
             mark=links.marks(self.context.engine_id).endpoint(endpoint.id),
-            mtu=given.mtu or self._settings.mtu,
-            icc=given.icc,
+            mtu=bridge.mtu,
+            icc=options.parse(network.options).icc,
         )
-
-    def _elements(self, network: Network) -> rules.Elements:
-        given = options.parse(network.options)
-        return rules.network(
-            self._bridge(network),
-            [subnet.prefix for subnet in network.subnets],
-            internal=network.internal,
-            icc=given.icc,
-            masquerade=given.masquerade,
-        )
-
-    def _make(self, network: Network) -> None:
-        mtu = options.parse(network.options).mtu or self._settings.mtu
-        if not network.internal:
-            links.enable_forwarding(ipv6=any(":" in subnet.prefix for subnet in network.subnets))
-        links.make_bridge(network, self._bridge(network), self.context.engine_id, mtu)
 
     @staticmethod
     def _reserve(
@@ -324,7 +292,7 @@ class BridgeDriver(NetworkDriver):
         opened.ports.release(elements)
 
     def _check_host(self, network: Network, endpoint: Endpoint) -> list[str]:
-        name, bridge = links.veth_name(self.context.engine_id, endpoint.id), self._bridge(network)
+        name, bridge = links.veth_name(self.context.engine_id, endpoint.id), self._bridge(network).name
         with Netlink() as kernel:
             there = {link.name: link for link in kernel.links()}
         damage = []
@@ -339,10 +307,6 @@ class BridgeDriver(NetworkDriver):
 
 def _addresses(endpoint: Endpoint) -> list[str]:
     return [address.partition("/")[0] for address in (endpoint.ipv4, endpoint.ipv6) if address]
-
-
-def _merged(networks: Mapping[str, rules.Elements]) -> rules.Elements:
-    return {name: frozenset[str]().union(*(elements[name] for elements in networks.values())) for name in rules.SETS}
 
 
 def _try_everything() -> None:

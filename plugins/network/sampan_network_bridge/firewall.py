@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from sampan.linux.nftables import Nftables, NftError
-from sampan_network_bridge import bindings, rules
+from sampan_network_bridge import bindings, rules, sets
 from sampan_network_bridge.bindings import Binding
-from sampan_network_bridge.rules import Elements
+from sampan_network_bridge.sets import Elements
 
 _PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp"}
 
@@ -32,11 +32,12 @@ class Firewall:
         self._nft.run(rules.base(self.table, proxy_port))
 
     def elements(self) -> Elements:
-        """Give what the sets hold now."""
-        found = {name: frozenset[str]() for name in rules.SETS}
+        """Give what the networks' sets and maps hold now."""
+        found = {name: frozenset[str]() for name in sets.SETS}
         for item in self._list():
-            if "set" in item and item["set"]["name"] in found:
-                found[item["set"]["name"]] = frozenset(_element(entry) for entry in item["set"].get("elem", ()))
+            one = item.get("set") or item.get("map") or {"name": ""}
+            if one["name"] in found:
+                found[one["name"]] = frozenset(_element(entry) for entry in one.get("elem", ()))
         return found
 
     def published(self) -> list[Binding]:
@@ -60,7 +61,7 @@ class Firewall:
 
     def change(self, old: Elements, new: Elements) -> None:
         """Go from the elements `old` to `new` in one transaction."""
-        if commands := rules.change(self.table, old, new):
+        if commands := sets.change(self.table, old, new):
             self._nft.run(commands)
 
     def publish(self, elements: Iterable[Binding]) -> None:
@@ -79,14 +80,20 @@ class Firewall:
 
 def _element(entry: Any) -> str:
     """Write a set's element as `rules` does, from libnftables-json(5)."""
-    if isinstance(entry, dict):
-        if "concat" in entry:
-            return " . ".join(f'"{part}"' for part in entry["concat"])
-        if "prefix" in entry:
-            return f"{entry['prefix']['addr']}/{entry['prefix']['len']}"
-        raise NftError(f"an element of a form that this driver does not write: {entry}")
-    text = str(entry)
-    return f"{text}/{128 if ':' in text else 32}" if _is_address(text) else f'"{text}"'
+    if isinstance(entry, list):
+        return " : ".join(_part(part) for part in entry)
+    if isinstance(entry, dict) and "concat" in entry:
+        return " . ".join(_part(part, whole=True) for part in entry["concat"])
+    return _part(entry, whole=True)
+
+
+def _part(part: Any, *, whole: bool = False) -> str:
+    """Write a link's name, an address, or a prefix, also of `whole` length where an address is meant as one."""
+    if isinstance(part, dict):
+        return f"{part['prefix']['addr']}/{part['prefix']['len']}"
+    if not _is_address(part):
+        return f'"{part}"'
+    return f"{part}/{128 if ':' in part else 32}" if whole else str(part)
 
 
 def _is_address(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""The driver's links in the kernel: bridges, veth pairs, and the few sysctls they need.
+"""The endpoints' links in the kernel: veth pairs.
 
 Every link we make bears the driver's mark (`sampan.api.marks`).
 """
@@ -6,27 +6,17 @@ Every link we make bears the driver's mark (`sampan.api.marks`).
 from __future__ import annotations
 
 import errno
-import ipaddress
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from sampan.api import sandbox
 from sampan.api.errors import Conflict
 from sampan.api.marks import Marks
-from sampan.api.network import Endpoint, Network, Subnet
+from sampan.api.network import Endpoint, Network
 from sampan.linux import netlink
 from sampan.linux.netlink import Netlink
-from sampan.linux.sysctl import set_sysctl
-
-log = logging.getLogger(__name__)
 
 _SYSCTL = Path("/proc/sys/net")  # the calling thread's network namespace decides what is seen here
-
-
-def bridge_name(engine_id: str, network_id: str) -> str:
-    """Give the name of a network's bridge that the user did not name."""
-    return f"sp-{engine_id[:4]}-{network_id[:6]}"
 
 
 def veth_name(engine_id: str, endpoint_id: str) -> str:
@@ -37,75 +27,6 @@ def veth_name(engine_id: str, endpoint_id: str) -> str:
 def marks(engine_id: str) -> Marks:
     """Give the marks of the engine's bridge driver."""
     return Marks(engine_id, "bridge")
-
-
-def enable_forwarding(*, ipv6: bool) -> None:
-    """Let the host forward packets. Without it no container reaches out; we only ever turn it on."""
-    for name in ("ipv4/ip_forward", *(["ipv6/conf/all/forwarding"] if ipv6 else [])):
-        if set_sysctl(name, "1"):
-            log.warning("turned on %s: this host now forwards between all its links, not only the containers'", name)
-
-
-# ---------------------------------------------------------------- bridges
-
-
-def make_bridge(network: Network, name: str, engine_id: str, mtu: int) -> None:
-    """Make a network's bridge with its gateway addresses, or mend the one that is there. Raises `OSError`,
-    `Conflict`.
-
-    A bridge that somebody else made and the network names is used as it is, and never deleted.
-    """
-    with Netlink() as kernel:
-        mine = marks(engine_id).network(network.id)
-        found = next((link for link in kernel.links() if link.name == name), None)
-        if found is None:
-            kernel.run(
-                netlink.add_bridge(name, mac=_bridge_mac(network), mtu=mtu),
-                netlink.set_link(name, alias=mine, up=True),
-            )
-        elif found.kind != "bridge" or (found.alias.startswith("sampan ") and found.alias != mine):
-            owner = f"it belongs to {found.alias}" if found.alias else "it is no bridge"
-            raise Conflict(
-                f"make bridge {name}: a link of this name exists: {owner}",
-                remedy="choose another bridge name",
-            )
-        index = netlink.link_index(name)
-        if found is not None and not found.up:
-            kernel.run(netlink.set_link(index, up=True))
-        if found is not None and found.alias == mine and found.mtu != mtu:
-            kernel.run(netlink.set_link(index, mtu=mtu))
-        there = {item.address for item in kernel.addresses() if item.index == index}
-        wanted = [address for subnet in network.subnets if (address := gateway_address(subnet))]
-        kernel.run(*(netlink.add_address(index, address) for address in wanted if address not in there))
-    set_sysctl(f"ipv4/conf/{name}/route_localnet", "1")
-
-
-def delete_bridge(network: Network, name: str, engine_id: str) -> None:
-    """Delete a network's bridge if we made it. Idempotent. Raises `OSError`."""
-    with Netlink() as kernel:
-        mine = marks(engine_id).network(network.id)
-        if any(link.name == name and link.alias == mine for link in kernel.links()):
-            delete(kernel, name)
-
-
-def gateway_address(subnet: Subnet) -> str:
-    """Give the gateway's address with its prefix length, or ""."""
-    if subnet.gateway is None:
-        return ""
-    return f"{subnet.gateway}/{ipaddress.ip_network(subnet.prefix).prefixlen}"
-
-
-def _bridge_mac(network: Network) -> str:
-    """Fix the address: a bridge without one takes its ports' lowest, and containers would lose their gateway
-    for a while.
-    """
-    for subnet in network.subnets:
-        if subnet.gateway and ":" not in subnet.gateway:
-            return netlink.mac_of(subnet.gateway)
-    return ""
-
-
-# ---------------------------------------------------------------- veth pairs
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,15 +6,10 @@ published ports elements of maps (`bindings`). A packet's way costs the same wit
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 
-FAMILIES = (4, 6)
-
-Elements = Mapping[str, frozenset[str]]
-"""Elements of sets, by the set's name, as nft writes them."""
-
-SETS = ("bridges", "shut", "open_pairs", "local4", "outbound4", "local6", "outbound6")
+from sampan_network_bridge import sets
+from sampan_network_bridge.sets import FAMILIES
 
 
 def table_name(engine_id: str) -> str:
@@ -35,13 +30,10 @@ def remove(table: str) -> str:
 
 
 def _declarations(table: str) -> Iterator[str]:
-    yield f"add set inet {table} bridges {{ type ifname; }}"
-    yield f"add set inet {table} shut {{ type ifname; }}"
-    yield f"add set inet {table} open_pairs {{ type ifname . ifname; }}"
+    yield from sets.declarations(table)
     for family in FAMILIES:
         address = f"ipv{family}_addr"
-        yield f"add set inet {table} local{family} {{ type {address}; flags interval; }}"
-        yield f"add set inet {table} outbound{family} {{ type {address}; flags interval; }}"
+        yield f"add set inet {table} doors{family} {{ type {address} . inet_proto . inet_service; flags interval; }}"
         for host, key in (("", ""), ("host_", f"{address} . ")):
             key += "inet_proto . inet_service"
             yield f"add map inet {table} {host}ports{family} {{ type {key} : {address} . inet_service; }}"
@@ -97,20 +89,39 @@ def _proxy(port: int) -> dict[str, list[str]]:
     }
 
 
+def _guard(family: int) -> str:
+    ip = "ip" if family == 4 else "ip6"
+    return f"{ip} daddr @guarded{family} iifname . {ip} daddr != @within{family} fib daddr type != local drop"
+
+
 def _leaving(family: int) -> list[str]:
     ip = "ip" if family == 4 else "ip6"
+    out = f"iifname . {ip} saddr @translated{family} iifname . oifname != @open_pairs"
     return [
         # a container that reaches a published port, its own or a neighbour's: the answer must come back this
         # way
         f"{ip} saddr @local{family} oifname @bridges ct status dnat masquerade",
-        f"{ip} saddr @outbound{family} oifname != @bridges masquerade",
+        f"{out} snat {ip} to iifname map @sources{family}",
+        f"{out} masquerade",
+    ]
+
+
+def _judge(family: int) -> list[str]:
+    ip, version, icmp = ("ip", "ipv4", "icmp") if family == 4 else ("ip6", "ipv6", "ipv6-icmp")
+    door = f"{ip} daddr . meta l4proto . th dport @doors{family} accept"
+    return [
+        f"oifname @unprotected{family} meta nfproto {version} accept",
+        f"oifname @routed{family} meta l4proto {icmp} accept",
+        f"oifname @routed{family} {door}",
+        f"iifname . oifname @trusted {door}",
     ]
 
 
 _CHAINS: dict[str, list[str]] = {
-    # bridges route 127/8 (route_localnet, for ports published on 127.0.0.1): containers must not reach the
-    # host's own
-    "guard": ["iifname @bridges ip daddr 127.0.0.0/8 drop"],
+    # a container's address is for packets of its own network, and this is asked before connections are known, so that
+    # nobody's packet passes for an answer. Also, bridges route 127/8 (route_localnet, for ports published on 127.0.0.1),
+    # and containers must not reach the host's own
+    "guard": ["iifname @bridges ip daddr 127.0.0.0/8 drop", _guard(4), _guard(6)],
     # nor may a neighbour on the wire, by a packet to 127.0.0.1 that we would turn around before the kernel
     # drops it
     "incoming": ["ip daddr 127.0.0.0/8 return", "jump translate"],
@@ -123,50 +134,13 @@ _CHAINS: dict[str, list[str]] = {
         "iifname @shut drop",
         "oifname @shut drop",
         "ct state established,related accept",
-        # into a container only by a published port: not by its address, from outside or from another network
+        # into a container by a published port; by its address, from outside or from another network, only where the
+        # gateway mode says so
         "oifname @bridges ct status dnat accept",
+        "iifname . oifname @closed_pairs drop",
+        *_judge(4),
+        *_judge(6),
         "oifname @bridges drop",
         "accept",
     ],
 }
-
-
-# ---------------------------------------------------------------- networks
-
-
-def network(
-    bridge: str, prefixes: Iterable[str], *, internal: bool, icc: bool, masquerade: bool
-) -> dict[str, frozenset[str]]:
-    """Give the elements that make a network."""
-    elements: dict[str, set[str]] = {name: set() for name in SETS}
-    elements["bridges"].add(f'"{bridge}"')
-    if internal:
-        elements["shut"].add(f'"{bridge}"')
-    if icc:
-        elements["open_pairs"].add(f'"{bridge}" . "{bridge}"')
-    for prefix in prefixes:
-        version = ipaddress.ip_network(prefix).version
-        elements[f"local{version}"].add(prefix)
-        if masquerade and not internal:
-            elements[f"outbound{version}"].add(prefix)
-    return {name: frozenset(found) for name, found in elements.items()}
-
-
-def change(table: str, old: Elements, new: Elements) -> str:
-    """Give the difference from `old` to `new`, "" if there is none."""
-    lines = []
-    for name in SETS:
-        gone, come = (
-            old.get(name, frozenset()) - new.get(name, frozenset()),
-            new.get(name, frozenset()) - old.get(name, frozenset()),
-        )
-        if gone:
-            lines += _forget(table, name, sorted(gone))
-        if come:
-            lines.append(f"add element inet {table} {name} {{ {', '.join(sorted(come))} }}\n")
-    return "".join(lines)
-
-
-def _forget(table: str, name: str, elements: list[str]) -> list[str]:
-    listed = ", ".join(elements)
-    return [f"{verb} element inet {table} {name} {{ {listed} }}\n" for verb in ("add", "delete")]

@@ -1,0 +1,38 @@
+"""Forwarding of packets between the host's links, without which no container reaches out. It is only ever turned on."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from sampan.linux.sysctl import set_sysctl
+
+log = logging.getLogger(__name__)
+
+_SYSCTL = Path("/proc/sys/net")  # the calling thread's network namespace decides what is seen here
+
+
+def enable(version: int) -> None:
+    """Let the host forward packets of this IP version. Raises `OSError`."""
+    name = {4: "ipv4/ip_forward", 6: "ipv6/conf/all/forwarding"}[version]
+    if (_SYSCTL / name).read_text().strip() == "1":
+        return
+    if version == 6:
+        _go_on_listening_to_routers()
+    set_sysctl(name, "1")
+    log.warning("turned on %s: this host now forwards between all its links, not only the containers'", name)
+
+
+def _go_on_listening_to_routers() -> None:
+    """Keep the host its own IPv6 routes and addresses.
+
+    A host that forwards drops at once what it learnt from routers, and hears them no more, unless a link's `accept_ra` is 2
+    (Documentation/networking/ip-sysctl.rst). Links that do not hear them now will not then either.
+    """
+    for link in sorted((_SYSCTL / "ipv6/conf").iterdir()):
+        try:
+            listens = link.name not in ("all", "default", "lo") and (link / "accept_ra").read_text().strip() == "1"
+            if listens and set_sysctl(f"ipv6/conf/{link.name}/accept_ra", "2"):
+                log.warning("set accept_ra of %s to 2: it listens to routers still, while the host forwards", link.name)
+        except FileNotFoundError:
+            continue  # the link went meanwhile
