@@ -7,6 +7,7 @@ translated here, so a driver need not.
 from __future__ import annotations
 
 import errno
+import ipaddress
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,28 +78,40 @@ def _gateways(network: Network, endpoint: Endpoint) -> dict[int, str]:
     if network.internal:
         return {}
     has = {4: endpoint.ipv4, 6: endpoint.ipv6}
-    return {
-        subnet.version: subnet.gateway
-        for subnet in network.subnets
-        if subnet.gateway and has[subnet.version] and subnet.version in endpoint.gateway_for
-    }
+    leads = {version: address for version in endpoint.gateway_for if (address := has[version])}
+    return {version: gateway for version, address in leads.items() if (gateway := _gateway(network, version, address))}
+
+
+def _gateway(network: Network, version: int, address: str) -> str | None:
+    """Give the gateway of the subnet that the address lies in."""
+    subnets = [subnet for subnet in network.subnets if subnet.version == version]
+    if len(subnets) > 1:
+        ip = ipaddress.ip_interface(address).ip
+        subnets = [subnet for subnet in subnets if ip in ipaddress.ip_network(subnet.prefix)]
+    return subnets[0].gateway if subnets else None
 
 
 def _damage(network: Network, endpoint: Endpoint) -> Iterator[str]:
     with Netlink() as kernel:
-        link = next((item for item in kernel.links() if item.name == endpoint.interface), None)
-        if link is None:
-            yield f"link {endpoint.interface} is missing in the sandbox"
-            return
-        if not link.up:
-            yield f"link {endpoint.interface} is down in the sandbox"
-        addresses = {item.address for item in kernel.addresses() if item.index == link.index}
-        defaults = {item.gateway for item in kernel.routes() if item.destination in DEFAULTS.values()}
+        links = {item.name: item for item in kernel.links()}
+        addresses, routes = kernel.addresses(), kernel.routes()
+    if not links["lo"].up:
+        yield "link lo is down in the sandbox"
+    link = links.get(endpoint.interface)
+    if link is None:
+        yield f"link {endpoint.interface} is missing in the sandbox"
+        return
+    if not link.up:
+        yield f"link {endpoint.interface} is down in the sandbox"
+    if endpoint.mac and link.mac != endpoint.mac.lower():
+        yield f"link {endpoint.interface} has hardware address {link.mac}, not {endpoint.mac}, in the sandbox"
+    there = {ipaddress.ip_interface(item.address) for item in addresses if item.index == link.index}
     for address in endpoint.addresses:
-        if address not in addresses:
+        if ipaddress.ip_interface(address) not in there:
             yield f"address {address} is missing in the sandbox"
-    for gateway in _gateways(network, endpoint).values():
-        if gateway not in defaults:
+    ways_out = {(item.destination, item.gateway) for item in routes if item.index == link.index}
+    for version, gateway in _gateways(network, endpoint).items():
+        if (DEFAULTS[version], str(ipaddress.ip_address(gateway))) not in ways_out:
             yield f"default route by {gateway} is missing in the sandbox"
 
 

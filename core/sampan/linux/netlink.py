@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from types import TracebackType
 
 __all__ = [
-    "Address", "Link", "Netlink", "Request", "Route", "add_address", "add_bridge", "add_route", "add_veth", "delete_link",
-    "each_attribute", "link_index", "mac_of", "pack_attribute", "pack_nested", "replace_route", "set_link", "settle_link",
+    "Address", "Link", "Netlink", "Request", "Route", "add_address", "add_bridge", "add_route", "add_veth", "delete_address",
+    "delete_link", "each_attribute", "link_index", "mac_of", "pack_attribute", "pack_nested", "replace_route", "set_link", "settle_link",
     "unpack_attributes",
 ]  # fmt: skip
 
@@ -39,7 +39,7 @@ NLM_F_REQUEST, NLM_F_ACK, NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE, NLM_F_DUMP = 
 NLM_F_CAPPED, NLM_F_ACK_TLVS = 0x100, 0x200
 NLMSG_ERROR, NLMSG_DONE, NLMSGERR_ATTR_MSG = 2, 3, 1
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
-RTM_NEWADDR, RTM_GETADDR, RTM_NEWROUTE, RTM_GETROUTE = 20, 22, 24, 26
+RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR, RTM_NEWROUTE, RTM_GETROUTE = 20, 21, 22, 24, 26
 NLA_F_NESTED, NLA_TYPE_MASK = 0x8000, 0x3FFF
 SOL_NETLINK, NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK = 270, 10, 11, 12
 IFF_UP, IFF_LOWER_UP = 0x1, 0x10000
@@ -194,6 +194,14 @@ def add_address(index: int, address: str) -> Request:
         family, flags = socket.AF_INET6, IFA_F_NODAD
     head = _IFADDR.pack(family, interface.network.prefixlen, flags, 0, index)
     return Request(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, head + body, f"add address {address}")
+
+
+def delete_address(index: int, address: str) -> Request:
+    """Take an address with prefix length from a link."""
+    interface = ipaddress.ip_interface(address)
+    family = socket.AF_INET if interface.version == 4 else socket.AF_INET6
+    head = _IFADDR.pack(family, interface.network.prefixlen, 0, 0, index)
+    return Request(RTM_DELADDR, 0, head + pack_attribute(IFA_LOCAL, interface.ip.packed), f"delete address {address}")
 
 
 def add_route(destination: str, *, gateway: str = "", index: int = 0) -> Request:
