@@ -31,6 +31,7 @@ import pytest
 
 from sampan.api.network import NetworkDriver
 from sampan.testing.network_crashes import CrashCases
+from sampan.testing.network_endpoints import EndpointCases
 from sampan.testing.network_ground import HOST, HOST6, OUTSIDE, OUTSIDE6, Lab, address6_of, address_of
 from sampan.testing.network_packets import PacketCases
 from sampan.testing.network_ports import PortCases
@@ -40,7 +41,7 @@ from sampan.testing.selection import DriverSuite
 __all__ = ["HOST", "HOST6", "OUTSIDE", "OUTSIDE6", "Lab", "NetworkDriverSuite", "address6_of", "address_of"]
 
 
-class NetworkDriverSuite(RuleCases, PacketCases, PortCases, CrashCases, DriverSuite):
+class NetworkDriverSuite(RuleCases, EndpointCases, PacketCases, PortCases, CrashCases, DriverSuite):
     """Every rule of `sampan.api.network`."""
 
     driver_class: ClassVar[type[NetworkDriver]]

@@ -50,6 +50,7 @@ class Lab:
         self._class, self._config, self._state, self._stack = driver_class, config, state, stack
         self._networks, self._endpoints = itertools.count(1), itertools.count(1)
         self.capabilities = driver_class.probe(state).capabilities
+        self.versions = (4, 6) if NetworkCapability.IPV6 in self.capabilities else (4,)
         self.host = self.namespace()
         self.outside = self.namespace()
         cable(self.host, self.outside)

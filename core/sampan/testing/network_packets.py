@@ -85,19 +85,6 @@ class PacketCases:
             change(one, add_route(f"{address_of(second)}/32", index=one.run(link_index, endpoint.interface)))
             assert unreachable(one, address_of(second), 80, server), "a neighbour on the link, if it says so itself"
 
-    @needs(NetworkCapability.ADDRESSES, NetworkCapability.MULTIPLE)
-    def test_a_sandbox_in_two_networks(self, lab: Lab) -> None:
-        """A sandbox in two networks."""
-        left, right = lab.network(), lab.network()
-        middle, first, _ = lab.container(left)
-        second = lab.endpoint(right, interface="eth1", gateway_for=())
-        lab.attach(right, second, middle)
-        for network, endpoint in ((left, first), (right, second)):
-            assert lab.check(network, endpoint, middle) == ()
-            other, _, _ = lab.container(network)
-            with listen(middle, 80) as server:
-                assert reaches(other, address_of(endpoint), 80, server)
-
     # ------------------------------------------------------------------ the host and outside
 
     @needs(NetworkCapability.NAT)
