@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from sampan.netd.protocol import SOCKET
+from sampan.netd.proxy import PortProxy
 from sampan.netd.server import Server
 from sampan.netd.service import Service
 
@@ -43,7 +44,7 @@ async def _serve(first: socket.socket, state: Path) -> None:
 
 
 def _services() -> list[Service]:
-    return []
+    return [PortProxy()]
 
 
 def _bound(state: Path) -> socket.socket:

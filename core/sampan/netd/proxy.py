@@ -128,10 +128,13 @@ class PortProxy(Service):
     # ------------------------------------------------------------------ what is published
 
     def _proxy(self, message: Message, fds: list[int]) -> bool:
-        """Take `endpoints`, id → passages, and the two sockets. Says whether there are sockets."""
+        """Take `endpoints`, id → passages, and the two sockets; forget others if it is `exactly` these. Says whether there
+        are sockets.
+        """
         told: dict[str, list[Any]] = message["endpoints"]
-        for endpoint_id in set(self._endpoints) - set(told):
-            self._forget(endpoint_id)
+        if message["exactly"]:
+            for endpoint_id in set(self._endpoints) - set(told):
+                self._forget(endpoint_id)
         for endpoint_id, passages in told.items():
             self._set(endpoint_id, passages)
         if fds and self._tcp is None:
