@@ -1,1 +1,1 @@
-"""Network driver vxlan."""
+"""Network driver vxlan: one network over several machines."""

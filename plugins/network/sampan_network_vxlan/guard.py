@@ -1,0 +1,54 @@
+"""The driver's table in the kernel."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+
+from sampan.linux.nftables import Nftables, NftError
+from sampan_network_vxlan import rules
+from sampan_network_vxlan.options import Options
+
+
+class Guard:
+    """Keeps the table as the networks want it. Raises `LibraryMissing`; methods raise `NftError`."""
+
+    def __init__(self, engine_id: str, bridges: str) -> None:
+        """Open the library in the calling thread's network namespace. `bridges`: pattern of the networks' bridges' names."""
+        self.table = rules.table_name(engine_id)
+        self._bridges = bridges
+        self._nft = Nftables()
+        self._networks: dict[str, Options] = {}
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Let go of the library; the table stays. Idempotent."""
+        self._nft.close()
+
+    def set(self, networks: Mapping[str, Options]) -> None:
+        """Guard these networks, by id, and no others."""
+        with self._lock:
+            self._write(dict(networks))
+
+    def add(self, network_id: str, given: Options) -> None:
+        """Guard one more."""
+        with self._lock:
+            self._write({**self._networks, network_id: given})
+
+    def remove(self, network_id: str) -> None:
+        """Guard one less. Idempotent."""
+        with self._lock:
+            self._write({key: given for key, given in self._networks.items() if key != network_id})
+
+    def keeps(self, network_id: str) -> bool:
+        """Say whether the kernel has a network's rules."""
+        wanted = f"network {network_id}"
+        try:
+            objects = self._nft.list(f"table inet {self.table}")
+        except NftError:  # there is no such table
+            return False
+        return any(item.get("rule", {}).get("comment") == wanted for item in objects)
+
+    def _write(self, networks: dict[str, Options]) -> None:
+        self._nft.run(rules.render(self.table, self._bridges, networks))
+        self._networks = networks

@@ -1,0 +1,390 @@
+from __future__ import annotations
+
+import socket
+import struct
+import subprocess
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sampan.api.errors import Conflict, InvalidArgument, Unavailable, Unsupported
+from sampan.api.network import Attachment, Endpoint, Network, NetworkDriver, PortMapping
+from sampan.linux.netlink import Netlink, add_address, add_route, add_veth, delete_link, link_index, set_link
+from sampan.linux.vxlan import flood_list
+from sampan.testing.namespaces import Namespace, listen, reaches
+from sampan.testing.network import HOST, HOST6, OUTSIDE, OUTSIDE6, Lab, NetworkDriverSuite, address6_of, address_of
+from sampan.testing.network_ground import change, forge, mac_of_link
+from sampan_network_vxlan import links
+from sampan_network_vxlan.driver import VxlanDriver
+
+MTU = "com.docker.network.driver.mtu"
+
+
+class TunnelLab(Lab):
+    """The neighbour outside is the other machine of every network."""
+
+    def options(self, number: int) -> Mapping[str, str]:
+        return {"vni": str(number), "remotes": OUTSIDE}
+
+
+class TestVxlan(NetworkDriverSuite):
+    driver_class = VxlanDriver
+    lab_class = TunnelLab
+    has_default_network = False
+
+
+# ---------------------------------------------------------------------- two machines
+
+
+@dataclass
+class Machine:
+    """A host with a driver of its own, as seen by a user who types the same commands on each."""
+
+    where: Namespace
+    driver: NetworkDriver
+    lab: Lab
+
+    def create(self, network: Network) -> None:
+        self.where.run(self.driver.create_network, network)
+
+    def container(self, network: Network, **changes: Any) -> tuple[Namespace, Endpoint, Attachment]:
+        sandbox, endpoint = self.lab.namespace(), self.lab.endpoint(network, **changes)
+        return sandbox, endpoint, self.where.run(self.driver.attach, network, endpoint, sandbox.fd)
+
+    def detach(self, network: Network, endpoint: Endpoint) -> None:
+        self.where.run(self.driver.detach, network, endpoint)
+
+    def check(self, network: Network, endpoint: Endpoint, sandbox: Namespace) -> tuple[str, ...]:
+        return self.where.run(self.driver.check, network, endpoint, sandbox.fd)
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Any:
+    with ExitStack() as stack:
+        yield TunnelLab(VxlanDriver, {}, tmp_path, stack)
+
+
+@pytest.fixture
+def here(lab: Lab) -> Machine:
+    return Machine(lab.host, lab.driver, lab)
+
+
+@pytest.fixture
+def there(lab: Lab) -> Machine:
+    return machine(lab, lab.outside, "0ther000")
+
+
+def machine(lab: Lab, where: Namespace, engine: str) -> Machine:
+    driver = VxlanDriver(replace(lab.driver.context, engine_id=engine), VxlanDriver.config_model()())
+    where.run(driver.open, ())
+    lab._stack.callback(lambda: where.run(driver.close))
+    return Machine(where, driver, lab)
+
+
+def over(lab: Lab, here: Machine, there: Machine, *, options: Mapping[str, str] | None = None, **changes: Any) -> Network:
+    """One network on both machines; each of them is told of both."""
+    options = options or {"vni": "4711", "remotes": f"{HOST},{OUTSIDE}"}
+    network = replace(lab.describe(**changes), options=options)
+    here.create(network)
+    there.create(network)
+    return network
+
+
+def test_containers_of_two_machines_reach_each_other(lab: Lab, here: Machine, there: Machine) -> None:
+    network = over(lab, here, there, versions=(4, 6))
+    one, first, made = here.container(network)
+    two, second, _ = there.container(network)
+    for protocol in ("tcp", "udp"):
+        with listen(two, 80, protocol=protocol) as server:
+            assert reaches(one, address_of(second), 80, server) == address_of(first)
+        with listen(one, 81, protocol=protocol, family=6) as server:
+            assert reaches(two, address6_of(first), 81, server) == address6_of(second)
+    assert made.mtu == 1450
+    for at, sandbox, endpoint in ((here, one, first), (there, two, second)):
+        assert at.check(network, endpoint, sandbox) == ()
+
+
+UNDERLAYS = {
+    "ipv6": {"remotes": f"{HOST6},{OUTSIDE6}"},
+    "another port": {"remotes": f"{HOST},{OUTSIDE}", "port": "8472"},
+}
+
+
+@pytest.mark.parametrize("options", UNDERLAYS.values(), ids=UNDERLAYS)
+def test_other_underlays(lab: Lab, here: Machine, there: Machine, options: Mapping[str, str]) -> None:
+    network = over(lab, here, there, options={"vni": "4711", **options})
+    one, first, made = here.container(network)
+    two, second, _ = there.container(network)
+    assert made.mtu == (1430 if ":" in options["remotes"] else 1450)
+    with listen(two, 80) as server:
+        assert reaches(one, address_of(second), 80, server) == address_of(first)
+
+
+def test_a_multicast_group_finds_the_machines(lab: Lab, here: Machine, there: Machine) -> None:
+    network = lab.describe()
+    for at, parent in ((here, "uplink"), (there, "wire")):
+        at.create(replace(network, options={"vni": "4711", "group": "239.1.1.1", "parent": parent}))
+    one, first, _ = here.container(network)
+    two, second, _ = there.container(network)
+    with listen(two, 80) as server:
+        assert reaches(one, address_of(second), 80, server) == address_of(first)
+
+
+def test_three_machines_flood_to_each(lab: Lab, here: Machine, there: Machine) -> None:
+    third = lab.namespace()
+    lab.host.run(cable_third, third)
+    change(third, set_link("lo", up=True), set_link("wire", up=True))
+    third.run(number_third)
+    change(lab.outside, add_route("198.51.100.0/24", gateway=HOST))
+    lab.host.run(Path("/proc/sys/net/ipv4/ip_forward").write_text, "1")
+    elsewhere = machine(lab, third, "7h1rd000")
+    machines = f"{HOST},{OUTSIDE},198.51.100.9"
+    network = over(lab, here, there, options={"vni": "4711", "remotes": machines})
+    elsewhere.create(network)
+    one, first, _ = here.container(network)
+    two, second, _ = there.container(network)
+    three, _, _ = elsewhere.container(network)
+    for sandbox, endpoint in ((one, first), (two, second)):
+        with listen(sandbox, 80) as server:
+            assert reaches(three, address_of(endpoint), 80, server)
+
+
+def cable_third(third: Namespace) -> None:
+    with Netlink() as kernel:
+        kernel.run(add_veth("uplink3", peer="wire", netns=third.fd))
+        kernel.run(add_address(link_index("uplink3"), "198.51.100.1/24"))
+
+
+def number_third() -> None:
+    with Netlink() as kernel:
+        index = link_index("wire")
+        kernel.run(add_address(index, "198.51.100.9/24"), add_route("0.0.0.0/0", gateway="198.51.100.1", index=index))
+
+
+def test_a_large_transfer_is_not_cut(lab: Lab, here: Machine, there: Machine) -> None:
+    """Whole frames of the network's MTU pass the tunnel, each with its checksum, in both directions."""
+    network = over(lab, here, there)
+    one, _, _ = here.container(network)
+    two, second, _ = there.container(network)
+    data = bytes(range(256)) * 8192
+    with listen(two, 80) as server, one.run(socket.create_connection, (address_of(second), 80), 5) as out:
+        into, _ = server.accept()
+        with into, ThreadPoolExecutor(1) as pool:
+            for sender, receiver in ((out, into), (into, out)):
+                receiver.settimeout(5)
+                sent = pool.submit(sender.sendall, data)
+                assert receive(receiver, len(data)) == data
+                sent.result()
+
+
+def receive(stream: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        piece = stream.recv(size - len(data))
+        assert piece
+        data += piece
+    return data
+
+
+# ---------------------------------------------------------------------- who is not in the network
+
+
+def test_the_host_is_not_in_the_network(lab: Lab) -> None:
+    """Not even for a container that takes an address of the host's for a neighbour, and finds out its hardware address."""
+    network = lab.network(versions=(4, 6))
+    sandbox, endpoint, _ = lab.container(network)
+    bridge = links.names(lab.driver.context.engine_id, network.id).bridge
+    mac = mac_of_link(lab.host, bridge)
+    change(sandbox, add_route(f"{HOST}/32", index=sandbox.run(link_index, "eth0")))
+    assert sandbox.run(subprocess.run, ["ip", "neigh", "replace", HOST, "lladdr", mac, "dev", "eth0"]).returncode == 0
+    with listen(lab.host, 7777, protocol="udp") as server:
+        for source in (address_of(endpoint), OUTSIDE, "0.0.0.0"):
+            for target in (HOST, "255.255.255.255", "127.0.0.1"):
+                forge(sandbox, "eth0", mac, (source, target), 7777, b"forged")
+        lab.host.run(send, "127.0.0.1", 7777, b"own")
+        assert server.recv(16) == b"own", "a forged packet got in"
+    with lab.host.run(Netlink) as kernel:
+        bare = {link.index for link in kernel.links() if link.name.startswith(("sx-", "st-"))}
+        assert len(bare) == 2 and not bare & {item.index for item in kernel.addresses()}
+
+
+def send(address: str, port: int, data: bytes) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out:
+        out.sendto(data, (address, port))
+
+
+def test_a_host_that_forwards_does_not_route_into_or_out_of_the_network(lab: Lab) -> None:
+    network = lab.network()
+    sandbox, endpoint, _ = lab.container(network)
+    bridge = links.names(lab.driver.context.engine_id, network.id).bridge
+    lab.host.run(Path("/proc/sys/net/ipv4/conf/uplink/forwarding").write_text, "1")
+    with listen(lab.outside, 7777, protocol="udp") as server:
+        forge(sandbox, "eth0", mac_of_link(lab.host, bridge), (address_of(endpoint), OUTSIDE), 7777, b"forged")
+        lab.host.run(send, OUTSIDE, 7777, b"allowed")
+        assert server.recv(16) == b"allowed", "a forged packet got out"
+
+
+def tunnelled(vni: int, frame: bytes) -> bytes:
+    """RFC 7348, section 5."""
+    return struct.pack("!II", 1 << 27, vni << 8) + frame
+
+
+def hello(to: Endpoint) -> bytes:
+    """A broadcast frame with a UDP packet for port 9 of an endpoint."""
+    udp = struct.pack(">HHHH", 4444, 9, 8 + 6, 0) + b"forged"
+    head = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 1, 0, 64, 17, 0, socket.inet_aton("10.1.0.99"), socket.inet_aton(address_of(to)))
+    total = sum(struct.unpack(">10H", head))
+    total = (total & 0xFFFF) + (total >> 16)
+    head = head[:10] + struct.pack(">H", ~(total + (total >> 16)) & 0xFFFF) + head[12:]
+    return b"\xff" * 6 + bytes.fromhex("020000000099") + b"\x08\x00" + head + udp
+
+
+@pytest.mark.parametrize("options", [{"remotes": OUTSIDE}, {"group": "239.1.1.1", "parent": "uplink"}], ids=["remotes", "group"])
+def test_only_machines_of_the_network_get_a_frame_in(lab: Lab, options: Mapping[str, str]) -> None:
+    """A container behind the host, as of a bridge network, sends to the tunnel's port: of its own host and of the other."""
+    stranger = lab.namespace()
+    lab.host.run(cable_third, stranger)
+    change(stranger, set_link("lo", up=True), set_link("wire", up=True))
+    stranger.run(number_third)
+    lab.host.run(Path("/proc/sys/net/ipv4/ip_forward").write_text, "1")
+    network = replace(lab.describe(), options={"vni": "4711", **options})
+    lab.host.run(lab.driver.create_network, network)
+    sandbox, endpoint, _ = lab.container(network)
+    with listen(sandbox, 9, protocol="udp") as server, listen(lab.outside, 4789, protocol="udp") as other:
+        frame = tunnelled(4711, hello(endpoint))
+        stranger.run(send, HOST, 4789, frame)
+        stranger.run(send, "198.51.100.1", 4789, frame)
+        stranger.run(send, OUTSIDE, 4789, frame)
+        stranger.run(send, OUTSIDE, 4789, tunnelled(4712, b"another network's"))
+        assert other.recv(200) == tunnelled(4712, b"another network's"), "the host let a forged frame pass to the other machine"
+        lab.outside.run(send, HOST, 4789, tunnelled(4711, hello(endpoint).replace(b"forged", b"lawful")))
+        assert server.recv(16) == b"lawful", "a forged frame got in"
+
+
+# ---------------------------------------------------------------------- damage, restarts
+
+
+def test_a_restart_mends_what_is_missing_and_nothing_else(lab: Lab, here: Machine, there: Machine) -> None:
+    network = over(lab, here, there)
+    one, first, made = here.container(network)
+    two, second, _ = there.container(network)
+    name = links.names(here.driver.context.engine_id, network.id)
+    tunnel_before = lab.host.run(link_index, name.tunnel)
+    for damage, words in (
+        (["ip", "link", "set", name.tunnel, "nomaster"], f"link {name.tunnel} is not in bridge"),
+        (["ip", "link", "set", name.bridge, "down"], f"link {name.bridge} is down"),
+        (["ip", "link", "set", made.host_interface, "nomaster"], f"link {made.host_interface} is not in bridge"),
+        (["bridge", "fdb", "del", "00:00:00:00:00:00", "dev", name.tunnel, "dst", OUTSIDE], f"no way to {OUTSIDE}"),
+        (["nft", "delete", "table", "inet", "sampan_vxlan_5a3bca7e"], "rules of network"),
+    ):
+        lab.host.run(subprocess.run, damage, check=True)
+        assert any(words in line for line in here.check(network, first, one)), words
+        assert len(lab.host.run(here.driver.repair, network, first)) == 1
+        assert lab.host.run(here.driver.repair, network, first) == ()
+        assert here.check(network, first, one) == ()
+    assert lab.host.run(link_index, name.tunnel) == tunnel_before
+    for gone in (name.tunnel, name.bridge):
+        change(lab.host, delete_link(gone))
+        here.driver = lab.start(network)  # killed, and started again
+        lab.host.run(here.driver.repair, network, first)
+        assert here.check(network, first, one) == ()
+        with listen(two, 80) as server:
+            assert reaches(one, address_of(second), 80, server)
+
+
+def test_a_restart_while_the_way_out_is_missing(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    """As at boot, before the machine's own network is up: other networks work, and this one as soon as it can."""
+    waiting = lab.describe(options={"remotes": "203.0.113.9"})
+    fine = lab.describe()
+    lab.driver = lab.start(waiting, fine)
+    assert f"network {waiting.name} is not up: this host has no route to machine 203.0.113.9" in caplog.text
+    lab.container(fine)
+    with pytest.raises(Unavailable, match="no route to machine 203.0.113.9"):
+        lab.container(waiting)
+    change(lab.host, add_route("203.0.113.0/24", gateway=OUTSIDE))
+    sandbox, endpoint, _ = lab.container(waiting)
+    assert lab.check(waiting, endpoint, sandbox) == ()
+
+
+def test_gc_keeps_the_guard_of_valid_networks_only(lab: Lab) -> None:
+    def guarded() -> str:
+        return lab.host.run(subprocess.run, ["nft", "list", "ruleset"], capture_output=True, text=True, check=True).stdout
+
+    kept, forgotten = lab.network(), lab.network()
+    lab.host.run(lab.driver.gc, [kept], [])
+    assert kept.id in guarded() and forgotten.id not in guarded()
+    lab.host.run(lab.driver.gc, [], [])
+    assert guarded() == ""
+
+
+def test_entries_of_another_program_stay(lab: Lab) -> None:
+    """Where learning is off, something else fills in the table: it is neither flushed nor called damage."""
+    network = replace(lab.describe(), options={"vni": "7", "learning": "false", "parent": "uplink"})
+    lab.host.run(lab.driver.create_network, network)
+    tunnel = links.names(lab.driver.context.engine_id, network.id).tunnel
+    lab.host.run(subprocess.run, ["bridge", "fdb", "append", "00:00:00:00:00:00", "dev", tunnel, "dst", OUTSIDE], check=True)
+    lab.driver = lab.start(network)
+    sandbox, endpoint, _ = lab.container(network)
+    assert lab.check(network, endpoint, sandbox) == ()
+    with lab.host.run(Netlink) as kernel:
+        assert flood_list(kernel, lab.host.run(link_index, tunnel)) == {OUTSIDE}
+
+
+# ---------------------------------------------------------------------- options
+
+
+def test_the_mtu_is_what_the_way_leaves(lab: Lab) -> None:
+    change(lab.host, set_link("uplink", mtu=1400))
+    assert lab.container(lab.network())[2].mtu == 1350
+    assert lab.container(lab.network(options={MTU: "1300"}))[2].mtu == 1300
+    with pytest.raises(InvalidArgument, match="at most 1350"):
+        lab.network(options={MTU: "1351"})
+    change(lab.host, set_link("uplink", mtu=1300))
+    with pytest.raises(InvalidArgument, match="IPv6"):
+        lab.network(versions=(4, 6))
+
+
+def test_a_vni_is_taken_once(lab: Lab) -> None:
+    network, before = lab.network(), lab.host.links()
+    rival = replace(lab.describe(), options=network.options)
+    other = lab.start(engine="0ther000")
+    for driver in (lab.driver, other):
+        with pytest.raises(Conflict, match=r"VNI 1 is taken on UDP port 4789"):
+            lab.host.run(driver.create_network, rival)
+    assert lab.host.links() - before == set()
+    lab.container(network)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"parent": "nowhere0"}, "no such link"), ({"local": "203.0.113.7"}, "no such address")],
+)  # fmt: skip
+def test_what_this_host_does_not_have(lab: Lab, options: Mapping[str, str], words: str) -> None:
+    before = lab.host.links()
+    with pytest.raises(InvalidArgument, match=words):
+        lab.network(options=options)
+    assert lab.host.links() == before
+
+
+def test_ports_are_refused_with_the_way_to_have_them(lab: Lab) -> None:
+    network, before = lab.network(), lab.host.links()
+    port = PortMapping("tcp", 80, 8080)
+    with pytest.raises(Unsupported, match="join a bridge network"):
+        lab.container(network, ports=(port,))
+    assert lab.host.links() == before
+    _, endpoint, _ = lab.container(network)
+    with pytest.raises(Unsupported, match="join a bridge network"):
+        lab.host.run(lab.driver.publish, network, endpoint, [port])
+
+
+def test_it_is_explained(lab: Lab) -> None:
+    network = lab.network()
+    _, endpoint, _ = lab.container(network)
+    text = "\n".join(lab.host.run(lab.driver.explain, network, endpoint))
+    for words in (OUTSIDE, "VNI 1", "UDP port 4789", "sampan_vxlan_5a3bca7e", "sx-5a3b-000001"):
+        assert words in text
