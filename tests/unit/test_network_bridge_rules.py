@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sampan_network_bridge import bindings, rules, sets
-from sampan_network_bridge.bindings import Binding
+from sampan_network_bridge.bindings import Binding, door
 from sampan_network_bridge.options import GatewayMode, Options
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -29,6 +29,8 @@ BINDINGS = [
     Binding(4, "udp", "", 5000, "172.17.0.2", 5000, count=100),
     Binding(4, "udp", "192.0.2.1", 6000, "172.17.0.2", 6000, count=3),
     Binding(4, "sctp", "", 7000, "172.17.0.2", 7100, count=3),
+    door(4, "tcp", "172.17.0.2", 80),
+    door(6, "udp", "fd00::2", 5000, count=100),
     Binding(6, "tcp", "", 8080, "172.17.0.2", 80),
     Binding(6, "udp", "", 7000, "172.17.0.2", 7100, count=3),
     Binding(6, "tcp", "", 9080, "fd00::2", 80),

@@ -5,6 +5,8 @@ address as data). A single port is one element of a `ports` map (a hash; address
 range that shifts its numbers is as many of these, since the kernel's address translation cannot shift a whole
 range. The `host_` maps are for ports bound to one address of the host.
 
+A port that is reached at the container's own address, without translation, is an element of a `doors` set.
+
 What the kernel cannot translate, [::1] and IPv6 to IPv4, is an element of a `_proxied` set instead: such
 packets go to the engine's proxy, which shifts ranges by itself. The element's comment says where it leads.
 """
@@ -20,7 +22,7 @@ LOOPBACK6 = "::1"
 @dataclass(frozen=True, slots=True)
 class Binding:
     """`count` ports of one family, from `host_port` on the host ("" as `host_ip`: any) to `port` of address
-    `target`.
+    `target`. `host_port` 0: a door.
     """
 
     family: int
@@ -37,9 +39,19 @@ class Binding:
         return self.family == 6 and (self.host_ip == LOOPBACK6 or ":" not in self.target)
 
     @property
+    def is_door(self) -> bool:
+        """Say whether it lets packets through to the container's own address, and takes no port of the host."""
+        return not self.host_port
+
+    @property
     def container(self) -> str:
         """Where it leads, as text: `172.17.0.2:80`."""
         return f"[{self.target}]:{self.port}" if ":" in self.target else f"{self.target}:{self.port}"
+
+
+def door(family: int, protocol: str, address: str, port: int, count: int = 1) -> Binding:
+    """Give a door: `count` ports of the container's own address, reached as they are."""
+    return Binding(family, protocol, "", 0, address, port, count)
 
 
 def split(bindings: Iterable[Binding]) -> list[Binding]:
@@ -50,12 +62,12 @@ def split(bindings: Iterable[Binding]) -> list[Binding]:
 
 
 def _split(item: Binding) -> Iterator[Binding]:
-    if item.count == 1 or item.host_port == item.port or item.is_proxied:
+    if item.count == 1 or item.host_port == item.port or item.is_proxied or item.is_door:
         yield item
     else:
         for n in range(item.count):
             yield replace(item, host_port=item.host_port + n, port=item.port + n, count=1)
-    if item.family == 6 and not item.host_ip and not item.is_proxied:
+    if item.family == 6 and not item.host_ip and not item.is_proxied and not item.is_door:
         yield replace(item, host_ip=LOOPBACK6)
 
 
@@ -93,17 +105,27 @@ def _by_place(elements: Iterable[Binding]) -> dict[str, list[Binding]]:
     found: dict[str, list[Binding]] = {}
     for item in elements:
         kind = "ranges" if item.count > 1 else "ports"
+        if item.is_door:
+            found.setdefault(f"doors{item.family}", []).append(item)
+            continue
         place = f"{'host_' if item.host_ip else ''}{kind}{'_proxied' if item.is_proxied else item.family}"
         found.setdefault(place, []).append(item)
     return found
 
 
 def _whole(item: Binding) -> str:
+    if item.is_door:
+        return _key(item)
     if item.is_proxied:
         return f'{_key(item)} comment "{item.container}"'
     return f"{_key(item)} : {item.target if item.count > 1 else f'{item.target} . {item.port}'}"
 
 
 def _key(item: Binding) -> str:
-    ports = f"{item.host_port}-{item.host_port + item.count - 1}" if item.count > 1 else str(item.host_port)
-    return f"{item.host_ip + ' . ' if item.host_ip else ''}{item.protocol} . {ports}"
+    if item.is_door:
+        return f"{item.target} . {item.protocol} . {_range(item.port, item.count)}"
+    return f"{item.host_ip + ' . ' if item.host_ip else ''}{item.protocol} . {_range(item.host_port, item.count)}"
+
+
+def _range(first: int, count: int) -> str:
+    return f"{first}-{first + count - 1}" if count > 1 else str(first)

@@ -197,9 +197,11 @@ class BridgeDriver(NetworkDriver):
     def unpublish(self, network: Network, endpoint: Endpoint, ports: Sequence[PortMapping]) -> None:
         """Take the ports from the maps; those that this endpoint does not have are no error."""
         opened = self._need_open()
-        default = options.parse(network.options).host_binding
+        given = options.parse(network.options)
         with _translated(f"unpublish ports of endpoint {endpoint.id[:12]}"):
-            asked = set(opened.ports.elements(endpoint, ports, default))
+            others = [mapping for mapping in endpoint.ports if mapping not in ports]
+            asked = set(opened.ports.elements(endpoint, ports, given))
+            asked -= set(opened.ports.elements(endpoint, others, given))  # one door may be theirs too
             self._withdraw(opened, [item for item in opened.ports.of(*_addresses(endpoint)) if item in asked])
 
     def check(self, network: Network, endpoint: Endpoint, netns: int) -> tuple[str, ...]:
@@ -209,9 +211,9 @@ class BridgeDriver(NetworkDriver):
             damage = self._check_host(network, endpoint)
             damage += sandbox.damage(network, endpoint, netns)
             live = set(opened.firewall.published())
-            default = options.parse(network.options).host_binding
+            given = options.parse(network.options)
             for mapping in endpoint.ports:
-                if mapping.host_port and not set(opened.ports.elements(endpoint, [mapping], default)) <= live:
+                if not set(opened.ports.elements(endpoint, [mapping], given)) <= live:
                     damage.append(f"port {mapping.host_port}/{mapping.protocol} is not published")
             damage += opened.networks.damage(network)
         return tuple(damage)
@@ -242,9 +244,7 @@ class BridgeDriver(NetworkDriver):
         """Publish again what is missing of the endpoint's ports; if somebody took the table away, renew that too."""
         opened = self._need_open()
         with _translated(f"repair endpoint {endpoint.id[:12]}"):
-            default = options.parse(network.options).host_binding
-            known = [mapping for mapping in endpoint.ports if mapping.host_port]
-            wanted = opened.ports.elements(endpoint, known, default)
+            wanted = opened.ports.elements(endpoint, endpoint.ports, options.parse(network.options))
             if not wanted or opened.firewall.has(wanted):
                 return ()
             opened.ports.restore(wanted)
@@ -283,7 +283,7 @@ class BridgeDriver(NetworkDriver):
             raise InvalidArgument(
                 f"publish ports in network {network.name}: it is internal, nothing outside reaches it"
             )
-        return opened.ports.reserve(endpoint, ports, given.host_binding)
+        return opened.ports.reserve(endpoint, ports, given)
 
     @staticmethod
     def _withdraw(opened: _Opened, elements: Sequence[bindings.Binding]) -> None:

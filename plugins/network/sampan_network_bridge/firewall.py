@@ -41,14 +41,16 @@ class Firewall:
         return found
 
     def published(self) -> list[Binding]:
-        """Give what the maps of ports hold now, and the sets of those that take the proxy."""
+        """Give what the maps of ports hold now, and the sets of doors and of those that take the proxy."""
         found = []
         for item in self._list():
-            if "map" in item:
+            if "map" in item and item["map"]["name"] not in sets.SETS:
                 name = item["map"]["name"]
                 found += [_binding(name, key, value) for key, value in item["map"].get("elem", ())]
             elif "set" in item and item["set"]["name"].endswith("_proxied"):
                 found += [_proxied(entry["elem"]) for entry in item["set"].get("elem", ()) if "elem" in entry]
+            elif "set" in item and item["set"]["name"] in ("doors4", "doors6"):
+                found += [_door(item["set"]["name"], entry) for entry in item["set"].get("elem", ())]
         return found
 
     def has(self, elements: Iterable[Binding]) -> bool:
@@ -110,6 +112,11 @@ def _binding(name: str, key: Any, value: Any) -> Binding:
     host_ip, protocol, first, count = _key(key)
     target, port = value["concat"] if isinstance(value, dict) else (value, first)
     return Binding(int(name[-1]), protocol, host_ip, first, target, port, count)
+
+
+def _door(name: str, key: Any) -> Binding:
+    address, protocol, first, count = _key(key)
+    return bindings.door(int(name[-1]), protocol, address, first, count)
 
 
 def _proxied(entry: Any) -> Binding:

@@ -65,6 +65,11 @@ class Options:
         """Give the gateway mode of an IP version."""
         return self.mode4 if version == 4 else self.mode6
 
+    def has_doors(self, version: int) -> bool:
+        """Say whether published ports are reached at the container's own address, by somebody at least."""
+        mode = self.mode(version)
+        return mode is GatewayMode.ROUTED or (mode is GatewayMode.NAT and bool(self.trusted))
+
     def source(self, version: int) -> str:
         """Give the source address of an IP version."""
         return self.source4 if version == 4 else self.source6

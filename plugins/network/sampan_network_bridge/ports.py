@@ -20,7 +20,8 @@ from pathlib import Path
 
 from sampan.api.errors import Conflict, InvalidArgument, System, Unavailable, Unsupported
 from sampan.api.network import Endpoint, PortMapping
-from sampan_network_bridge.bindings import LOOPBACK6, Binding, split
+from sampan_network_bridge.bindings import LOOPBACK6, Binding, door, split
+from sampan_network_bridge.options import GatewayMode, Options
 
 _RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _SOCKETS = {"tcp": (socket.SOCK_STREAM, 0), "udp": (socket.SOCK_DGRAM, 0), "sctp": (socket.SOCK_STREAM, 132)}
@@ -43,7 +44,7 @@ class Ports:
             self._add(item)
 
     def reserve(
-        self, endpoint: Endpoint, ports: Sequence[PortMapping], default_host_ip: str
+        self, endpoint: Endpoint, ports: Sequence[PortMapping], given: Options
     ) -> tuple[tuple[PortMapping, ...], list[Binding]]:
         """Take the ports for an endpoint, all or none; give them with host ports filled in, and the table's new
         elements.
@@ -56,11 +57,11 @@ class Ports:
         with self._lock:
             try:
                 for group in _groups(ports):
-                    number = self._number(endpoint, group, default_host_ip)
+                    number = self._number(endpoint, group, given)
                     for asked in group:
-                        mapping = _fill(asked, number, default_host_ip)
+                        mapping = _fill(asked, number, given)
                         filled[asked] = mapping
-                        for item in bind(endpoint, mapping, default_host_ip, proxy=self._proxy):
+                        for item in bind(endpoint, mapping, given, proxy=self._proxy):
                             added += self._take(item)
             except BaseException:
                 for item in added:
@@ -75,12 +76,13 @@ class Ports:
         """
         with self._lock:
             for item in elements:
-                self._check_owners(item)
+                if not item.is_door:
+                    self._check_owners(item)
                 self._add(item)
 
-    def elements(self, endpoint: Endpoint, ports: Iterable[PortMapping], default_host_ip: str) -> list[Binding]:
+    def elements(self, endpoint: Endpoint, ports: Iterable[PortMapping], given: Options) -> list[Binding]:
         """Give what stands in the table when these ports, with host ports filled in, are published."""
-        return split(item for mapping in ports for item in bind(endpoint, mapping, default_host_ip, proxy=self._proxy))
+        return split(item for mapping in ports for item in bind(endpoint, mapping, given, proxy=self._proxy))
 
     def of(self, *targets: str) -> list[Binding]:
         """Give the elements that lead to these addresses."""
@@ -108,9 +110,11 @@ class Ports:
             self._add(element)
         return missing
 
-    def _number(self, endpoint: Endpoint, group: Sequence[PortMapping], default: str) -> int:
-        """Give the host port of a group: the one asked for, or the first that is free for all of it."""
+    def _number(self, endpoint: Endpoint, group: Sequence[PortMapping], given: Options) -> int:
+        """Give the host port of a group: the one asked for, the first that is free for all of it, or 0 if it needs none."""
         asked = group[0]
+        if not any(_translated(endpoint, mapping, given, proxy=self._proxy) for mapping in group):
+            return 0
         if asked.host_port and not asked.host_port_end:
             return asked.host_port
         if asked.host_port:
@@ -123,7 +127,7 @@ class Ports:
         for number in numbers:
             try:
                 for mapping in group:
-                    for item in bind(endpoint, _fill(mapping, number, default), default, proxy=self._proxy):
+                    for item in bind(endpoint, _fill(mapping, number, given), given, proxy=self._proxy):
                         self._check(item)
             except Conflict:
                 continue
@@ -131,7 +135,7 @@ class Ports:
                 self._next = number - low + asked.count
             return number
         if asked.host_port:
-            where = _place(asked.host_ip or default or "0.0.0.0", asked.host_port)
+            where = _place(asked.host_ip or given.host_binding or "0.0.0.0", asked.host_port)
             raise Conflict(f"Bind for {where}-{asked.host_port_end} failed: all ports are already allocated")
         raise Unavailable(
             f"publish port {asked.container_port}/{asked.protocol}: no free port from {low} to {high}",
@@ -139,6 +143,8 @@ class Ports:
         )
 
     def _check(self, item: Binding) -> None:
+        if item.is_door:
+            return
         self._check_owners(item)
         where = _anywhere(item)
         for number in range(item.host_port, item.host_port + item.count):
@@ -152,8 +158,8 @@ class Ports:
                     raise Conflict(f"Bind for {_place(_anywhere(item), number)} failed: port is already allocated")
 
     def _add(self, item: Binding) -> None:
-        for number in range(item.host_port, item.host_port + item.count):
-            self._owners.setdefault((item.family, item.protocol, number), {})[item.host_ip] = item
+        for port in _ports_of_the_host(item):
+            self._owners.setdefault(port, {})[item.host_ip] = item
         self._elements.setdefault(item.target, {})[item] = None
 
     def _remove(self, item: Binding) -> None:
@@ -163,11 +169,17 @@ class Ports:
         del elements[item]
         if not elements:
             del self._elements[item.target]
-        for number in range(item.host_port, item.host_port + item.count):
-            owners = self._owners[item.family, item.protocol, number]
+        for port in _ports_of_the_host(item):
+            owners = self._owners[port]
             del owners[item.host_ip]
             if not owners:
-                del self._owners[item.family, item.protocol, number]
+                del self._owners[port]
+
+
+def _ports_of_the_host(item: Binding) -> Iterable[Port]:
+    """Give the host's ports that a binding takes: a door takes none."""
+    numbers = () if item.is_door else range(item.host_port, item.host_port + item.count)
+    return ((item.family, item.protocol, number) for number in numbers)
 
 
 def _groups(ports: Sequence[PortMapping]) -> list[list[PortMapping]]:
@@ -178,42 +190,69 @@ def _groups(ports: Sequence[PortMapping]) -> list[list[PortMapping]]:
     return list(groups.values())
 
 
-def _fill(mapping: PortMapping, number: int, default_host_ip: str) -> PortMapping:
-    return replace(mapping, host_port=number, host_port_end=0, host_ip=mapping.host_ip or default_host_ip)
+def _fill(mapping: PortMapping, number: int, given: Options) -> PortMapping:
+    return replace(mapping, host_port=number, host_port_end=0, host_ip=mapping.host_ip or given.host_binding)
 
 
-def bind(endpoint: Endpoint, mapping: PortMapping, default_host_ip: str, *, proxy: bool) -> list[Binding]:
-    """Give a mapping by the host's family, `proxy` if there is one. Raises `InvalidArgument` and `Unsupported` for what
-    cannot be.
+def bind(endpoint: Endpoint, mapping: PortMapping, given: Options, *, proxy: bool) -> list[Binding]:
+    """Give a mapping by the host's family, `proxy` if there is one, and as doors where the network's options open them.
+
+    Without a host port there are only doors. Raises `InvalidArgument` and `Unsupported` for what cannot be.
     """
     last = max(mapping.host_port, mapping.container_port) + mapping.count - 1
     if mapping.protocol not in _SOCKETS:
         raise InvalidArgument(f"publish a port: no protocol {mapping.protocol!r}", remedy="tcp, udp or sctp")
-    if mapping.count < 1 or min(mapping.host_port, mapping.container_port) < 1 or last > 65535:
+    if mapping.count < 1 or mapping.host_port < 0 or mapping.container_port < 1 or last > 65535:
         raise InvalidArgument(
             f"publish a port: {mapping.host_port}:{mapping.container_port}/{mapping.protocol} is out of range"
         )
-    host_ip = mapping.host_ip or default_host_ip
-    targets = _targets(endpoint, proxy=proxy and mapping.protocol != "sctp")
-    families = list(targets)
-    if host_ip:
-        try:
-            address = ipaddress.ip_address(host_ip)
-        except ValueError as error:
-            raise InvalidArgument(f"publish port {mapping.host_port}: {host_ip!r} is no address") from error
-        if address.version not in targets or (str(address) == LOOPBACK6 and not proxy):
-            raise Unsupported(
-                f"publish port {mapping.host_port}/{mapping.protocol} on {host_ip}: the container has no"
-                f" IPv{address.version} address that such packets could be translated to",
-                remedy=f"join a network with an IPv{address.version} subnet, or publish on an address of another family",
-            )
-        families, host_ip = [address.version], "" if address.is_unspecified else str(address)
-    return [
+    translated = _translated(endpoint, mapping, given, proxy=proxy) if mapping.host_port else {}
+    host_ip = _host_ip(mapping, given)
+    bindings = [
         Binding(
-            family, mapping.protocol, host_ip, mapping.host_port, targets[family], mapping.container_port, mapping.count
+            family, mapping.protocol, host_ip, mapping.host_port, target, mapping.container_port, mapping.count
         )
-        for family in families
+        for family, target in translated.items()
     ]
+    own = {family: target for family, target in _targets(endpoint, proxy=False).items() if given.has_doors(family)}
+    return bindings + [
+        door(family, mapping.protocol, target, mapping.container_port, mapping.count)
+        for family, target in own.items()
+        if family in _families(mapping, given)
+    ]
+
+
+def _translated(endpoint: Endpoint, mapping: PortMapping, given: Options, *, proxy: bool) -> dict[int, str]:
+    """Give where packets to the host's addresses of each family are sent on to."""
+    targets = _targets(endpoint, proxy=proxy and mapping.protocol != "sctp")
+    families = _families(mapping, given)
+    asked = mapping.host_ip or given.host_binding
+    if asked and (families - set(targets) or (asked == LOOPBACK6 and not proxy)):
+        (version,) = families
+        raise Unsupported(
+            f"publish port {mapping.host_port}/{mapping.protocol} on {asked}: the container has no"
+            f" IPv{version} address that such packets could be translated to",
+            remedy=f"join a network with an IPv{version} subnet, or publish on an address of another family",
+        )
+    return {
+        family: target
+        for family, target in targets.items()
+        if family in families and given.mode(6 if ":" in target else 4) is not GatewayMode.ROUTED
+    }
+
+
+def _families(mapping: PortMapping, given: Options) -> set[int]:
+    asked = mapping.host_ip or given.host_binding
+    try:
+        return {ipaddress.ip_address(asked).version} if asked else {4, 6}
+    except ValueError as error:
+        raise InvalidArgument(f"publish port {mapping.host_port}: {asked!r} is no address") from error
+
+
+def _host_ip(mapping: PortMapping, given: Options) -> str:
+    """Give the host's address, or "" for all of the families there are."""
+    asked = mapping.host_ip or given.host_binding
+    return "" if not asked or ipaddress.ip_address(asked).is_unspecified else str(ipaddress.ip_address(asked))
 
 
 def _targets(endpoint: Endpoint, *, proxy: bool) -> dict[int, str]:
