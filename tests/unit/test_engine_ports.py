@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sampan.api.errors import InvalidArgument, Unsupported
+from sampan.api.errors import InvalidArgument
 from sampan.api.network import PortMapping
 from sampan.api.types import HostConfig
 from sampan.engine.ports import join, mappings, parse_port, shown
@@ -57,6 +57,7 @@ def test_publish_all_takes_the_exposed_ports_that_are_not_bound() -> None:
         ({"HostIp": "localhost"}, "invalid IP address: localhost"),
         ({"HostPort": "x"}, "invalid port specification"),
         ({"HostPort": "80-"}, "invalid port specification"),
+        ({"HostPort": "81-80"}, "invalid port specification"),
         ({"HostPort": "65536"}, "invalid port specification"),
     ],
 )
@@ -65,9 +66,22 @@ def test_bad_bindings(binding: dict[str, str], message: str) -> None:
         of({"80/tcp": [binding]})
 
 
-def test_choosing_from_a_range_says_that_it_is_not_there() -> None:
-    with pytest.raises(Unsupported, match="publish port 80/tcp on one of 8000-8010.*name one port"):
-        of({"80/tcp": [{"HostPort": "8000-8010"}]})
+def test_one_of_a_range() -> None:
+    asked = of({"80/tcp": [{"HostPort": "8000-8010"}], "81/tcp": [{"HostPort": "8000-8010"}], "82/tcp": [{"HostPort": "8001"}]})
+    assert asked == [
+        PortMapping("tcp", 80, 8000, host_port_end=8010),
+        PortMapping("tcp", 81, 8000, host_port_end=8010),
+        PortMapping("tcp", 82, 8001),
+    ]
+
+
+def test_what_names_no_address_is_published_on_those_of_the_policy() -> None:
+    host = HostConfig.model_validate({"PortBindings": {"80/tcp": [{}, {"HostIp": "192.0.2.1", "HostPort": "8080"}]}})
+    assert mappings(host, (), ("127.0.0.1", "::1")) == [
+        PortMapping("tcp", 80, 0, "127.0.0.1"),
+        PortMapping("tcp", 80, 8080, "192.0.2.1"),
+        PortMapping("tcp", 80, 0, "::1"),
+    ]
 
 
 def test_neighbours_become_ranges() -> None:
@@ -104,8 +118,12 @@ def test_joining_neither_adds_nor_loses_a_port(items: list[PortMapping]) -> None
 
 
 def test_shown() -> None:
-    assert shown([("tcp", 80, 8080, "", 2), ("tcp", 80, 9000, "127.0.0.1", 1), ("udp", 53, 53, "", 1)]) == {
+    ports = [("tcp", 80, 8080, "", 2), ("tcp", 80, 9000, "127.0.0.1", 1), ("sctp", 53, 53, "", 1)]
+    assert shown(ports, ipv6=False) == {
         "80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8080"}, {"HostIp": "127.0.0.1", "HostPort": "9000"}],
         "81/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8081"}],
-        "53/udp": [{"HostIp": "0.0.0.0", "HostPort": "53"}],
+        "53/sctp": [{"HostIp": "0.0.0.0", "HostPort": "53"}],
     }
+    assert shown(ports, ipv6=True)["81/tcp"] == [
+        {"HostIp": "0.0.0.0", "HostPort": "8081"}, {"HostIp": "::", "HostPort": "8081"}
+    ]  # fmt: skip

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
-from sampan.api.errors import InvalidArgument, Unsupported
+from sampan.api.errors import InvalidArgument
 from sampan.api.network import PortMapping
 from sampan.api.types import HostConfig, PortBinding
 
@@ -27,16 +28,23 @@ def _port(number: str, text: str) -> int:
     return int(number)
 
 
-def mappings(host: HostConfig, exposed: Iterable[str]) -> list[PortMapping]:
-    """Give what is to be published, neighbouring ports joined to ranges. Host port 0 lets the driver choose."""
+def mappings(host: HostConfig, exposed: Iterable[str], unspecified: Sequence[str] = ("",)) -> list[PortMapping]:
+    """Give what is to be published, neighbouring ports joined to ranges. Host port 0 lets the driver choose.
+
+    `unspecified`: the host's addresses for what names none.
+    """
     bindings: dict[str, Sequence[PortBinding]] = {
         key: value or [PortBinding()] for key, value in host.port_bindings.items()
     }
     if host.publish_all_ports:
         for port in exposed:
             bindings.setdefault(port, [PortBinding()])
-    single = [_mapping(port, binding) for port, items in bindings.items() for binding in items]
-    return join(single)
+    return join(
+        replace(mapping, host_ip=address)
+        for port, items in bindings.items()
+        for mapping in (_mapping(port, binding) for binding in items)
+        for address in ([mapping.host_ip] if mapping.host_ip else unspecified)
+    )
 
 
 def _mapping(port: str, binding: PortBinding) -> PortMapping:
@@ -51,12 +59,10 @@ def _mapping(port: str, binding: PortBinding) -> PortMapping:
         return PortMapping(protocol, number, 0, binding.host_ip)
     low, separator, high = text.partition("-")
     first = _port(low, text)
-    if separator and _port(high, text) != first:
-        raise Unsupported(
-            f"publish port {port} on one of {text}: choosing from a range is not built yet",
-            remedy="name one port, or none",
-        )
-    return PortMapping(protocol, number, first, binding.host_ip)
+    last = _port(high, text) if separator else first
+    if last < first:
+        raise InvalidArgument(f"invalid port specification: {text!r}")
+    return PortMapping(protocol, number, first, binding.host_ip, host_port_end=last if last > first else 0)
 
 
 def join(single: Iterable[PortMapping]) -> list[PortMapping]:
@@ -67,6 +73,7 @@ def join(single: Iterable[PortMapping]) -> list[PortMapping]:
         if (
             last is not None
             and last.host_port
+            and not (last.host_port_end or item.host_port_end)
             and (last.protocol, last.host_ip) == (item.protocol, item.host_ip)
             and last.host_port + last.count == item.host_port
             and last.container_port + last.count == item.container_port
@@ -79,11 +86,13 @@ def join(single: Iterable[PortMapping]) -> list[PortMapping]:
     return joined
 
 
-def shown(ports: Iterable[tuple[str, int, int, str, int]]) -> Mapping[str, list[dict[str, str]]]:
-    """Give published ports as `NetworkSettings.Ports` shows them."""
+def shown(ports: Iterable[tuple[str, int, int, str, int]], *, ipv6: bool) -> Mapping[str, list[dict[str, str]]]:
+    """Give published ports as `NetworkSettings.Ports` shows them. `ipv6`: every address is those of IPv6 too."""
     result: dict[str, list[dict[str, str]]] = {}
     for protocol, container_port, host_port, host_ip, count in ports:
+        everywhere = ["0.0.0.0", "::"] if ipv6 and protocol != "sctp" else ["0.0.0.0"]
         for offset in range(count):
-            entry = {"HostIp": host_ip or "0.0.0.0", "HostPort": str(host_port + offset)}
-            result.setdefault(f"{container_port + offset}/{protocol}", []).append(entry)
+            entries = result.setdefault(f"{container_port + offset}/{protocol}", [])
+            for address in [host_ip] if host_ip else everywhere:
+                entries.append({"HostIp": address, "HostPort": str(host_port + offset)})
     return result

@@ -54,7 +54,7 @@ def summary(engine: Engine, container: Container) -> dict[str, Any]:
         if any(" " in part for part in record.command)
         else " ".join(record.command),
         "Created": record.created // 10**9,
-        "Ports": _port_list(container, endpoint),
+        "Ports": _port_list(engine, container, endpoint),
         "Labels": record.config.labels,
         "State": record.state.status,
         "Status": status_text(record.state),
@@ -64,9 +64,9 @@ def summary(engine: Engine, container: Container) -> dict[str, Any]:
     }
 
 
-def _port_list(container: Container, endpoint: EndpointRecord | None) -> list[dict[str, Any]]:
+def _port_list(engine: Engine, container: Container, endpoint: EndpointRecord | None) -> list[dict[str, Any]]:
     ports: list[dict[str, Any]] = []
-    published = shown(endpoint.ports) if endpoint is not None else {}
+    published = shown(endpoint.ports, ipv6=bool(engine.proxy.port)) if endpoint is not None else {}
     for port, bindings in published.items():
         number, _, protocol = port.partition("/")
         for binding in bindings:
@@ -206,7 +206,7 @@ def _network_settings(engine: Engine, container: Container, endpoint: EndpointRe
     ports: dict[str, Any] = {}
     if container.is_running:
         ports = dict.fromkeys(container.record.config.exposed_ports)
-        ports.update(shown(endpoint.ports) if endpoint is not None else {})
+        ports.update(shown(endpoint.ports, ipv6=bool(engine.proxy.port)) if endpoint is not None else {})
     return {
         "Bridge": "",
         "SandboxID": container.id if container.is_running else "",
