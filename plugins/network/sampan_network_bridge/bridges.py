@@ -36,16 +36,14 @@ def bridge_of(network: Network, given: Options, marks: Marks, *, mtu: int) -> Br
     """Give the bridge that a network should have; `mtu` if its options ask for none."""
     isolated = {version for version in (4, 6) if given.mode(version) is GatewayMode.ISOLATED}
     without = isolated | ({4} if given.inhibit_ipv4 else set())
-    gateways = {subnet.version: subnet for subnet in network.subnets if subnet.gateway}
+    gateways = {subnet.version: subnet for subnet in network.subnets if subnet.gateway and subnet.version not in without}
     return Bridge(
         name=given.bridge_name or f"sp-{marks.engine_id[:4]}-{network.id[:6]}",
         mark=marks.network(network.id),
         mac=netlink.mac_of(str(gateways[4].gateway)) if 4 in gateways else _mac_of(network.id),
         mtu=given.mtu or mtu,
         addresses=tuple(
-            f"{subnet.gateway}/{ipaddress.ip_network(subnet.prefix).prefixlen}"
-            for version, subnet in gateways.items()
-            if version not in without
+            f"{subnet.gateway}/{ipaddress.ip_network(subnet.prefix).prefixlen}" for subnet in gateways.values()
         ),
         ipv6=any(subnet.version == 6 for subnet in network.subnets) and 6 not in isolated,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from sampan.linux.netlink import Netlink
 from sampan.linux.sysctl import set_sysctl
 
 log = logging.getLogger(__name__)
@@ -29,10 +30,15 @@ def _go_on_listening_to_routers() -> None:
     A host that forwards drops at once what it learnt from routers, and hears them no more, unless a link's `accept_ra` is 2
     (Documentation/networking/ip-sysctl.rst). Links that do not hear them now will not then either.
     """
-    for link in sorted((_SYSCTL / "ipv6/conf").iterdir()):
-        try:
-            listens = link.name not in ("all", "default", "lo") and (link / "accept_ra").read_text().strip() == "1"
-            if listens and set_sysctl(f"ipv6/conf/{link.name}/accept_ra", "2"):
-                log.warning("set accept_ra of %s to 2: it listens to routers still, while the host forwards", link.name)
-        except FileNotFoundError:
-            continue  # the link went meanwhile
+    with Netlink() as kernel:
+        links = [link.name for link in kernel.links() if not link.master]  # a bridge's port hears nothing itself
+    listening = [name for name in links if _accept_ra(name) == "1" and set_sysctl(f"ipv6/conf/{name}/accept_ra", "2")]
+    if listening:
+        log.warning("set accept_ra of %s to 2: they listen to routers as before", ", ".join(listening))
+
+
+def _accept_ra(link: str) -> str:
+    try:
+        return (_SYSCTL / "ipv6/conf" / link / "accept_ra").read_text().strip()
+    except FileNotFoundError:
+        return ""  # it went meanwhile, or has no IPv6
