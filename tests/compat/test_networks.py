@@ -34,7 +34,7 @@ def test_a_published_port_is_reached_from_the_host_and_from_containers(client: C
         assert client.out("run", "--rm", "busybox", "wget", "-q", "-O", "-", url).startswith("root:x:0:0")
     # its own published port, by way of the host
     assert client.out("exec", container, "wget", "-q", "-O", "-", "http://172.31.77.1:8080/passwd").startswith("root:x:0:0")
-    assert client.out("port", container, "80") == "0.0.0.0:8080"
+    assert client.out("port", container, "80") == "0.0.0.0:8080\n[::]:8080"
     assert "0.0.0.0:8080->80/tcp" in client.out("ps")
 
 

@@ -59,10 +59,12 @@ def _links(daemon: Daemon) -> list[str]:
 
 
 def _published(daemon: Daemon) -> list[str]:
-    """Only maps hold ports; the sets hold what belongs to networks."""
+    """Ports are in maps, and in the sets of those that take the proxy; other sets hold what belongs to networks."""
     done = daemon.run("nft", "-j", "list", "ruleset")
-    maps = [item["map"] for item in json.loads(done.stdout)["nftables"] if "map" in item]
-    return [f"nft map {found['name']}: {found['elem']}" for found in maps if found.get("elem")]
+    objects = json.loads(done.stdout)["nftables"]
+    holding = [item["map"] for item in objects if "map" in item]
+    holding += [item["set"] for item in objects if "set" in item and item["set"]["name"].endswith("_proxied")]
+    return [f"nft {found['name']}: {found['elem']}" for found in holding if found.get("elem")]
 
 
 def _shims(daemon: Daemon) -> list[str]:
