@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
 from sampan.api.errors import InvalidArgument
@@ -33,6 +33,7 @@ class Settings(BaseModel):
     log_driver: str = "json-file"
     bridge_name: str = "sampan0"
     bridge_subnet: str | None = None
+    sandbox_pool: int = Field(default=4, ge=0, le=64)
     cgroup_parent: str = "/sampan"
     pidfile: Path | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from ground.daemon import Daemon, processes_of
 
 PATIENCE = 3.0
 """Seconds that the kernel gets to take apart what was let go: veths, cgroups and zombies go asynchronously."""
+
+SANDBOXES = 4
+"""The setting sandbox-pool's default."""
 
 
 def check_nothing_left(daemon: Daemon) -> None:
@@ -54,8 +58,16 @@ def _cgroups(engine_id: str) -> list[str]:
 
 
 def _links(daemon: Daemon) -> list[str]:
+    """Veths, but for those of the sandboxes that wait for the next containers: `SANDBOXES` of a bridge, other end down."""
     done = daemon.run("ip", "-j", "link", "show", "type", "veth")
-    return [f"link {link['ifname']}" for link in json.loads(done.stdout or b"[]")]
+    waiting: Counter[str] = Counter()
+    found = []
+    for link in json.loads(done.stdout or b"[]"):
+        if "LOWER_UP" not in link["flags"] and waiting[link.get("master", "")] < SANDBOXES:
+            waiting[link.get("master", "")] += 1
+        else:
+            found.append(f"link {link['ifname']}")
+    return found
 
 
 def _published(daemon: Daemon) -> list[str]:

@@ -61,7 +61,7 @@ class Engine:
         self.networks = Networks(settings, registry, metadata, self.events, self.proxy)
         self.discovery = Discovery()
         self.endpoints = Endpoints(self.networks, self.discovery, self.proxy, metadata, self.events)
-        self.sandboxes = Sandboxes()
+        self.sandboxes = Sandboxes(lambda network: self.networks.get(network.driver), settings.sandbox_pool)
         self.volumes = Volumes(settings, registry, metadata, self.events)
         self.containers = Containers(
             settings, registry, metadata, self.events, self.images, self.storage, self.unpacked, self.networks, self.volumes
@@ -122,6 +122,9 @@ class Engine:
         await self.proxy.settle(endpoint for c in everyone for endpoint in self.endpoints.of(c.id))
         await self.storage.sweep()
         await asyncio.to_thread(self._sweep_directories, {c.id for c in everyone})
+        for network in self.networks.all():
+            if network.is_default and network.driver == "bridge":
+                self.sandboxes.expect(network)
 
     def _sweep_directories(self, known: set[str]) -> None:
         for base in (self.settings.root / "containers", self.settings.state / "containers"):
@@ -148,6 +151,7 @@ class Engine:
         self.exports.close()
         await self.execs.close()
         await self.lifecycle.close()
+        await self.sandboxes.close()
         await self.networks.close()
         self.proxy.close()
         await self.netd.close()

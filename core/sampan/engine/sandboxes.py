@@ -1,13 +1,38 @@
-"""Sandboxes: the network namespaces that containers start in."""
+"""Sandboxes: the network namespaces that containers start in, some of them made before they are asked for.
+
+For each network that containers joined of late a few sandboxes wait, with the first endpoint's link in them where the network's
+driver can make it without knowing addresses. They are made a moment after a start, not during it, and nobody sees them: they
+have no addresses, no names and no records. Only descriptors of this process hold them, so whatever ends it, the kernel takes
+them apart, links and all; a crash leaks nothing.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 
+from sampan.api.errors import SampanError
+from sampan.api.network import Endpoint, NetworkCapability, NetworkDriver
+from sampan.engine.drivers import DriverHandle
+from sampan.engine.names import new_id
+from sampan.engine.networks import to_network
 from sampan.engine.records import NetworkRecord
 from sampan.linux import namespaces
+
+log = logging.getLogger(__name__)
+
+INTERFACE = "eth0"
+"""What the link in a waiting sandbox is called."""
+
+NETWORKS = 4
+"""Networks that have sandboxes waiting: those that were joined last."""
+
+PAUSE = 0.05
+"""Seconds from a sandbox's taking to the making of the next: the start that took it has the processors to itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +50,95 @@ class Sandbox:
         os.close(self.netns)
 
 
+@dataclass(frozen=True, slots=True)
+class _Pool:
+    """What waits for one network's containers; for a network whose driver can prepare nothing, an empty sandbox."""
+
+    network: NetworkRecord
+    waiting: deque[Sandbox] = field(default_factory=deque)
+
+
 class Sandboxes:
-    """Gives sandboxes."""
+    """Gives sandboxes. `size`: how many wait for each network, 0 for none."""
+
+    def __init__(self, driver_of: Callable[[NetworkRecord], Awaitable[DriverHandle[NetworkDriver]]], size: int) -> None:
+        self._driver_of = driver_of
+        self._size = size
+        self._pools: dict[str, _Pool] = {}  # by network id, the one joined last at the end
+        self._filler: asyncio.Task[None] | None = None
 
     async def take(self, network: NetworkRecord | None) -> Sandbox:
-        """Give a sandbox for a container whose first network this is (None: it joins none)."""
-        return Sandbox(await asyncio.to_thread(namespaces.new_netns))
+        """Give a sandbox for a container that joins this network by `eth0`, or an empty one (None)."""
+        if network is None:
+            return Sandbox(await _new_netns())
+        self.expect(network)
+        waiting = self._pools[network.id].waiting
+        return waiting.popleft() if waiting else Sandbox(await _new_netns())
+
+    def expect(self, network: NetworkRecord) -> None:
+        """Have sandboxes wait for containers of this network, soon; the network joined longest ago may lose its own."""
+        self._pools[network.id] = self._pools.pop(network.id, _Pool(network))
+        if len(self._pools) > NETWORKS:
+            self.forget(next(iter(self._pools)))
+        if self._size and (self._filler is None or self._filler.done()):
+            self._filler = asyncio.create_task(self._fill())
+
+    def forget(self, network_id: str) -> None:
+        """Let go of what waits for a network: it is going away. The kernel removes the links a moment later."""
+        pool = self._pools.pop(network_id, None)
+        while pool is not None and pool.waiting:
+            pool.waiting.popleft().close()
+
+    def waiting(self) -> list[str]:
+        """Give the ids of the endpoints whose links wait: the sweep of a working engine leaves them alone."""
+        return [sandbox.endpoint_id for pool in self._pools.values() for sandbox in pool.waiting if sandbox.endpoint_id]
+
+    async def close(self) -> None:
+        """Let go of all that waits."""
+        self._size = 0
+        if self._filler is not None:
+            await self._filler
+        for network_id in list(self._pools):
+            self.forget(network_id)
+
+    async def _fill(self) -> None:
+        await asyncio.sleep(PAUSE)
+        while pool := next((p for p in self._pools.values() if len(p.waiting) < self._size), None):
+            try:
+                sandbox = await self._make(pool.network)
+            except (SampanError, OSError) as error:
+                log.warning("make a sandbox for network %s before it is needed: %s", pool.network.name, error)
+                self.forget(pool.network.id)
+                continue
+            if self._pools.get(pool.network.id) is pool:
+                pool.waiting.append(sandbox)
+            else:
+                sandbox.close()
+
+    async def _make(self, network: NetworkRecord) -> Sandbox:
+        plank = await self._driver_of(network)
+        if NetworkCapability.PREPARE not in plank.capabilities:
+            return Sandbox(await _new_netns())
+        endpoint = Endpoint(new_id(), network.id, container_id="", interface=INTERFACE)
+        sandbox = Sandbox(await _new_netns(), endpoint.id)
+        try:
+            await plank.call(plank.driver.prepare, to_network(network), endpoint, sandbox.netns)
+        except BaseException:
+            sandbox.close()
+            raise
+        return sandbox
+
+
+async def _new_netns() -> int:
+    """Make a namespace on a thread; one that nobody waits for any more is closed again."""
+    making = asyncio.create_task(asyncio.to_thread(namespaces.new_netns))
+    try:
+        return await asyncio.shield(making)
+    except asyncio.CancelledError:
+        making.add_done_callback(_close_unwanted)
+        raise
+
+
+def _close_unwanted(making: asyncio.Task[int]) -> None:
+    if making.exception() is None:
+        os.close(making.result())

@@ -49,13 +49,16 @@ def make_veth(veth: Veth, interface: str, netns: int, *, mac: str = "") -> None:
     Where br_netfilter shows bridged packets to the table, its rules decide about neighbours: the module bridges translated
     packets from port to port, so isolation would close published ports too. Raises `OSError`, `Conflict`.
     """
+    bridge = netlink.link_index(veth.bridge)
     with Netlink() as kernel:
         found = kernel.link(veth.name)
         if found is not None and (found.alias != veth.mark or found.carrier):
             raise Conflict(f"make link {veth.name}: there is one, of {found.alias or 'somebody else'}")
-        if found is not None:
+        if found is not None and found.master == bridge:
             return
-        bridge, isolated = netlink.link_index(veth.bridge), not veth.icc and not _bridge_netfilter()
+        if found is not None:
+            kernel.discard(found.index)  # its bridge was removed and made again
+        isolated = not veth.icc and not _bridge_netfilter()
         try:
             kernel.run(
                 netlink.add_veth(veth.name, peer=interface, netns=netns, master=bridge, mac=mac, mtu=veth.mtu),

@@ -1,0 +1,71 @@
+"""Sandboxes that wait for containers: there before they are needed, of the right network, gone with the network or the daemon."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ground.daemon import Daemon
+from ground.leaks import SANDBOXES, check_nothing_left
+from ground.waiting import wait_until
+
+
+def waiting(daemon: Daemon) -> list[dict[str, Any]]:
+    """The links of waiting sandboxes: their other ends are down."""
+    links = json.loads(daemon.run("ip", "-j", "link", "show", "type", "veth").stdout or b"[]")
+    return [link for link in links if "LOWER_UP" not in link["flags"]]
+
+
+def full(daemon: Daemon, networks: int = 1) -> bool:
+    return len(waiting(daemon)) == networks * SANDBOXES
+
+
+def test_a_start_takes_one_and_another_is_made(own_daemon: Daemon) -> None:
+    wait_until(lambda: full(own_daemon), "the pool of the default network is full")
+    before = {link["ifindex"] for link in waiting(own_daemon)}
+    own_daemon.docker("run", "-d", "--name", "one", "busybox", "sleep", "1000")
+    links = json.loads(own_daemon.run("ip", "-j", "link", "show", "type", "veth").stdout)
+    assert {link["ifindex"] for link in links if "LOWER_UP" in link["flags"]} < before
+    wait_until(lambda: full(own_daemon), "the pool is full again")
+    own_daemon.docker("exec", "one", "ping", "-c", "1", "-W", "5", gateway(own_daemon))
+    own_daemon.docker("rm", "-f", "one")
+    check_nothing_left(own_daemon)
+
+
+def gateway(daemon: Daemon) -> str:
+    return str(daemon.api("GET", "/networks/bridge")["IPAM"]["Config"][0]["Gateway"])
+
+
+def test_more_starts_at_once_than_wait(own_daemon: Daemon) -> None:
+    wait_until(lambda: full(own_daemon), "the pool is full")
+    ids = [
+        own_daemon.api("POST", "/containers/create", {"Image": "busybox", "Cmd": ["sleep", "1000"]})["Id"]
+        for _ in range(SANDBOXES + 3)
+    ]
+    for one in ids:
+        own_daemon.api("POST", f"/containers/{one}/start")
+    addresses = {
+        own_daemon.api("GET", f"/containers/{one}/json")["NetworkSettings"]["Networks"]["bridge"]["IPAddress"] for one in ids
+    }
+    assert len(addresses) == len(ids)
+    for one in ids:
+        own_daemon.docker("exec", one, "ping", "-c", "1", "-W", "5", gateway(own_daemon))
+
+
+def test_after_a_kill_nothing_is_left_and_a_new_pool_is_made(own_daemon: Daemon) -> None:
+    wait_until(lambda: full(own_daemon), "the pool is full")
+    before = {link["ifindex"] for link in waiting(own_daemon)}
+    own_daemon.kill()
+    wait_until(lambda: not waiting(own_daemon), "the kernel has taken apart what nobody holds any more")
+    own_daemon.start()
+    wait_until(lambda: full(own_daemon), "the new daemon's pool is full")
+    assert not before & {link["ifindex"] for link in waiting(own_daemon)}
+    own_daemon.stop()
+    wait_until(lambda: not waiting(own_daemon), "a daemon that stops takes its pool along")
+
+
+def test_a_link_that_somebody_removed_is_made_again(own_daemon: Daemon) -> None:
+    wait_until(lambda: full(own_daemon), "the pool is full")
+    for link in waiting(own_daemon):
+        own_daemon.run("ip", "link", "delete", link["ifname"])
+    own_daemon.docker("run", "--rm", "busybox", "ping", "-c", "1", "-W", "5", gateway(own_daemon))
