@@ -22,12 +22,14 @@ def module_daemon() -> Iterator[Daemon]:
 
 @pytest.fixture
 def daemon(module_daemon: Daemon) -> Iterator[Daemon]:
-    """The module's engine; afterwards its containers are removed, and nothing else may be left."""
+    """The module's engine; afterwards its containers, volumes and networks are removed, and nothing else may be left."""
     yield module_daemon
     for container in module_daemon.api("GET", "/containers/json?all=1"):
         module_daemon.api("DELETE", f"/containers/{container['Id']}?force=1&v=1")
     for volume in module_daemon.api("GET", "/volumes")["Volumes"]:
         module_daemon.api("DELETE", f"/volumes/{volume['Name']}")
+    for network in module_daemon.api("GET", '/networks?filters={"type":["custom"]}'):
+        module_daemon.api("DELETE", f"/networks/{network['Id']}")
     check_nothing_left(module_daemon)
 
 

@@ -12,9 +12,9 @@ from sampan.engine.records import EndpointRecord
 ENDPOINT = EndpointRecord(id="e", network_id="n", container_id="c", ipv4="10.0.0.7/24")
 
 
-def hosts(host_network: bool = False, gateway: str | None = "10.0.0.1", **host: object) -> list[str]:
+def hosts(host_network: bool = False, gateways: tuple[str, ...] = ("10.0.0.1",), **host: object) -> list[str]:
     record = container_record(host=host, Domainname="example.org")
-    return files.hosts(record, [ENDPOINT], host_network=host_network, gateway=gateway).splitlines()
+    return files.hosts(record, [ENDPOINT], host_network=host_network, gateways=gateways).splitlines()
 
 
 def test_hosts() -> None:
@@ -34,7 +34,7 @@ def test_bad_extra_hosts() -> None:
     with pytest.raises(InvalidArgument, match="invalid extra host 'peer'"):
         hosts(ExtraHosts=["peer"])
     with pytest.raises(InvalidArgument, match="has no gateway"):
-        hosts(gateway=None, ExtraHosts=["up:host-gateway"])
+        hosts(gateways=(), ExtraHosts=["up:host-gateway"])
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_resolv_conf(
 
 
 def test_written_files_are_readable_by_all(tmp_path: Path) -> None:
-    found = files.write_files(tmp_path / "f", container_record(), [ENDPOINT], host_network=False, gateway=None)
+    found = files.write_files(tmp_path / "f", container_record(), [ENDPOINT], host_network=False, gateways=())
     assert set(found) == {"/etc/hostname", "/etc/hosts", "/etc/resolv.conf"}
     assert found["/etc/hostname"].read_text() == "c0ffee000000\n"
     assert all(path.stat().st_mode & 0o777 == 0o644 for path in found.values())

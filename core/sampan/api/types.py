@@ -323,12 +323,50 @@ class IpamPool(ApiModel):
     auxiliary_addresses: dict[str, str] = {}
 
 
+class NetworkReference(ApiModel):
+    """Another network that a new one's configuration is taken from."""
+
+    network: str = ""
+
+
 class IpamConfig(ApiModel):
     """How a network gets its addresses."""
 
     driver: str = "default"
     options: dict[str, str] = {}
     config: list[IpamPool] = []
+
+
+class NetworkCreateRequest(ApiModel):
+    """The body of `POST /networks/create`. `enable_ipv4` and `enable_ipv6` None: as the options say, else IPv4 alone."""
+
+    name: str = ""
+    driver: str = ""
+    scope: str = ""
+    internal: bool = False
+    attachable: bool = False
+    ingress: bool = False
+    config_only: bool = False
+    config_from: NetworkReference = NetworkReference()
+    enable_ipv4: bool | None = Field(None, alias="EnableIPv4")
+    enable_ipv6: bool | None = Field(None, alias="EnableIPv6")
+    ipam: IpamConfig = Field(IpamConfig(), alias="IPAM")
+    options: dict[str, str] = {}
+    labels: dict[str, str] = {}
+
+
+class NetworkConnectRequest(ApiModel):
+    """The body of `POST /networks/{id}/connect`."""
+
+    container: str = ""
+    endpoint_config: EndpointSettings = EndpointSettings()
+
+
+class NetworkDisconnectRequest(ApiModel):
+    """The body of `POST /networks/{id}/disconnect`."""
+
+    container: str = ""
+    force: bool = False
 
 
 class VolumeCreateRequest(ApiModel):

@@ -16,7 +16,7 @@ from sampan.api.errors import Conflict, InvalidArgument, NotFound, SampanError, 
 from sampan.api.logs import LogDriver
 from sampan.api.runtime import RuntimeDriver
 from sampan.api.types import ContainerConfig, ContainerCreateRequest, HostConfig
-from sampan.engine import isolation
+from sampan.engine import container_networks, isolation
 from sampan.engine.container import Container, Directories
 from sampan.engine.events import EventBus
 from sampan.engine.images import Images
@@ -113,6 +113,13 @@ class Containers:
             raise NotFound(f"No such container: {ref}")
         return matching[0]
 
+    def find(self, ref: str) -> Container | None:
+        """As `get`, but None for what is not there."""
+        try:
+            return self.get(ref)
+        except NotFound:
+            return None
+
     def of_image(self, image_id: str) -> list[tuple[str, bool]]:
         """Give (id, is running) of the containers made from an image."""
         return [(c.id, c.is_running) for c in self._by_id.values() if c.record.image_id == image_id]
@@ -174,7 +181,8 @@ class Containers:
         """Make what a container consists of, and enter it. All or nothing."""
         record = container.record
         options = snapshot_options(record.host.storage_opt)
-        await self._check_network(record)
+        await container_networks.settle(record, self._networks, lambda ref: self.get(ref).record)
+        record.links = self._links(record.host)
         with container.trace.span("create", "image.unpack", record.storage_driver):
             parent = await self._unpacked.ensure(image, record.storage_driver)
         storage = await self._storage.get(record.storage_driver)
@@ -288,6 +296,7 @@ class Containers:
         log_driver.validate(host.log_config.config)
         self._check_restart(host)
         self._check_modes(host)
+        warnings.extend(container_networks.check_modes(config, host))
         if config.healthcheck and config.healthcheck.test and config.healthcheck.test != ["NONE"]:
             warnings.append("Health checks are not run yet: the container's health stays unknown")
         if host.init:
@@ -320,47 +329,49 @@ class Containers:
             "container:"
         ):
             raise InvalidArgument(f"invalid IPC mode: {host.ipc_mode}")
-        if host.links:
-            raise Unsupported("link containers (--link): not built yet", remedy="use addresses or --add-host")
 
-    async def _check_network(self, record: ContainerRecord) -> None:
-        """Refuse an unknown network now, not at start; `driver:` names make that driver's default network."""
-        mode = record.host.network_mode
-        if mode.startswith(DRIVER_MODE):
-            network = await self._networks.default_of(mode.removeprefix(DRIVER_MODE))
-            record.host.network_mode = network.name
-        elif mode.startswith("container:"):
-            self.get(mode.removeprefix("container:"))
-        elif mode not in ("default", ""):
-            self._networks.resolve(mode)
-        if len(set(record.networks) - {"default", mode}) > 0:
-            raise Unsupported("join several networks at once: not built yet", remedy="name one network")
+    def _links(self, host: HostConfig) -> list[tuple[str, str]]:
+        """Find what a container is linked to on the default bridge; elsewhere its endpoints' settings say it."""
+        found = []
+        for text in host.links if container_networks.plain_mode(host.network_mode) == "bridge" else ():
+            name, alias = container_networks.parse_link(text)
+            target = self.get(name)
+            if target.record.host.network_mode == "host":
+                raise InvalidArgument(
+                    "conflicting options: host type networking can't be used with links."
+                    " This would result in undefined behavior"
+                )
+            found.append((target.id, alias))
+        return found
 
     # ------------------------------------------------------------------ changing
 
     async def rename(self, container: Container, name: str) -> None:
-        """Give a container another name."""
+        """Give a container another name. The caller holds its lock."""
         name = name.removeprefix("/")
         check_name("container", name)
-        async with container.lock:
-            old = container.record.name
-            if name == old:
-                raise InvalidArgument("Renaming a container with the same name as its current name")
-            self._check_name_free(name)
-            self._by_name[name] = container.id
-            container.record.name = name
-            try:
-                await self._metadata.database.write(lambda tx: self._metadata.containers.update(tx, container.record))
-            except BaseException:
-                container.record.name = old
-                del self._by_name[name]
-                raise
-            del self._by_name[old]
+        old = container.record.name
+        if name == old:
+            raise InvalidArgument("Renaming a container with the same name as its current name")
+        self._check_name_free(name)
+        self._by_name[name] = container.id
+        container.record.name = name
+        try:
+            await self.write(container)
+        except BaseException:
+            container.record.name = old
+            del self._by_name[name]
+            raise
+        del self._by_name[old]
         self._emit(container, "rename", oldName=f"/{old}")
 
     async def save(self, container: Container) -> None:
         """Write the record to the store (not flushed: it can be read back from the shim)."""
         await self._metadata.database.note(lambda tx: self._metadata.containers.update(tx, container.record))
+
+    async def write(self, container: Container) -> None:
+        """Write the record to the store, durably: a client is told of what it says."""
+        await self._metadata.database.write(lambda tx: self._metadata.containers.update(tx, container.record))
 
     async def remove(self, container: Container, *, volumes: bool) -> None:
         """Remove a stopped container. The caller holds its lock. The store forgets it last, so a crash removes it again."""
@@ -399,10 +410,6 @@ class Containers:
 
     def _emit(self, container: Container, action: str, **more: str) -> None:
         self._events.emit("container", action, container.id, attributes(container.record) | more)
-
-
-DRIVER_MODE = "sampan-driver:"
-"""A network mode of ours: the default network of a driver, made on first use."""
 
 
 def attributes(record: ContainerRecord) -> dict[str, str]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
-from sampan.api.errors import InvalidArgument, SampanError, Unsupported
-from sampan.api.ipam import AddressRequest
-from sampan.api.network import Endpoint, PortMapping, Subnet
+from sampan.api.errors import SampanError
+from sampan.api.network import Endpoint, PortMapping
 from sampan.api.types import EndpointSettings
-from sampan.engine.discovery import Discovery
 from sampan.engine.events import EventBus
 from sampan.engine.metadata import Metadata
 from sampan.engine.names import new_id
@@ -21,21 +20,38 @@ from sampan.engine.records import EndpointRecord, NetworkRecord
 
 log = logging.getLogger(__name__)
 
+LINK_LOCAL_PREFIX = {4: 16, 6: 64}
+"""Prefix lengths of addresses given by `--link-local-ip`, as Docker's: RFC 3927, RFC 4291."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A place in a network that a container is to get: everything but the addresses is decided.
+
+    `endpoint_id`: of an endpoint whose link is in the sandbox already, or "" for a new one.
+    """
+
+    network: NetworkRecord
+    container_id: str
+    asked: EndpointSettings
+    interface: str = "eth0"
+    mac: str = ""
+    gateway_for: tuple[int, ...] = (4, 6)
+    ports: tuple[PortMapping, ...] = ()
+    endpoint_id: str = ""
+
 
 class Endpoints:
     """The endpoints of all running containers, each container's in the order of joining."""
 
-    def __init__(
-        self, networks: Networks, discovery: Discovery, proxy: Proxy, metadata: Metadata, events: EventBus
-    ) -> None:
+    def __init__(self, networks: Networks, proxy: Proxy, metadata: Metadata, events: EventBus) -> None:
         self._networks = networks
-        self._discovery = discovery
         self._proxy = proxy
         self._metadata = metadata
         self._events = events
         self._by_container: dict[str, list[EndpointRecord]] = {}
         self._allocating = asyncio.Lock()
-        self._joining: set[str] = set()  # addresses given to endpoints that are not up yet
+        self._joining: list[EndpointRecord] = []  # they have addresses, and are not up yet
 
     def load(self) -> None:
         """Read what the store knows."""
@@ -47,107 +63,132 @@ class Endpoints:
         return list(self._by_container.get(container_id, ()))
 
     def inside(self, network: NetworkRecord) -> list[EndpointRecord]:
-        """Give the endpoints in a network."""
-        return [e for endpoints in self._by_container.values() for e in endpoints if e.network_id == network.id]
+        """Give the endpoints in a network, those that are being made too."""
+        up = [endpoint for endpoints in self._by_container.values() for endpoint in endpoints]
+        return [endpoint for endpoint in (*up, *self._joining) if endpoint.network_id == network.id]
 
-    async def attach(
-        self,
-        network: NetworkRecord,
-        container_id: str,
-        netns: int,
-        asked: EndpointSettings,
-        ports: Sequence[PortMapping],
-        *,
-        mac: str,
-        endpoint_id: str = "",
-    ) -> EndpointRecord:
-        """Give a container's sandbox a place in a network: address, link, ports. All or nothing."""
-        plank = await self._networks.get(network.driver)
-        if asked.links or asked.aliases:
-            raise Unsupported(
-                f"join network {network.name}: links and aliases need name resolution, which this version does not have",
-                remedy="use addresses or --add-host",
-            )
-        endpoint = await self._allocate(network, container_id, asked, ports, mac, endpoint_id)
+    # ------------------------------------------------------------------ joining
+
+    async def attach(self, place: Place, netns: int) -> EndpointRecord:
+        """Give a container's sandbox a place in a network: addresses, link, ports. All or nothing.
+
+        Raises as the network's drivers, `NotFound` if the network is going away.
+        """
+        plank = await self._networks.driver_of(place.network)
+        endpoint = await self._allocate(place)
         try:
-            attachment = await plank.call(plank.driver.attach, to_network(network), to_endpoint(endpoint), netns)
-            made = [(p.protocol, p.container_port, p.host_port, p.host_ip, p.count) for p in attachment.ports]
-            known = {"host_interface": attachment.host_interface, "mac": attachment.mac or endpoint.mac, "ports": made}
-            endpoint = endpoint.model_copy(update=known)
+            given = replace(to_endpoint(endpoint), ports=place.ports)
+            attachment = await plank.call(plank.driver.attach, to_network(place.network), given, netns)
+            made = {
+                "host_interface": attachment.host_interface,
+                "mac": attachment.mac or endpoint.mac,
+                "ports": _port_records(attachment.ports),
+            }
+            endpoint = endpoint.model_copy(update=made)
             # recorded after it exists: one that a crash leaves unrecorded is found by its engine's mark, by `gc`
             await self._metadata.database.note(lambda tx: self._metadata.endpoints.insert(tx, endpoint))
-            self._by_container.setdefault(container_id, []).append(endpoint)
-            if endpoint.ports:
-                await self._proxy.publish(endpoint)
+            self._by_container.setdefault(place.container_id, []).append(endpoint)
         finally:
-            self._joining.discard(endpoint.ipv4 or "")
-        self._events.emit("network", "connect", network.id, self._attributes(network, container_id))
+            self._joining = [item for item in self._joining if item.id != endpoint.id]
+        if endpoint.ports:
+            await self._proxy.publish(endpoint)
+        self._emit("connect", place.network, place.container_id)
         return endpoint
 
-    async def _allocate(
-        self, network: NetworkRecord, container_id: str, asked: EndpointSettings, ports: Sequence[PortMapping], mac: str,
-        endpoint_id: str,
-    ) -> EndpointRecord:
-        preferred = asked.ipam_config.ipv4_address if asked.ipam_config else ""
-        if preferred and network.is_default:
-            raise InvalidArgument(
-                "invalid config for network bridge: user specified IP address is supported on user defined networks only"
-            )
+    async def _allocate(self, place: Place) -> EndpointRecord:
+        """Choose the addresses and hold them: the endpoint is in `_joining` when this returns."""
+        network, wanted = place.network, place.asked.ipam_config
         async with self._allocating:
-            ipv4 = await self._choose_address(network, preferred) if network.subnets else None
-            self._joining.add(ipv4 or "")
-        return EndpointRecord(
-            id=endpoint_id or new_id(),
-            network_id=network.id,
-            container_id=container_id,
-            mac=mac,
-            ipv4=ipv4,
-            ports=[(p.protocol, p.container_port, p.host_port, p.host_ip, p.count) for p in ports],
-        )
+            self._networks.check_stays(network)
+            held = {address.partition("/")[0] for item in self.inside(network) for address in (item.ipv4, item.ipv6) if address}
+            choose = partial(self._networks.choose_address, network, held=held)
+            endpoint = EndpointRecord(
+                id=place.endpoint_id or new_id(),
+                network_id=network.id,
+                container_id=place.container_id,
+                interface=place.interface,
+                mac=place.mac,
+                ipv4=await choose(4, wanted.ipv4_address if wanted else ""),
+                ipv6=await choose(6, wanted.ipv6_address if wanted else ""),
+                link_local=[_link_local(address) for address in wanted.link_local_ips] if wanted else [],
+                gateway_for=list(place.gateway_for),
+                options=place.asked.driver_opts,
+            )
+            self._networks.check_stays(network)
+            self._joining.append(endpoint)
+        return endpoint
 
-    async def _choose_address(self, network: NetworkRecord, preferred: str) -> str:
-        prefix, gateway = network.subnets[0]
-        held = [endpoint.ipv4 for endpoint in self.inside(network) if endpoint.ipv4]
-        taken = {address.partition("/")[0] for address in (*held, *self._joining, gateway or "") if address}
-        request = AddressRequest(Subnet(prefix, gateway), preferred=preferred or None, in_use=taken)
-        return await self._networks.choose_address(network, request)
+    # ------------------------------------------------------------------ changing
 
-    async def detach(self, container_id: str) -> None:
-        """Take a container out of all its networks. Best-effort: what fails stays recorded, for the next sweep."""
-        for endpoint in self.of(container_id):
-            await self._detach(endpoint)
+    async def lead(self, endpoint: EndpointRecord, versions: Sequence[int], netns: int) -> EndpointRecord:
+        """Have the default routes of these IP versions, and no others, go by an endpoint. Raises as `set_gateway`."""
+        if list(versions) == endpoint.gateway_for:
+            return endpoint
+        changed = endpoint.model_copy(update={"gateway_for": list(versions)})
+        network = self._networks.find(endpoint.network_id)
+        if network is not None and set(versions) - set(endpoint.gateway_for):
+            plank = await self._networks.driver_of(network)
+            await plank.call(plank.driver.set_gateway, to_network(network), to_endpoint(changed), netns)
+        await self._replace(changed)
+        return changed
 
-    async def _detach(self, endpoint: EndpointRecord) -> None:
-        container_id = endpoint.container_id
+    async def publish(self, endpoint: EndpointRecord, ports: Sequence[PortMapping]) -> EndpointRecord:
+        """Publish ports of a live endpoint that has none yet. Raises as the driver's `publish`."""
+        network = self._networks.resolve(endpoint.network_id)
+        plank = await self._networks.driver_of(network)
+        made = await plank.call(plank.driver.publish, to_network(network), to_endpoint(endpoint), ports)
+        changed = endpoint.model_copy(update={"ports": _port_records(made)})
+        await self._replace(changed)
+        await self._proxy.publish(changed)
+        return changed
+
+    async def unpublish(self, endpoint: EndpointRecord) -> EndpointRecord:
+        """Take back all published ports of a live endpoint. Raises as the driver's `unpublish`."""
+        network = self._networks.resolve(endpoint.network_id)
+        plank = await self._networks.driver_of(network)
+        await self._proxy.withdraw(endpoint.id)
+        given = to_endpoint(endpoint)
+        await plank.call(plank.driver.unpublish, to_network(network), given, given.ports)
+        changed = endpoint.model_copy(update={"ports": []})
+        await self._replace(changed)
+        return changed
+
+    async def _replace(self, changed: EndpointRecord) -> None:
+        await self._metadata.database.note(lambda tx: self._metadata.endpoints.update(tx, changed))
+        endpoints = self._by_container.get(changed.container_id, [])
+        endpoints[:] = [changed if item.id == changed.id else item for item in endpoints]
+
+    # ------------------------------------------------------------------ leaving
+
+    async def detach(self, endpoint: EndpointRecord) -> None:
+        """Take an endpoint away. Best-effort: what fails stays recorded, for the next sweep."""
         network = self._networks.find(endpoint.network_id)
         if network is not None:
             try:
-                plank = await self._networks.get(network.driver)
+                plank = await self._networks.driver_of(network)
                 await plank.call(plank.driver.detach, to_network(network), to_endpoint(endpoint))
             except SampanError as error:
-                log.warning("detach endpoint %s of container %s: %s", endpoint.id[:12], container_id[:12], error)
+                log.warning("detach endpoint %s of container %s: %s", endpoint.id[:12], endpoint.container_id[:12], error)
                 return
-            self._events.emit("network", "disconnect", network.id, self._attributes(network, container_id))
         if endpoint.ports:
             await self._proxy.withdraw(endpoint.id)
         await self._metadata.database.note(partial(self._metadata.endpoints.delete, key=endpoint.id))
-        others = [item for item in self.of(container_id) if item.id != endpoint.id]
+        others = [item for item in self.of(endpoint.container_id) if item.id != endpoint.id]
         if others:
-            self._by_container[container_id] = others
+            self._by_container[endpoint.container_id] = others
         else:
-            self._by_container.pop(container_id, None)
-
-    @staticmethod
-    def _attributes(network: NetworkRecord, container_id: str) -> dict[str, str]:
-        return {"container": container_id, "name": network.name, "type": network.driver}
+            self._by_container.pop(endpoint.container_id, None)
+        if network is not None:
+            self._emit("disconnect", network, endpoint.container_id)
 
     async def sweep(self, living: set[str]) -> None:
         """Remove from host and store whatever belongs to containers that no longer run, and mend what the others lack."""
         for container_id in set(self._by_container) - living:
-            await self.detach(container_id)
+            for stale in self.of(container_id):
+                await self.detach(stale)
         networks = {record.id: record for record in self._networks.all()}
         endpoints = [endpoint for endpoints in self._by_container.values() for endpoint in endpoints]
-        for plank in self._networks.opened():
+        for plank in self._networks.drivers.opened():
             own = {record.id: to_network(record) for record in networks.values() if record.driver == plank.name}
             valid = [to_endpoint(record) for record in endpoints if record.network_id in own]
             for removed in await plank.call(plank.driver.gc, list(own.values()), valid):
@@ -155,6 +196,18 @@ class Endpoints:
             for endpoint in valid:
                 for mended in await plank.call(plank.driver.repair, own[endpoint.network_id], endpoint):
                     log.warning("network %s: mended %s", plank.name, mended)
+
+    def _emit(self, action: str, network: NetworkRecord, container_id: str) -> None:
+        attributes = {"container": container_id, "name": network.name, "type": network.driver}
+        self._events.emit("network", action, network.id, attributes)
+
+
+def _port_records(ports: Sequence[PortMapping]) -> list[tuple[str, int, int, str, int]]:
+    return [(p.protocol, p.container_port, p.host_port, p.host_ip, p.count) for p in ports]
+
+
+def _link_local(address: str) -> str:
+    return f"{address}/{LINK_LOCAL_PREFIX[6 if ':' in address else 4]}"
 
 
 def to_endpoint(record: EndpointRecord) -> Endpoint:

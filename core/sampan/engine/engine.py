@@ -15,6 +15,7 @@ from sampan.api.errors import Conflict
 from sampan.api.hookspecs import Event
 from sampan.content.blobs import BlobStore
 from sampan.engine.commit import Commits
+from sampan.engine.connections import Connections
 from sampan.engine.containers import Containers
 from sampan.engine.discovery import Discovery
 from sampan.engine.drivers import contained, private_directory
@@ -60,17 +61,18 @@ class Engine:
         self.proxy = Proxy(self.netd, settings.state)
         self.networks = Networks(settings, registry, metadata, self.events, self.proxy)
         self.discovery = Discovery()
-        self.endpoints = Endpoints(self.networks, self.discovery, self.proxy, metadata, self.events)
-        self.sandboxes = Sandboxes(lambda network: self.networks.get(network.driver), settings.sandbox_pool)
+        self.endpoints = Endpoints(self.networks, self.proxy, metadata, self.events)
+        self.sandboxes = Sandboxes(self.networks.driver_of, settings.sandbox_pool)
         self.volumes = Volumes(settings, registry, metadata, self.events)
         self.containers = Containers(
             settings, registry, metadata, self.events, self.images, self.storage, self.unpacked, self.networks, self.volumes
         )
+        self.connections = Connections(self.networks, self.endpoints, self.discovery, self.containers)
         self.starter = Starter(
-            settings, registry, metadata.engine_id, self.containers, self.storage, self.networks, self.endpoints,
-            self.sandboxes, self.volumes,
+            settings, registry, metadata.engine_id, self.containers, self.storage, self.connections, self.sandboxes,
+            self.volumes,
         )
-        self.lifecycle = Lifecycle(self.events, self.containers, self.starter, self.endpoints, self.volumes)
+        self.lifecycle = Lifecycle(self.events, self.containers, self.starter, self.connections, self.volumes)
         self.commits = Commits(
             self.containers, self.images, self.storage, self.lifecycle, self.blobs, self.events
         )
@@ -81,6 +83,7 @@ class Engine:
         self.migrations = Migrations(metadata, self.images, self.storage, self.unpacked, self.events)
         self.images.users = self.containers.of_image
         self.volumes.users = self.containers.of_volume
+        self.networks.users = self.connections.users
         self._locks = locks
         self._quick_moves = -1
         self._event_hooks = ThreadPoolExecutor(1, thread_name_prefix="event-hooks")
@@ -119,6 +122,7 @@ class Engine:
         await self.images.sweep()
         await self.volumes.sweep()
         await self.endpoints.sweep({c.id for c in everyone if c.is_running})
+        await self.connections.restore()
         await self.proxy.settle(endpoint for c in everyone for endpoint in self.endpoints.of(c.id))
         await self.storage.sweep()
         await asyncio.to_thread(self._sweep_directories, {c.id for c in everyone})

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sampan.api.errors import InvalidArgument
+from sampan.api.errors import InvalidArgument, host_errors
 from sampan.engine.records import ContainerRecord, EndpointRecord
 from sampan.engine.resolver import resolv_conf
 
@@ -20,6 +20,9 @@ LOCAL_NAMES = (
 
 HOST_GATEWAY = "host-gateway"
 
+MAX_HOSTS = 1 << 20
+"""Bytes of an /etc/hosts that is still kept up to date."""
+
 
 def write_files(
     directory: Path,
@@ -27,45 +30,88 @@ def write_files(
     endpoints: Sequence[EndpointRecord],
     *,
     host_network: bool,
-    gateway: str | None,
+    gateways: Sequence[str],
+    linked: Sequence[str] = (),
 ) -> dict[str, Path]:
-    """Write the files and give where each is to be bound."""
-    hostname = record.config.hostname
+    """Write the files and give where each is to be bound. `linked` are more lines for /etc/hosts."""
     contents = {
-        "/etc/hostname": f"{hostname}\n",
-        "/etc/hosts": hosts(record, endpoints, host_network=host_network, gateway=gateway),
+        "/etc/hostname": f"{record.config.hostname}\n",
+        "/etc/hosts": hosts(record, endpoints, host_network=host_network, gateways=gateways, linked=linked),
         "/etc/resolv.conf": resolv_conf(record, host_network=host_network),
     }
     directory.mkdir(mode=0o711, exist_ok=True)
-    bound = {}
+    bound = bound_files(directory)
     for destination, text in contents.items():
-        path = directory / destination.rpartition("/")[2]
-        path.write_text(text)
-        path.chmod(0o644)
-        bound[destination] = path
+        bound[destination].write_text(text)
+        bound[destination].chmod(0o644)
     return bound
 
 
+def bound_files(directory: Path) -> dict[str, Path]:
+    """Give where each file of a container that has them is to be bound: in one that shares its network too."""
+    return {f"/etc/{name}": directory / name for name in ("hostname", "hosts", "resolv.conf")}
+
+
 def hosts(
-    record: ContainerRecord, endpoints: Sequence[EndpointRecord], *, host_network: bool, gateway: str | None
+    record: ContainerRecord,
+    endpoints: Sequence[EndpointRecord],
+    *,
+    host_network: bool,
+    gateways: Sequence[str],
+    linked: Sequence[str] = (),
 ) -> str:
-    """Give the text of /etc/hosts: the host's own for its network, else local names, extra hosts and the container itself."""
+    """Give the text of /etc/hosts: the host's own for its network, else local names, extra hosts, the container itself, links."""
     lines = [Path("/etc/hosts").read_text().rstrip("\n")] if host_network else list(LOCAL_NAMES)
-    for item in record.host.extra_hosts:
+    lines += extra_hosts(record.host.extra_hosts, gateways)
+    if not host_network:
+        lines += [line for endpoint in endpoints for line in _own_lines(record, endpoint)]
+    return "\n".join([*lines, *linked]) + "\n"
+
+
+def extra_hosts(items: Sequence[str], gateways: Sequence[str]) -> list[str]:
+    """Give the lines of `--add-host`; `host-gateway` stands for all of `gateways`. Raises `InvalidArgument`."""
+    lines = []
+    for item in items:
         name, separator, address = item.partition(":")
         if not separator:
             raise InvalidArgument(f"invalid extra host {item!r}", remedy="write HOST:ADDRESS")
-        if address == HOST_GATEWAY:
-            if gateway is None:
-                raise InvalidArgument(
-                    "unable to derive the IP value for host-gateway: the container's network has no gateway"
-                )
-            address = gateway
-        lines.append(f"{address}\t{name}")
+        if address == HOST_GATEWAY and not gateways:
+            raise InvalidArgument(
+                "unable to derive the IP value for host-gateway: the default bridge has no gateway",
+                remedy="set host-gateway-ip in config.toml",
+            )
+        lines += [f"{one}\t{name}" for one in (gateways if address == HOST_GATEWAY else [address])]
+    return lines
+
+
+def _own_lines(record: ContainerRecord, endpoint: EndpointRecord) -> list[str]:
     names = record.config.hostname
     if record.config.domainname:
         names = f"{names}.{record.config.domainname} {names}"
-    for endpoint in endpoints:
-        if endpoint.ipv4 and not host_network:
-            lines.append(f"{endpoint.ipv4.partition('/')[0]}\t{names}")
-    return "\n".join(lines) + "\n"
+    return [f"{address.partition('/')[0]}\t{names}" for address in (endpoint.ipv4, endpoint.ipv6) if address]
+
+
+def add_host_lines(directory: Path, record: ContainerRecord, endpoint: EndpointRecord) -> None:
+    """Put a running container's address in one more network into its /etc/hosts."""
+    _rewrite(directory, lambda lines: [*lines, *_own_lines(record, endpoint)])
+
+
+def remove_host_lines(directory: Path, record: ContainerRecord, endpoint: EndpointRecord) -> None:
+    """Take a running container's address in a network out of its /etc/hosts; other lines stay as they are."""
+    own = set(_own_lines(record, endpoint))
+    _rewrite(directory, lambda lines: [line for line in lines if line not in own])
+
+
+def replace_host(directory: Path, names: Sequence[str], new: Sequence[str]) -> None:
+    """Put `new` in place of the lines for exactly these names in a running container's /etc/hosts."""
+    _rewrite(directory, lambda lines: [*(line for line in lines if line.split()[1:] != list(names)), *new])
+
+
+def _rewrite(directory: Path, change: Callable[[list[str]], list[str]]) -> None:
+    """Change the file in place: it is bound into the container, by its inode. What grew out of size is the container's own."""
+    path = directory / "hosts"
+    with host_errors(f"change {path}"):
+        if path.stat().st_size > MAX_HOSTS:
+            return
+        lines = path.read_text(errors="surrogateescape").splitlines()
+        path.write_text("\n".join(change(lines)) + "\n", errors="surrogateescape")

@@ -9,9 +9,9 @@ from collections.abc import Awaitable
 
 from sampan.api.errors import Conflict, NotFound, NotModified, SampanError, System, Unavailable
 from sampan.engine import spec as oci
+from sampan.engine.connections import Connections
 from sampan.engine.container import Container
 from sampan.engine.containers import Containers, attributes
-from sampan.engine.endpoints import Endpoints
 from sampan.engine.events import EventBus
 from sampan.engine.records import Status
 from sampan.engine.start import Starter, close_pending, start_error, start_exit_code
@@ -41,12 +41,12 @@ class Lifecycle:
     """Starts, watches and ends containers. Each public method takes the container's lock for as long as it changes it."""
 
     def __init__(
-        self, events: EventBus, containers: Containers, starter: Starter, endpoints: Endpoints, volumes: Volumes
+        self, events: EventBus, containers: Containers, starter: Starter, connections: Connections, volumes: Volumes
     ) -> None:
         self._events = events
         self._containers = containers
         self._starter = starter
-        self._endpoints = endpoints
+        self._connections = connections
         self._volumes = volumes
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
@@ -83,12 +83,13 @@ class Lifecycle:
                 raise start_error(error) from error
             raise
         self._spawn(self._watch(container, shim))
+        self._connections.update_linked(container)
         self._emit(container, "start")
 
     async def _undo_start(self, container: Container, error: BaseException) -> None:
         shim, container.shim = container.shim, None
         await self._delete_shim(container, shim)
-        await self._endpoints.detach(container.id)
+        await self._connections.leave(container.id)
         await self._unmount_volumes(container)
         container.log_ended.set()
         container.tell_exit(start_exit_code(error))
@@ -161,7 +162,7 @@ class Lifecycle:
 
     async def _detach(self, container: Container) -> None:
         with container.trace.span("exit", "network.detach"):
-            await self._endpoints.detach(container.id)
+            await self._connections.leave(container.id)
 
     async def _delete_shim(self, container: Container, shim: Shim | None) -> None:
         if shim is None:
@@ -301,6 +302,12 @@ class Lifecycle:
             raise Conflict(f"Container {container.id} is not running")
         return container.shim
 
+    async def rename(self, container: Container, name: str) -> None:
+        """Give a container another name, by which others find it from now on."""
+        async with container.lock:
+            await self._containers.rename(container, name)
+            await self._connections.renamed(container)
+
     # ------------------------------------------------------------------ removal
 
     async def remove(self, container: Container, *, force: bool, volumes: bool) -> None:
@@ -325,6 +332,7 @@ class Lifecycle:
             if container.is_running:
                 raise Conflict(f'cannot remove container "{container.record.name}": it was started again')
             close_pending(container)
+            await self._connections.leave(container.id)  # what could not be taken away when it ended
             await self._containers.remove(container, volumes=volumes)
 
     async def _stop_for_removal(self, container: Container) -> None:

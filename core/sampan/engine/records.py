@@ -70,6 +70,9 @@ class ContainerRecord(Record):
     config: ContainerConfig
     host: HostConfig
     networks: dict[str, EndpointSettings] = {}
+    """The networks that it is in while it runs, by name, in the order of joining."""
+    links: list[tuple[str, str]] = []
+    """(id, alias) of containers that it is linked to on the default bridge."""
     mounts: list[MountPoint] = []
     storage_driver: str
     runtime: str
@@ -104,7 +107,7 @@ class EndpointRecord(Record):
 
 
 class NetworkRecord(Record):
-    """A network. `subnets` are (prefix, gateway)."""
+    """A network. `subnets` are (prefix, gateway), each with what was asked of its pool at the same place in `ipam.config`."""
 
     id: str
     name: str
@@ -112,6 +115,7 @@ class NetworkRecord(Record):
     created: int
     subnets: list[tuple[str, str | None]] = []
     internal: bool = False
+    ipv4: bool = True
     ipv6: bool = False
     attachable: bool = False
     options: dict[str, str] = {}

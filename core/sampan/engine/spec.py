@@ -28,7 +28,7 @@ class Surroundings:
     """What a start has found out besides the record.
 
     `files` are the engine's own files to bind: destination → path. `namespaces` are those shared with another container or
-    the host: type → path to join, or "" for the host's.
+    the host: type → path to join, or "" for the host's. `environment`: variables that the container's own may replace.
     """
 
     user: User
@@ -39,6 +39,7 @@ class Surroundings:
     sandbox: SandboxKind
     mounts: Sequence[MountPoint]
     hostname: str
+    environment: Sequence[str] = ()
 
 
 def build(record: ContainerRecord, around: Surroundings) -> Spec:
@@ -67,7 +68,7 @@ def build(record: ContainerRecord, around: Surroundings) -> Spec:
             "terminal": record.config.tty,
             "user": oci_user(around.user),
             "args": record.command,
-            "env": environment(record, around.user, tty=record.config.tty),
+            "env": environment(record, around.user, tty=record.config.tty, found=around.environment),
             "cwd": record.config.working_dir or "/",
             "capabilities": capability_sets(granted, around.user),
             "rlimits": _rlimits(record),
@@ -89,11 +90,13 @@ def build(record: ContainerRecord, around: Surroundings) -> Spec:
     return spec
 
 
-def environment(record: ContainerRecord, user: User, *, tty: bool, extra: Sequence[str] = ()) -> list[str]:
-    """Give the environment: defaults, the container's, then `extra`; the later of two with one name wins."""
+def environment(
+    record: ContainerRecord, user: User, *, tty: bool, found: Sequence[str] = (), extra: Sequence[str] = ()
+) -> list[str]:
+    """Give the environment: defaults, `found`, the container's, then `extra`; the later of two with one name wins."""
     variables: dict[str, str] = {}
     defaults = [DEFAULT_PATH, f"HOSTNAME={record.config.hostname}", *(["TERM=xterm"] if tty else [])]
-    for item in [*defaults, *record.config.env, *extra]:
+    for item in [*defaults, *found, *record.config.env, *extra]:
         name, separator, _ = item.partition("=")
         if separator:
             variables.pop(name, None)

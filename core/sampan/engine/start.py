@@ -19,18 +19,17 @@ from sampan.api.logs import LogDriver
 from sampan.api.network import SandboxKind
 from sampan.api.runtime import RuntimeDriver
 from sampan.api.storage import Mount
-from sampan.api.types import EndpointSettings
+from sampan.engine import links
 from sampan.engine import spec as oci
+from sampan.engine.connections import Connections
 from sampan.engine.container import Container
+from sampan.engine.container_networks import CONTAINER_MODE
 from sampan.engine.containers import Containers
 from sampan.engine.drivers import contained, driver_config
-from sampan.engine.endpoints import Endpoints
-from sampan.engine.files import write_files
+from sampan.engine.files import bound_files, write_files
 from sampan.engine.logs import attributes as log_attributes
 from sampan.engine.mounts import make_bind_source
-from sampan.engine.networks import Networks
-from sampan.engine.ports import mappings
-from sampan.engine.records import ContainerRecord, ContainerState, EndpointRecord, MountPoint, NetworkRecord, Status
+from sampan.engine.records import ContainerRecord, ContainerState, EndpointRecord, MountPoint, Status
 from sampan.engine.rootfs import read_below, read_files
 from sampan.engine.sandboxes import Sandbox, Sandboxes
 from sampan.engine.storage import Storage, StorageDrivers
@@ -57,16 +56,15 @@ class Starter:
 
     def __init__(
         self, settings: Settings, registry: plugins.Registry, engine_id: str,
-        containers: Containers, storage: StorageDrivers, networks: Networks,
-        endpoints: Endpoints, sandboxes: Sandboxes, volumes: Volumes,
+        containers: Containers, storage: StorageDrivers, connections: Connections,
+        sandboxes: Sandboxes, volumes: Volumes,
     ) -> None:  # fmt: skip
         self._settings = settings
         self._registry = registry
         self._engine_id = engine_id
         self._containers = containers
         self._storage = storage
-        self._networks = networks
-        self._endpoints = endpoints
+        self._connections = connections
         self._sandboxes = sandboxes
         self._volumes = volumes
         self._zygote: Zygote | None = None
@@ -81,23 +79,21 @@ class Starter:
         sandbox: Sandbox | None = None
         spawning: asyncio.Task[Shim] | None = None
         try:
-            network, kind = await self._network(container)
+            networks = await self._connections.networks_of(record)
+            kind = await self._connections.sandbox_kind(networks)
             shared = self._shared_namespaces(container)
             if kind is SandboxKind.OWN and "network" not in shared:
                 with trace.span("start", "network.sandbox"):
-                    sandbox = await self._sandboxes.take(network)
+                    sandbox = await self._sandboxes.take(self._connections.preparable(record, networks))
             with trace.span("start", "storage.mounts", record.storage_driver):
                 storage = await self._storage.get(record.storage_driver)
                 rootfs = await storage.call(storage.driver.mounts, container.id)
             spawning = asyncio.create_task(self._spawn(container, rootfs, sandbox))
-            endpoints: list[EndpointRecord] = []
-            if network is not None:
-                with trace.span("start", "network.attach", network.driver):
-                    endpoints = [await self._attach(container, network, sandbox)]
+            endpoints = await self._connections.join(container, networks, sandbox)
             mounts = await self._ready_mounts(container)
             with trace.span("start", "spec.build"):
                 accounts = await self._container_accounts(container, storage)
-                await self._write_bundle(container, endpoints, network, kind, shared, mounts, accounts)
+                await self._write_bundle(container, endpoints, kind, shared, mounts, accounts)
             return await self._run(container, await spawning)
         finally:
             if spawning is not None:
@@ -164,28 +160,13 @@ class Starter:
 
     # ------------------------------------------------------------------ what a start needs
 
-    async def _network(self, container: Container) -> tuple[NetworkRecord | None, SandboxKind]:
+    def _networked(self, container: Container) -> Container:
+        """Give the container whose network this one has: itself, or the one that `container:ID` names, in the end."""
         mode = container.record.host.network_mode
-        if container.record.config.network_disabled:
-            mode = "none"
-        if mode.startswith("container:"):
-            return None, SandboxKind.OWN
-        network = await self._networks.default_of("bridge") if mode in ("", "default") else self._networks.resolve(mode)
-        return network, await self._networks.sandbox_kind(network)
-
-    async def _attach(self, container: Container, network: NetworkRecord, sandbox: Sandbox | None) -> EndpointRecord:
-        record = container.record
-        asked = record.networks.get(network.name) or record.networks.get("default") or EndpointSettings()
-        ports = mappings(record.host, record.config.exposed_ports)
-        return await self._endpoints.attach(
-            network,
-            container.id,
-            sandbox.netns if sandbox else -1,
-            asked,
-            ports,
-            mac=asked.mac_address or record.config.mac_address,
-            endpoint_id=sandbox.endpoint_id if sandbox else "",
-        )
+        while mode.startswith(CONTAINER_MODE):
+            container = self._containers.get(mode.removeprefix(CONTAINER_MODE))
+            mode = container.record.host.network_mode
+        return container
 
     def _shared_namespaces(self, container: Container) -> dict[str, str]:
         """Give the namespaces that are the host's ("") or another container's (a path)."""
@@ -238,21 +219,27 @@ class Starter:
         return await asyncio.to_thread(lambda: resolve(text, _accounts_below(root), groups))
 
     async def _write_bundle(
-        self, container: Container, endpoints: list[EndpointRecord], network: NetworkRecord | None, kind: SandboxKind,
+        self, container: Container, endpoints: list[EndpointRecord], kind: SandboxKind,
         shared: dict[str, str], mounts: list[MountPoint], accounts: Accounts,
     ) -> None:  # fmt: skip
         """Write the container's own files and its spec, in one go on a thread; hooks see the spec in between."""
-        gateway = network.subnets[0][1] if network and network.subnets else None
+        linked = self._connections.legacy_links(container.record)
+        gateways = self._connections.host_gateways()
+        networked = self._networked(container)
 
         def build() -> oci.Spec:
             record = container.record
-            files = write_files(
-                container.directories.files,
-                record,
-                endpoints,
-                host_network=kind is SandboxKind.HOST,
-                gateway=gateway,
-            )
+            if networked is not container:
+                files = bound_files(networked.directories.files)
+            else:
+                files = write_files(
+                    container.directories.files,
+                    record,
+                    endpoints,
+                    host_network=kind is SandboxKind.HOST,
+                    gateways=gateways,
+                    linked=links.host_lines(linked),
+                )
             around = oci.Surroundings(
                 user=resolve(record.config.user, accounts, record.host.group_add),
                 cgroups_path=self.cgroup_path(container),
@@ -262,6 +249,7 @@ class Starter:
                 sandbox=kind,
                 mounts=mounts,
                 hostname=record.config.hostname,
+                environment=links.environment(record.name, linked),
             )
             spec = oci.build(record, around)
             if not adjusted:

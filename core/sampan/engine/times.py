@@ -37,6 +37,18 @@ def from_rfc3339(text: str) -> int:
     return int(moment.timestamp()) * 10**9 + int((fraction or "0").ljust(9, "0")[:9])
 
 
+_AGE = re.compile(r"(?:[0-9.]+(?:ms|h|m|s))+\Z")
+_AGE_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+
+
+def before_now(text: str) -> int:
+    """Read the `until` of a prune: a time, or an age in Go's form (`1h30m`), as nanoseconds since the epoch. `ValueError`."""
+    if not _AGE.match(text):
+        return from_timestamp(text)
+    seconds = sum(float(number) * _AGE_UNITS[unit] for number, unit in re.findall(r"([0-9.]+)(ms|h|m|s)", text))
+    return time.time_ns() - int(seconds * 10**9)
+
+
 def from_timestamp(text: str) -> int:
     """Read a `since` or `until` of the API: seconds with a fraction (`1700000000.5`), or RFC 3339. Raises `ValueError`."""
     if not text:

@@ -42,13 +42,11 @@ def _ancestor(engine: Engine, container: Container, value: str) -> bool:
 
 
 def _network(engine: Engine, container: Container, value: str) -> bool:
-    mode = container.record.host.network_mode
-    mode = "bridge" if mode in ("", "default") else mode
     try:
-        network = engine.networks.resolve(value)
+        name = engine.networks.resolve(value).name
     except SampanError:
-        return False
-    return mode in (network.name, network.id)
+        name = value  # it may have been removed; containers that stand still go by its name
+    return name in container.record.networks
 
 
 def _volume(engine: Engine, container: Container, value: str) -> bool:

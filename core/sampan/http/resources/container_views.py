@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import ipaddress
 import shlex
 import time
+from collections.abc import Mapping
 from typing import Any
 
-from sampan.api.errors import SampanError
 from sampan.api.types import EndpointSettings
+from sampan.engine.connections import dns_names
 from sampan.engine.container import Container
+from sampan.engine.container_networks import plain_mode
 from sampan.engine.engine import Engine
 from sampan.engine.isolation import READONLY_PATHS, effective_paths, masked_paths
 from sampan.engine.ports import shown
-from sampan.engine.records import ContainerState, EndpointRecord, MountPoint, Status
+from sampan.engine.records import ContainerState, EndpointRecord, MountPoint, NetworkRecord, Status
 from sampan.engine.resources import DEFAULT_SHM_SIZE
 from sampan.engine.start import private_cgroups
 from sampan.engine.times import rfc3339
@@ -44,29 +47,38 @@ def status_text(state: ContainerState) -> str:
 def summary(engine: Engine, container: Container) -> dict[str, Any]:
     """Give one line of `GET /containers/json`."""
     record = container.record
-    endpoint = next(iter(engine.endpoints.of(container.id)), None) if container.is_running else None
     return {
         "Id": container.id,
-        "Names": [f"/{record.name}"],
+        "Names": [f"/{record.name}", *_linked_names(engine, container)],
         "Image": record.config.image,
         "ImageID": record.image_id,
         "Command": shlex.join(record.command)
         if any(" " in part for part in record.command)
         else " ".join(record.command),
         "Created": record.created // 10**9,
-        "Ports": _port_list(engine, container, endpoint),
+        "Ports": _port_list(engine, container),
         "Labels": record.config.labels,
         "State": record.state.status,
         "Status": status_text(record.state),
-        "HostConfig": {"NetworkMode": _network_mode(container)},
-        "NetworkSettings": {"Networks": _networks(engine, container, endpoint)},
+        "HostConfig": {"NetworkMode": plain_mode(record.host.network_mode)},
+        "NetworkSettings": {"Networks": _networks(engine, container)},
         "Mounts": [_mount(point) for point in record.mounts if point.type != "tmpfs"],
     }
 
 
-def _port_list(engine: Engine, container: Container, endpoint: EndpointRecord | None) -> list[dict[str, Any]]:
+def _linked_names(engine: Engine, container: Container) -> list[str]:
+    """Give the names by which others know a container that they are linked to."""
+    return [
+        f"/{other.record.name}/{alias}"
+        for other in engine.containers.all()
+        for target_id, alias in other.record.links
+        if target_id == container.id
+    ]
+
+
+def _port_list(engine: Engine, container: Container) -> list[dict[str, Any]]:
     ports: list[dict[str, Any]] = []
-    published = shown(endpoint.ports, ipv6=bool(engine.proxy.port)) if endpoint is not None else {}
+    published = _published(engine, container)
     for port, bindings in published.items():
         number, _, protocol = port.partition("/")
         for binding in bindings:
@@ -86,46 +98,61 @@ def _port_list(engine: Engine, container: Container, endpoint: EndpointRecord | 
     return ports
 
 
-def _network_mode(container: Container) -> str:
-    mode = container.record.host.network_mode
-    return "bridge" if mode in ("", "default") else mode
-
-
-def _networks(engine: Engine, container: Container, endpoint: EndpointRecord | None) -> dict[str, Any]:
-    mode = _network_mode(container)
-    if mode.startswith("container:"):
+def _published(engine: Engine, container: Container) -> Mapping[str, list[dict[str, str]]]:
+    if not container.is_running:
         return {}
-    try:
-        record = engine.networks.resolve(mode)
-    except SampanError:
-        return {mode: _endpoint(container, None, "", None)}
-    gateway = record.subnets[0][1] if record.subnets else None
-    return {record.name: _endpoint(container, endpoint, record.id, gateway)}
+    published = (port for endpoint in engine.endpoints.of(container.id) for port in endpoint.ports)
+    return shown(published, ipv6=bool(engine.proxy.port))
+
+
+def _networks(engine: Engine, container: Container) -> dict[str, Any]:
+    """Give a container's networks by name; one that has been removed is still told, for the next start needs it."""
+    up = engine.endpoints.of(container.id) if container.is_running else []
+    view = {}
+    for name, asked in container.record.networks.items():
+        network = engine.networks.find_named(name)
+        endpoint = next((item for item in up if network and item.network_id == network.id), None)
+        view[name] = _endpoint(container, asked, network, endpoint)
+    return view
 
 
 def _endpoint(
-    container: Container, endpoint: EndpointRecord | None, network_id: str, gateway: str | None
+    container: Container, asked: EndpointSettings, network: NetworkRecord | None, endpoint: EndpointRecord | None
 ) -> dict[str, Any]:
-    asked = next(iter(container.record.networks.values()), EndpointSettings())
     address, _, length = (endpoint.ipv4 if endpoint and endpoint.ipv4 else "").partition("/")
     address6, _, length6 = (endpoint.ipv6 if endpoint and endpoint.ipv6 else "").partition("/")
     return {
-        "IPAMConfig": asked.ipam_config.wire() if asked.ipam_config else None,
-        "Links": None,
+        "IPAMConfig": _asked_addresses(asked),
+        "Links": asked.links or None,
         "Aliases": asked.aliases or None,
         "MacAddress": endpoint.mac if endpoint else "",
         "DriverOpts": asked.driver_opts or None,
         "GwPriority": asked.gw_priority,
-        "NetworkID": network_id,
+        "NetworkID": network.id if network else "",
         "EndpointID": endpoint.id if endpoint else "",
-        "Gateway": (gateway or "") if endpoint and address else "",
+        "Gateway": _gateway(network, address),
         "IPAddress": address,
         "IPPrefixLen": int(length or 0),
-        "IPv6Gateway": "",
+        "IPv6Gateway": _gateway(network, address6),
         "GlobalIPv6Address": address6,
         "GlobalIPv6PrefixLen": int(length6 or 0),
-        "DNSNames": None,
+        "DNSNames": list(dns_names(container.record, network)) or None if network else None,
     }
+
+
+def _asked_addresses(asked: EndpointSettings) -> dict[str, Any] | None:
+    """Give IPAMConfig as it was asked for; the fields without a wish are left out, as Docker does."""
+    if asked.ipam_config is None:
+        return None
+    return {key: value for key, value in asked.ipam_config.wire().items() if value}
+
+
+def _gateway(network: NetworkRecord | None, address: str) -> str:
+    """Give the gateway by which an address leads out; "" in an internal network."""
+    if network is None or network.internal or not address:
+        return ""
+    ip = ipaddress.ip_address(address)
+    return next((gateway for prefix, gateway in network.subnets if gateway and ip in ipaddress.ip_network(prefix)), "")
 
 
 def _mount(point: MountPoint) -> dict[str, Any]:
@@ -148,10 +175,10 @@ def inspect(engine: Engine, container: Container) -> dict[str, Any]:
     """Give the answer of `GET /containers/{id}/json`."""
     record, state = container.record, container.record.state
     command = record.command
-    endpoint = next(iter(engine.endpoints.of(container.id)), None) if container.is_running else None
     image = engine.images.find(record.image_id)
     host = record.host.wire()
-    host["NetworkMode"] = _network_mode(container)
+    host["NetworkMode"] = plain_mode(record.host.network_mode)
+    host["Links"] = _links(engine, container)
     host["Runtime"] = record.runtime
     host["LogConfig"] = {"Type": record.log_driver, "Config": record.host.log_config.config}
     host["ShmSize"] = record.host.shm_size or DEFAULT_SHM_SIZE
@@ -196,17 +223,22 @@ def inspect(engine: Engine, container: Container) -> dict[str, Any]:
         "GraphDriver": {"Name": record.storage_driver, "Data": {"Snapshot": container.id}},
         "Mounts": [_mount(point) for point in record.mounts if point.type != "tmpfs"],
         "Config": record.config.wire(),
-        "NetworkSettings": _network_settings(engine, container, endpoint),
+        "NetworkSettings": _network_settings(engine, container),
     }
 
 
-def _network_settings(engine: Engine, container: Container, endpoint: EndpointRecord | None) -> dict[str, Any]:
-    networks = _networks(engine, container, endpoint)
-    first = next(iter(networks.values()), None) or {}
+def _links(engine: Engine, container: Container) -> list[str] | None:
+    """Give the links on the default bridge as `/TARGET:/NAME/ALIAS`."""
+    targets = [(engine.containers.find(target_id), alias) for target_id, alias in container.record.links]
+    return [f"/{target.record.name}:/{container.record.name}/{alias}" for target, alias in targets if target] or None
+
+
+def _network_settings(engine: Engine, container: Container) -> dict[str, Any]:
+    networks = _networks(engine, container)
+    bridge = networks.get("bridge") or {}  # what old clients read, who know of one network only
     ports: dict[str, Any] = {}
     if container.is_running:
-        ports = dict.fromkeys(container.record.config.exposed_ports)
-        ports.update(shown(endpoint.ports, ipv6=bool(engine.proxy.port)) if endpoint is not None else {})
+        ports = {**dict.fromkeys(container.record.config.exposed_ports), **_published(engine, container)}
     return {
         "Bridge": "",
         "SandboxID": container.id if container.is_running else "",
@@ -218,7 +250,7 @@ def _network_settings(engine: Engine, container: Container, endpoint: EndpointRe
         "SecondaryIPAddresses": None,
         "SecondaryIPv6Addresses": None,
         **{
-            key: first.get(key, default)
+            key: bridge.get(key, default)
             for key, default in (
                 ("EndpointID", ""), ("Gateway", ""), ("GlobalIPv6Address", ""), ("GlobalIPv6PrefixLen", 0),
                 ("IPAddress", ""), ("IPPrefixLen", 0), ("IPv6Gateway", ""), ("MacAddress", ""),

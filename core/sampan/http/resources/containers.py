@@ -160,7 +160,7 @@ class ContainerRoutes:
         name = request.query.get("name")
         if not name:
             raise InvalidArgument("Neither old nor new names may be empty")
-        await self._engine.containers.rename(self._get(request), name)
+        await self._engine.lifecycle.rename(self._get(request), name)
         return empty()
 
     async def resize(self, request: Request) -> Response:

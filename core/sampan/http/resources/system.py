@@ -136,7 +136,7 @@ class SystemRoutes:
             "SecurityOptions": ["name=seccomp,profile=builtin", *(["name=cgroupns"] if layout.version == "v2" else [])],
             "Warnings": [
                 *(f"storage driver {name}: {reason}" for name, reason in engine.storage.unavailable.items()),
-                *(f"network driver {name}: {reason}" for name, reason in engine.networks.unavailable.items()),
+                *(f"network driver {name}: {reason}" for name, reason in engine.networks.drivers.unavailable.items()),
                 *(f"plugin {broken.plugin}: {broken.reason}" for broken in engine.registry.broken),
             ],
         }  # fmt: skip

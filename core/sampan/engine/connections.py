@@ -1,0 +1,371 @@
+"""A container's places in its networks: all of them at its start and end, one by one while it runs."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from sampan.api.errors import Conflict, Forbidden, InvalidArgument, NotFound, SampanError, System
+from sampan.api.network import NetworkCapability, PortMapping, SandboxKind
+from sampan.api.types import EndpointSettings
+from sampan.engine import container_networks, discovery, files, gateways, interfaces, links
+from sampan.engine.container import Container
+from sampan.engine.container_networks import CONTAINER_MODE, parse_link
+from sampan.engine.containers import Containers
+from sampan.engine.discovery import Discovery, Member
+from sampan.engine.endpoints import Endpoints, Place
+from sampan.engine.networks import Networks
+from sampan.engine.ports import mappings
+from sampan.engine.records import ContainerRecord, EndpointRecord, NetworkRecord, Status
+from sampan.engine.sandboxes import Sandbox
+
+log = logging.getLogger(__name__)
+
+
+class Connections:
+    """What containers' records say of networks, carried out. `connect` and `disconnect` take the container's lock.
+
+    After a crash the record leads: endpoints of containers that don't run are swept, and a container that ran on keeps
+    those that it has. A network that it was just being connected to, it joins at its next start.
+    """
+
+    def __init__(self, networks: Networks, endpoints: Endpoints, discovery: Discovery, containers: Containers) -> None:
+        self._networks = networks
+        self._endpoints = endpoints
+        self._discovery = discovery
+        self._containers = containers
+
+    # ------------------------------------------------------------------ start and end
+
+    async def networks_of(self, record: ContainerRecord) -> list[NetworkRecord]:
+        """Give the networks that a container joins, in order; none for one that shares another's. Raises `NotFound`."""
+        if record.config.network_disabled:
+            return [await self._networks.named("none")]
+        if record.host.network_mode.startswith(CONTAINER_MODE):
+            return []
+        return [await self._networks.named(name) for name in record.networks or ("none",)]
+
+    async def sandbox_kind(self, networks: Sequence[NetworkRecord]) -> SandboxKind:
+        """Say which namespace a container in these networks lives in."""
+        return await self._networks.sandbox_kind(networks[0]) if networks else SandboxKind.OWN
+
+    def preparable(self, record: ContainerRecord, networks: Sequence[NetworkRecord]) -> NetworkRecord | None:
+        """Give the network whose link a sandbox may have before the container is known: the first, if it is as usual there."""
+        if not networks or self._interface(networks[0], _settings(record, networks[0]), ()) != "eth0":
+            return None
+        return networks[0]
+
+    async def join(
+        self, container: Container, networks: Sequence[NetworkRecord], sandbox: Sandbox | None
+    ) -> list[EndpointRecord]:
+        """Give a starting container its places in all its networks, and its names there. What fails is its caller's to undo.
+
+        `sandbox`: None in the host's network.
+        """
+        for network in networks:
+            self._check_links(_settings(container.record, network))
+        netns = sandbox.netns if sandbox else -1
+        made: list[EndpointRecord] = []
+        for place in await self._places(container.record, networks, sandbox):
+            with container.trace.span("start", "network.attach", place.network.driver):
+                made.append(await self._endpoints.attach(place, netns))
+        with container.trace.span("start", "network.names"):
+            await self._announce(container.record, netns)
+        return made
+
+    async def _places(
+        self, record: ContainerRecord, networks: Sequence[NetworkRecord], sandbox: Sandbox | None
+    ) -> list[Place]:
+        candidates = [gateways.candidate(network, _settings(record, network).gw_priority) for network in networks]
+        leads, publisher = gateways.choose(candidates), gateways.publisher(candidates)
+        ports = mappings(record.host, record.config.exposed_ports)
+        names: list[str] = []
+        places: list[Place] = []
+        for network in networks:
+            names.append(self._interface(network, _settings(record, network), names))
+            place = Place(
+                network,
+                record.id,
+                _settings(record, network),
+                interface=names[-1],
+                mac=_settings(record, network).mac_address,
+                gateway_for=leads[network.id],
+                ports=tuple(ports) if network.id == publisher and await self._publishes(network) else (),
+                endpoint_id=sandbox.endpoint_id if sandbox and not places else "",
+            )
+            places.append(place)
+        return places
+
+    @staticmethod
+    def _interface(network: NetworkRecord, asked: EndpointSettings, taken: Sequence[str]) -> str:
+        if network.name in ("host", "none"):
+            return ""
+        return interfaces.choose(network.options, asked.driver_opts, taken)
+
+    async def _publishes(self, network: NetworkRecord) -> bool:
+        return NetworkCapability.PUBLISH in (await self._networks.driver_of(network)).capabilities
+
+    async def leave(self, container_id: str) -> None:
+        """Take a container out of all its networks, and its names away. Best-effort: what stays is swept later."""
+        await self._discovery.forget(container_id)
+        for endpoint in self._endpoints.of(container_id):
+            await self._discovery.leave(endpoint.network_id, container_id)
+            await self._endpoints.detach(endpoint)
+
+    async def restore(self) -> None:
+        """Tell the name server of all running containers, after the daemon was away."""
+        for container in self._containers.all():
+            if not (container.is_running and self._endpoints.of(container.id)):
+                continue
+            try:
+                with _sandbox_of(container) as netns:
+                    await self._announce(container.record, netns)
+            except SampanError as error:
+                log.warning("restore the names of container %s: %s", container.id[:12], error)
+
+    # ------------------------------------------------------------------ one network
+
+    async def connect(self, container: Container, network: NetworkRecord, asked: EndpointSettings) -> None:
+        """Have a container be in one more network, at once if it runs. On an error it is not.
+
+        Raises `InvalidArgument`, `Conflict` if it is being removed, `Forbidden` if it is there, or as the drivers.
+        """
+        async with container.lock:
+            record = container.record
+            _check_stays(container)
+            self._networks.check_stays(network)
+            if network.name in record.networks:
+                if any(endpoint.network_id == network.id for endpoint in self._endpoints.of(container.id)):
+                    raise Forbidden(f"endpoint with name {record.name} already exists in network {network.name}")
+                if not container.is_running:
+                    return
+            self._check_links(asked)
+            container_networks.add(record, network, asked)
+            try:
+                await self._containers.write(container)
+                if container.is_running:
+                    await self._join_live(container, network, asked)
+            except BaseException:
+                record.networks.pop(network.name, None)
+                await self._containers.write(container)
+                raise
+
+    async def _join_live(self, container: Container, network: NetworkRecord, asked: EndpointSettings) -> None:
+        before = self._endpoints.of(container.id)
+        joined = gateways.candidate(network, asked.gw_priority)
+        leads = gateways.choose([*self._candidates(container.record), joined])
+        place = Place(
+            network,
+            container.id,
+            asked,
+            interface=self._interface(network, asked, [item.interface for item in before]),
+            mac=asked.mac_address,
+            gateway_for=leads[network.id],
+        )
+        with _sandbox_of(container) as netns:
+            endpoint = await self._endpoints.attach(place, netns)
+            try:
+                await self._lead(container.record, netns)
+                await self._announce(container.record, netns)
+            except BaseException:
+                await self._leave_live(container, endpoint.id, netns)
+                raise
+        files.add_host_lines(container.directories.files, container.record, endpoint)
+
+    async def disconnect(self, container: Container, network: NetworkRecord | None, name: str) -> None:
+        """Have a container be in a network no more, at once if it runs; `network` is None if only its `name` is left.
+
+        Raises `Conflict` if it is not there or is being removed, `InvalidArgument` for the host's network, `NotFound`.
+        """
+        async with container.lock:
+            record = container.record
+            _check_stays(container)
+            name = network.name if network else name
+            if name not in record.networks:
+                raise Conflict(f"container {container.id} is not connected to network {name}")
+            if name == "host":
+                raise InvalidArgument(
+                    "cannot disconnect container from host network - container was created in host network mode"
+                )
+            if container.is_running and network is not None:
+                for endpoint in self._endpoints.of(container.id):
+                    if endpoint.network_id == network.id:
+                        with _sandbox_of(container) as netns:
+                            await self._leave_live(container, endpoint.id, netns)
+                        files.remove_host_lines(container.directories.files, record, endpoint)
+            record.networks.pop(name, None)
+            await self._containers.write(container)
+
+    async def _leave_live(self, container: Container, endpoint_id: str, netns: int) -> None:
+        record = container.record
+        endpoint = next(item for item in self._endpoints.of(container.id) if item.id == endpoint_id)
+        await self._discovery.leave(endpoint.network_id, container.id)
+        await self._endpoints.detach(endpoint)
+        if any(item.id == endpoint_id for item in self._endpoints.of(container.id)):
+            raise System(f"disconnect container {record.name}: its endpoint {endpoint_id[:12]} cannot be taken away")
+        await self._lead(record, netns, _ports(endpoint))
+        network = self._networks.find(endpoint.network_id)
+        if network is not None and has_names(network):
+            await self._discovery.serve(self._served(record), netns)
+
+    def _candidates(self, record: ContainerRecord) -> list[gateways.Candidate]:
+        return [
+            gateways.candidate(network, _settings(record, network).gw_priority, endpoint)
+            for network, endpoint in self._places_of(record)
+        ]
+
+    async def _lead(self, record: ContainerRecord, netns: int, freed: Sequence[PortMapping] = ()) -> None:
+        """Have default routes and published ports go by the networks that lead out now.
+
+        `freed` are ports of an endpoint that is gone: they are published again where the container leads out.
+        """
+        candidates = self._candidates(record)
+        leads, publisher = gateways.choose(candidates), gateways.publisher(candidates)
+        for _, endpoint in self._places_of(record):
+            await self._endpoints.lead(endpoint, leads[endpoint.network_id], netns)
+        for network, endpoint in self._places_of(record):
+            if endpoint.ports and network.id != publisher:
+                freed = _ports(endpoint)
+                await self._endpoints.unpublish(endpoint)
+        for network, endpoint in self._places_of(record):
+            wanted = freed or mappings(record.host, record.config.exposed_ports)
+            if network.id == publisher and wanted and not endpoint.ports and await self._publishes(network):
+                await self._endpoints.publish(endpoint, wanted)
+
+    # ------------------------------------------------------------------ names
+
+    async def renamed(self, container: Container) -> None:
+        """Have a running container found by its new name."""
+        if container.is_running and self._endpoints.of(container.id):
+            with _sandbox_of(container) as netns:
+                await self._announce(container.record, netns)
+
+    async def _announce(self, record: ContainerRecord, netns: int) -> None:
+        """Have a container found by its names in networks that have names, and answer it the others'."""
+        named = [(network, endpoint) for network, endpoint in self._places_of(record) if has_names(network)]
+        for network, endpoint in named:
+            member = Member(record.id, dns_names(record, network), _plain_addresses(endpoint))
+            await self._discovery.join(network.id, member)
+        if named:
+            await self._discovery.serve(self._served(record), netns)
+
+    def _served(self, record: ContainerRecord) -> discovery.Sandbox:
+        networks = [network for network, _ in self._places_of(record)]
+        return discovery.Sandbox(
+            record.id,
+            tuple(network.id for network in networks if has_names(network)),
+            self._links(record, networks),
+            tuple(record.host.dns),
+            forwards=any(not network.internal for network in networks),
+        )
+
+    def _places_of(self, record: ContainerRecord) -> list[tuple[NetworkRecord, EndpointRecord]]:
+        found = [(self._networks.find(endpoint.network_id), endpoint) for endpoint in self._endpoints.of(record.id)]
+        return [(network, endpoint) for network, endpoint in found if network is not None]
+
+    def _check_links(self, asked: EndpointSettings) -> None:
+        for text in asked.links:
+            self._containers.get(parse_link(text)[0])
+
+    def _links(self, record: ContainerRecord, networks: Sequence[NetworkRecord]) -> dict[str, str]:
+        linked = [parse_link(text) for network in networks for text in _settings(record, network).links]
+        found = {alias: self._containers.find(name) for name, alias in linked}
+        return {alias: target.id for alias, target in found.items() if target is not None}
+
+    def legacy_links(self, record: ContainerRecord) -> list[links.Link]:
+        """Give the containers that one on the default bridge is linked to. Raises `Conflict` if one doesn't run."""
+        if "bridge" not in record.networks:
+            return []
+        bridge = self._networks.resolve("bridge")
+        found = []
+        for target_id, alias in record.links:
+            if not self._containers.has(target_id):
+                continue  # removed since: its links went with it
+            target = self._containers.get(target_id)
+            if not target.is_running:
+                raise Conflict(f"Cannot link to a non running container: /{target.record.name} AS /{record.name}/{alias}")
+            endpoint = next((e for e in self._endpoints.of(target_id) if e.network_id == bridge.id), None)
+            if endpoint is None:
+                raise Conflict(f"Cannot link to /{target.record.name}, as it does not belong to the default network")
+            found.append(links.Link(alias, target.record, endpoint))
+        return found
+
+    def update_linked(self, container: Container) -> None:
+        """Have the running containers that are linked to this one find it at its new address."""
+        for other in self._containers.all():
+            for target_id, alias in other.record.links:
+                if target_id == container.id and other.is_running:
+                    found = [endpoint for network, endpoint in self._places_of(container.record) if network.name == "bridge"]
+                    lines = links.host_lines([links.Link(alias, container.record, endpoint) for endpoint in found])
+                    files.replace_host(other.directories.files, links.names(alias, container.record), lines)
+
+    def users(self, network: NetworkRecord) -> list[str]:
+        """Name the endpoints in a network by their containers, as Docker does."""
+        found = [(self._containers.find(item.container_id), item) for item in self._endpoints.inside(network)]
+        return [f'name:"{c.record.name if c else item.container_id[:12]}" id:"{item.id[:12]}"' for c, item in found]
+
+    def host_gateways(self) -> list[str]:
+        """Give the addresses that `host-gateway` stands for: those of the default bridge."""
+        bridge = self._networks.find_named("bridge")
+        return [gateway for _, gateway in bridge.subnets if gateway] if bridge else []
+
+
+def has_names(network: NetworkRecord) -> bool:
+    """Say whether containers find each other by name there: in all but the engine's own networks, as with Docker."""
+    return not network.is_default
+
+
+def dns_names(record: ContainerRecord, network: NetworkRecord) -> tuple[str, ...]:
+    """Give the names of a container in a network: its own, aliases, short id, host name. Empty where there are none."""
+    if not has_names(network):
+        return ()
+    given = (record.name, *_settings(record, network).aliases, record.id[:12], record.config.hostname)
+    return tuple(dict.fromkeys(name for name in given if name))
+
+
+def _settings(record: ContainerRecord, network: NetworkRecord) -> EndpointSettings:
+    return record.networks.get(network.name) or EndpointSettings()
+
+
+def _ports(endpoint: EndpointRecord) -> list[PortMapping]:
+    return [PortMapping(*item) for item in endpoint.ports]
+
+
+def _plain_addresses(endpoint: EndpointRecord) -> tuple[str, ...]:
+    return tuple(address.partition("/")[0] for address in (endpoint.ipv4, endpoint.ipv6) if address)
+
+
+def _check_stays(container: Container) -> None:
+    if container.status in (Status.REMOVING, Status.DEAD):
+        raise Conflict(
+            f"Container {container.id} is marked for removal and cannot be connected or disconnected to the network"
+        )
+
+
+@contextmanager
+def _sandbox_of(container: Container) -> Iterator[int]:
+    """Give a descriptor of a running container's network namespace.
+
+    The pid is the container's own if its cgroup is: the number of a process that ended may be another's by now.
+    """
+    proc = Path(f"/proc/{container.record.state.pid}")
+    try:
+        netns = os.open(proc / "ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise NotFound(f"find the network of container {container.record.name}: it is ending") from error
+    try:
+        if container.id not in _read(proc / "cgroup"):
+            raise NotFound(f"find the network of container {container.record.name}: it is ending")
+        yield netns
+    finally:
+        os.close(netns)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
