@@ -20,7 +20,7 @@ from sampan.linux.namespaces import call_in_netns
 from sampan.linux.netlink import Netlink, Request
 from sampan.linux.sysctl import set_sysctl
 
-__all__ = ["configure", "damage", "set_gateway"]
+__all__ = ["announce", "configure", "damage", "set_gateway"]
 
 T = TypeVar("T")
 
@@ -47,6 +47,15 @@ def set_gateway(network: Network, endpoint: Endpoint, netns: int) -> None:
     _inside(f"lead the default route by endpoint {endpoint.id[:12]}", netns, replace)
 
 
+def announce(endpoint: Endpoint, netns: int) -> None:
+    """Have the kernel tell the link's neighbours which hardware address has the endpoint's addresses. Raises `System`.
+
+    For links that switches or other machines lie beyond: they may know the addresses, from an endpoint that was, elsewhere.
+    The link's host side must pass packets on by now. Gratuitous ARP and neighbour advertisements: RFC 5227, RFC 4861.
+    """
+    _inside(f"announce endpoint {endpoint.id[:12]}", netns, lambda: _announce(endpoint))
+
+
 def damage(network: Network, endpoint: Endpoint, netns: int) -> tuple[str, ...]:
     """Name what is missing inside: link, addresses, default routes; a line each. Raises `System`."""
     return _inside(f"look at endpoint {endpoint.id[:12]}", netns, lambda: tuple(_damage(network, endpoint)))
@@ -66,6 +75,17 @@ def _configure(network: Network, endpoint: Endpoint, mac: str) -> None:
             *_default_routes(network, endpoint, index),
             netlink.settle_link(index),
         )
+
+
+def _announce(endpoint: Endpoint) -> None:
+    """With these switches the kernel announces a hardware address that is set, be it the same: `inetdev_event`."""
+    set_sysctl(f"ipv4/conf/{endpoint.interface}/arp_notify", "1")
+    if endpoint.ipv6:
+        set_sysctl(f"ipv6/conf/{endpoint.interface}/ndisc_notify", "1")
+    with Netlink() as kernel:
+        link = kernel.link(endpoint.interface)
+        if link is not None:
+            kernel.run(netlink.set_link(link.index, mac=link.mac))
 
 
 def _default_routes(network: Network, endpoint: Endpoint, index: int) -> Iterable[Request]:

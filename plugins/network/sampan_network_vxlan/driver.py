@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_CAPABILITIES = frozenset({NetworkCapability.MULTIPLE, NetworkCapability.ADDRESSES, NetworkCapability.IPV6})
+_IPV6 = Path("/proc/sys/net/ipv6")
 
 
 class VxlanDriver(NetworkDriver):
@@ -79,7 +79,8 @@ class VxlanDriver(NetworkDriver):
             return Probe(False, f"{error}; to have it: apt-get install libnftables1")
         except (OSError, NftError) as error:
             return Probe(False, f"this host cannot have VXLAN tunnels: {error}")
-        return Probe(True, capabilities=_CAPABILITIES)
+        able = {NetworkCapability.MULTIPLE, NetworkCapability.ADDRESSES}
+        return Probe(True, capabilities=frozenset(able | ({NetworkCapability.IPV6} if _IPV6.exists() else set())))
 
     # ------------------------------------------------------------------ the driver
 

@@ -178,6 +178,7 @@ def make_endpoint(network: Network, endpoint: Endpoint, netns: int, marks: Marks
         try:
             sandbox.configure(network, endpoint, netns)
             kernel.run(netlink.settle_link(name), netlink.settle_link(bridge))
+            sandbox.announce(endpoint, netns)
         except BaseException:
             kernel.discard(name)
             raise
