@@ -33,6 +33,7 @@ class Settings(BaseModel):
     log_driver: str = "json-file"
     bridge_name: str = "sampan0"
     bridge_subnet: str | None = None
+    host_gateway_ip: tuple[str, ...] = ()
     sandbox_pool: int = Field(default=4, ge=0, le=64)
     cgroup_parent: str = "/sampan"
     pidfile: Path | None = None
@@ -55,6 +56,11 @@ class Settings(BaseModel):
             if not host.startswith(("unix://", "tcp://", "fd://")):
                 raise ValueError(f"{host!r} is none of unix://PATH, tcp://HOST:PORT, fd://")
         return hosts
+
+    @field_validator("host_gateway_ip")
+    @classmethod
+    def _addresses(cls, addresses: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(str(ipaddress.ip_address(address)) for address in addresses)
 
     @field_validator("bridge_subnet")
     @classmethod
@@ -118,5 +124,5 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     for name, info in Settings.model_fields.items():
         text = environ.get(f"SAMPAN_{name.upper()}")
         if text is not None and info.annotation is not Table:
-            values[name] = tuple(text.split(",")) if name == "hosts" else text
+            values[name] = tuple(text.split(",")) if info.annotation == tuple[str, ...] else text
     return values

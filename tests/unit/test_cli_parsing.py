@@ -169,10 +169,13 @@ def test_switches_take_values() -> None:
 
 
 def test_networks() -> None:
-    body = request("--network", "name=a,alias=x,ip=10.0.0.5", "--network", "b", "--network-alias", "y", "busybox")
+    body = request("--network", "name=a,ip=10.0.0.5", "--network", "b", "--network-alias", "y", "busybox")
     assert body["HostConfig"]["NetworkMode"] == "a"
     assert body["NetworkingConfig"]["EndpointsConfig"]["a"]["IPAMConfig"] == {"IPv4Address": "10.0.0.5"}
     assert set(body["NetworkingConfig"]["EndpointsConfig"]) == {"a", "b"}
+    several = request("--network", "name=a,gw-priority=-1", "--network", "b", "--link", "c:d", "busybox")["NetworkingConfig"]
+    assert several["EndpointsConfig"] == {"a": {"GwPriority": -1, "Links": ["c:d"]}, "b": {}}
+    assert request("--link", "c:d", "busybox")["NetworkingConfig"]["EndpointsConfig"] == {}
     assert request("--network-driver", "bridge", "busybox")["HostConfig"]["NetworkMode"] == "sampan-driver:bridge"
     assert request("busybox")["HostConfig"]["NetworkMode"] == "default"
 
@@ -185,6 +188,8 @@ def test_networks() -> None:
         (["--gpus", "all"], "not supported"),
         (["--network", "host", "--network-alias", "x"], "host"),
         (["--network", "a", "--network-driver", "bridge"], "--network-driver"),
+        (["--network", "name=a,alias=x", "--network-alias", "y"], "Aliases given for the container and for network 'a'"),
+        (["--network", "name=a,gw-priority=high"], "'high' is not a whole number"),
         (["--no-healthcheck", "--health-cmd", "x"], "conflicts"),
         (["--ulimit", "nofile=5:4"], "soft limit"),
         (["--ulimit", "wrong=5"], "invalid ulimit type"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sqlite3
@@ -301,3 +302,27 @@ def test_what_was_acknowledged_survives_kill_9(tmp_path):
         with Database.open(path) as database:
             assert all(database.query(lambda tx, n=n: settings.get(tx, str(n))) == "x" for n in acknowledged)
             write(database, lambda tx: tx.execute("DELETE FROM settings"))
+
+
+def test_networks_of_older_containers_are_told(tmp_path):
+    path = tmp_path / "meta.db"
+
+    def insert(tx, name, mode, networks):
+        doc = json.dumps({"host": {"network_mode": mode}, "networks": networks})
+        tx.execute("INSERT INTO containers VALUES (?, ?, ?)", (name, name, doc))
+
+    def networks(tx):
+        rows = tx.execute("SELECT id, json_extract(doc, '$.networks') FROM containers ORDER BY id").fetchall()
+        return {name: json.loads(text) for name, text in rows}
+
+    with Database.open(path, MIGRATIONS[:1]) as database:
+        write(database, lambda tx: insert(tx, "a", "default", {}))
+        write(database, lambda tx: insert(tx, "b", "host", {}))
+        write(database, lambda tx: insert(tx, "c", "container:x", {}))
+        write(database, lambda tx: insert(tx, "d", "bridge", {"bridge": {"mac_address": "02:00:00:00:00:01"}}))
+        write(database, lambda tx: insert(tx, "e", "default", {"default": {"gw_priority": 1}}))
+    with Database.open(path) as database:
+        assert database.query(networks) == {
+            "a": {"bridge": {}}, "b": {"host": {}}, "c": {}, "d": {"bridge": {"mac_address": "02:00:00:00:00:01"}},
+            "e": {"bridge": {"gw_priority": 1}},
+        }  # fmt: skip

@@ -220,6 +220,13 @@ def _whole(text: str) -> int:
     return int(text)
 
 
+def _integer(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a whole number") from None
+
+
 def _device_rate(text: str, key: str, parse: Callable[[str], int]) -> dict[str, Any]:
     path, colon, rate = text.rpartition(":")
     if not colon or not path.startswith("/dev/"):
@@ -346,8 +353,13 @@ def _networks(options: Options) -> tuple[str, dict[str, Any]]:
     endpoints = dict(wanted)
     if len(endpoints) != len(wanted):
         raise ValueError("a network is given twice")
-    first = own | _endpoint(options)
+    common = _endpoint(options)
+    if twice := own.keys() & common.keys():
+        raise ValueError(f"conflicting options: {', '.join(sorted(twice))} given for the container and for network {mode!r}")
+    first = own | common
     special = mode in ("host", "none") or mode.startswith("container:")
+    if options["link"] and not special and mode not in ("default", "bridge"):
+        first["Links"] = list(options["link"])  # in a user's network the name server knows links
     if special and len(wanted) > 1:
         raise ValueError(f"conflicting options: network {mode!r} cannot be joined with others")
     if special and first:
@@ -385,7 +397,8 @@ def _network(text: str) -> tuple[str, dict[str, Any]]:
     settings: dict[str, Any] = {}
     for field in text.split(","):
         key, _, value = field.partition("=")
-        match key.strip().lower():
+        key = key.strip().lower()
+        match key:
             case "name":
                 name = value
             case "alias":
@@ -401,7 +414,7 @@ def _network(text: str) -> tuple[str, dict[str, Any]]:
             case "driver-opt":
                 settings.setdefault("DriverOpts", {}).update(environment.mapping([value], "driver option"))
             case "gw-priority":
-                settings["GwPriority"] = _whole(value)
+                settings["GwPriority"] = _integer(value)
             case _:
                 raise ValueError(f"invalid field {key!r} in network {text!r}")
     if not name:

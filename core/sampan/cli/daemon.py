@@ -17,6 +17,8 @@ from sampan.cli.flags import Command
 @click.option("--runtime", metavar="NAME", help="Default runtime driver.")
 @click.option("--bridge-name", metavar="NAME", help="Bridge of the default network.")
 @click.option("--bridge-subnet", metavar="CIDR", help="Address and prefix of that bridge, as 172.30.0.1/16.")
+@click.option("--host-gateway-ip", multiple=True, metavar="IP",
+              help="What host-gateway stands for in --add-host; can be given more than once.  [default: the bridge's gateways]")
 @click.option("--pidfile", metavar="FILE", help="Write the daemon's pid here.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="How much is logged.")
 @click.option("--tlsverify", is_flag=True, default=None, help="Demand a client certificate on TCP.")
@@ -24,11 +26,9 @@ from sampan.cli.flags import Command
 @click.option("--tlscert", metavar="FILE", help="Certificate of this daemon.")
 @click.option("--tlskey", metavar="FILE", help="Key of this daemon.")
 @click.option("--insecure-tcp", is_flag=True, default=None, help="Allow TCP without TLS: whoever connects is root.")
-def daemon(config_file: str | None, hosts: tuple[str, ...], **options: str | bool | None) -> int:
+def daemon(config_file: str | None, **options: str | bool | tuple[str, ...] | None) -> int:
     """Run the Sampan daemon in the foreground until SIGTERM."""
-    overrides: dict[str, object] = {name: value for name, value in options.items() if value is not None}
-    if hosts:
-        overrides["hosts"] = list(hosts)
+    overrides: dict[str, object] = {name: value for name, value in options.items() if value not in (None, ())}
     from sampan.daemon import run
 
     return run(overrides, config_file) or 0

@@ -51,4 +51,13 @@ MIGRATIONS: tuple[str, ...] = (
 
     CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
     """,
+    # A container's networks were those of its network mode; now they are told, by name.
+    """
+    UPDATE containers SET doc = json_set(doc, '$.networks', json_object(
+        CASE WHEN json_extract(doc, '$.host.network_mode') IN ('', 'default') THEN 'bridge'
+             ELSE json_extract(doc, '$.host.network_mode') END,
+        json(coalesce((SELECT value FROM json_each(containers.doc, '$.networks') LIMIT 1), '{}'))
+    ))
+    WHERE json_extract(doc, '$.host.network_mode') NOT LIKE 'container:%';
+    """,
 )
