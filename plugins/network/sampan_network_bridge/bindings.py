@@ -88,7 +88,7 @@ def unpublish(table: str, elements: Iterable[Binding]) -> str:
         for name, items in _by_place(elements).items()
         for line in (
             f"add element inet {table} {name} {{ {', '.join(map(_whole, items))} }}\n",
-            f"delete element inet {table} {name} {{ {', '.join(map(_key, items))} }}\n",
+            f"delete element inet {table} {name} {{ {', '.join(map(key, items))} }}\n",
         )
     )
 
@@ -96,7 +96,7 @@ def unpublish(table: str, elements: Iterable[Binding]) -> str:
 def get(table: str, elements: Iterable[Binding]) -> str:
     """Ask for elements; it fails if one is not there."""
     return "".join(
-        f"get element inet {table} {name} {{ {', '.join(map(_key, items))} }}\n"
+        f"get element inet {table} {name} {{ {', '.join(map(key, items))} }}\n"
         for name, items in _by_place(elements).items()
     )
 
@@ -104,24 +104,28 @@ def get(table: str, elements: Iterable[Binding]) -> str:
 def _by_place(elements: Iterable[Binding]) -> dict[str, list[Binding]]:
     found: dict[str, list[Binding]] = {}
     for item in elements:
-        kind = "ranges" if item.count > 1 else "ports"
-        if item.is_door:
-            found.setdefault(f"doors{item.family}", []).append(item)
-            continue
-        place = f"{'host_' if item.host_ip else ''}{kind}{'_proxied' if item.is_proxied else item.family}"
-        found.setdefault(place, []).append(item)
+        found.setdefault(place(item), []).append(item)
     return found
+
+
+def place(item: Binding) -> str:
+    """Give the name of the map or set that the element is in."""
+    if item.is_door:
+        return f"doors{item.family}"
+    kind = "ranges" if item.count > 1 else "ports"
+    return f"{'host_' if item.host_ip else ''}{kind}{'_proxied' if item.is_proxied else item.family}"
 
 
 def _whole(item: Binding) -> str:
     if item.is_door:
-        return _key(item)
+        return key(item)
     if item.is_proxied:
-        return f'{_key(item)} comment "{item.container}"'
-    return f"{_key(item)} : {item.target if item.count > 1 else f'{item.target} . {item.port}'}"
+        return f'{key(item)} comment "{item.container}"'
+    return f"{key(item)} : {item.target if item.count > 1 else f'{item.target} . {item.port}'}"
 
 
-def _key(item: Binding) -> str:
+def key(item: Binding) -> str:
+    """Give the element's key as nft writes it."""
     if item.is_door:
         return f"{item.target} . {item.protocol} . {_range(item.port, item.count)}"
     return f"{item.host_ip + ' . ' if item.host_ip else ''}{item.protocol} . {_range(item.host_port, item.count)}"

@@ -18,3 +18,6 @@ class BridgeConfig(DriverConfig):
         description="Link of the default network",
     )
     mtu: int = Field(default=1500, ge=68, le=65535, description="MTU of networks that ask for none, in bytes")
+    docker_user: bool = Field(
+        default=False, description="Add an accept for our bridges to Docker's chain DOCKER-USER where there is one"
+    )

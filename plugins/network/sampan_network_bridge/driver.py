@@ -31,7 +31,7 @@ from sampan.linux.conntrack import forget_flows_to
 from sampan.linux.namespaces import call_in_netns, new_netns
 from sampan.linux.netlink import Netlink
 from sampan.linux.nftables import LibraryMissing, NftError
-from sampan_network_bridge import bindings, links, options
+from sampan_network_bridge import bindings, docker_user, explain, forward, links, options
 from sampan_network_bridge.bridges import Bridge, bridge_of
 from sampan_network_bridge.firewall import Firewall
 from sampan_network_bridge.networks import Networks
@@ -99,6 +99,7 @@ class BridgeDriver(NetworkDriver):
                 ports = Ports(firewall.published(), proxy=bool(self.context.proxy_port))
                 hosted = Networks(firewall, links.marks(self.context.engine_id), mtu=self._settings.mtu)
                 hosted.open(networks)
+                docker_user.keep(self.context.engine_id, hosted.forwarded() if self._settings.docker_user else ())
             except BaseException:
                 firewall.close()
                 raise
@@ -133,12 +134,14 @@ class BridgeDriver(NetworkDriver):
         opened = self._need_open()
         with _translated(f"create network {network.name}"):
             opened.networks.create(network)
+            self._keep_docker_user(opened)
 
     def delete_network(self, network: Network) -> None:
         """Remove the elements, then the bridge if it is ours."""
         opened = self._need_open()
         with _translated(f"delete network {network.name}"):
             opened.networks.delete(network)
+            self._keep_docker_user(opened)
 
     # ------------------------------------------------------------------ endpoints
 
@@ -254,12 +257,35 @@ class BridgeDriver(NetworkDriver):
             opened.firewall.publish(missing)
         return (f"{len(missing)} published ports of {endpoint.id[:12]}",)
 
+    def explain(self, network: Network, endpoint: Endpoint) -> tuple[str, ...]:
+        """Say which packets reach it and which it may send, with the live table beside what should be in it."""
+        opened = self._need_open()
+        with _translated(f"explain endpoint {endpoint.id[:12]}"):
+            given = options.parse(network.options)
+            veth = self._veth(network, endpoint)
+            subject = explain.Subject(
+                network, endpoint, given, veth.bridge, veth.name, opened.firewall.table, self.context.proxy_port,
+                published=opened.ports.elements(endpoint, endpoint.ports, given),
+                live=frozenset(opened.firewall.published()),
+            )  # fmt: skip
+            return tuple(explain.sentences(subject))
+
+    def obstacles(self) -> tuple[str, ...]:
+        """Name the tables of others that drop what is forwarded from or to our bridges."""
+        opened = self._need_open()
+        with _translated("look for firewalls that drop forwarded packets"):
+            return tuple(forward.find(opened.networks.forwarded()))
+
     # ------------------------------------------------------------------ parts
 
     def _need_open(self) -> _Opened:
         if self._opened is None:
             raise Unavailable("network driver bridge is not open")
         return self._opened
+
+    def _keep_docker_user(self, opened: _Opened) -> None:
+        if self._settings.docker_user:
+            docker_user.keep(self.context.engine_id, opened.networks.forwarded())
 
     def _bridge(self, network: Network) -> Bridge:
         given = options.parse(network.options)

@@ -76,6 +76,16 @@ class Networks:
         with self._lock:
             self._firewall.change(self._firewall.elements(), sets.merged(self._made.values()))
 
+    def forwarded(self) -> dict[str, list[int]]:
+        """Give the bridges that packets are forwarded from and to → their IP versions."""
+        with self._lock:
+            return {
+                bridge.strip('"'): [version for version in sets.FAMILIES if elements[f"local{version}"]]
+                for elements in self._made.values()
+                if not elements["shut"]
+                for bridge in elements["bridges"]
+            }
+
     def damage(self, network: Network) -> list[str]:
         """Name what is missing in the table."""
         there = self._firewall.elements()
@@ -84,9 +94,10 @@ class Networks:
         return [f"network {network.name} is missing in table {table}: {', '.join(missing)}"] if missing else []
 
     def mend(self, network: Network) -> list[str]:
-        """Make the bridge again if it is missing, and what it lacks; name it then."""
-        bridge = self.bridge(network)
-        return [f"bridge {bridge.name}"] if self._make_bridge(network) else []
+        """Make the bridge again if it is missing, and what it lacks; name it then. One that cannot be made stays as it is."""
+        if network.id not in self._made:
+            return []
+        return [f"bridge {self.bridge(network).name}"] if self._make_bridge(network) else []
 
     def bridge(self, network: Network) -> Bridge:
         """Give the bridge that the network should have."""
