@@ -5,7 +5,8 @@ from __future__ import annotations
 import socket
 import struct
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 
 from sampan.api.errors import Conflict, InvalidArgument
 from sampan.api.network import Endpoint, Network, PortMapping
-from sampan.linux.netlink import add_address, add_bridge, add_route, link_index
+from sampan.linux.netlink import Netlink, add_address, add_bridge, add_route, add_veth, delete_link, link_index
 from sampan.linux.sysctl import set_sysctl
 from sampan.testing.namespaces import Namespace, listen, reaches, unreachable
 from sampan.testing.network import HOST, HOST6, OUTSIDE, OUTSIDE6, Lab, address6_of, address_of
@@ -230,6 +231,18 @@ def test_inhibit_ipv4_leaves_the_gateway_to_another(lab: Lab) -> None:
         assert reaches(sandbox, "198.51.100.1", 80, server) == address_of(endpoint)
 
 
+def test_switches_of_one_interface(lab: Lab) -> None:
+    text = "net.ipv4.conf.IFNAME.log_martians=1,net.ipv6.conf.IFNAME.accept_ra=2"
+    network = lab.network(versions=(4, 6))
+    sandbox, _, _ = lab.container(network, interface="eth3", options={f"{DOCKER}.endpoint.sysctls": text})
+    assert sandbox.run(Path("/proc/sys/net/ipv4/conf/eth3/log_martians").read_text) == "1\n"
+    assert sandbox.run(Path("/proc/sys/net/ipv6/conf/eth3/accept_ra").read_text) == "2\n"
+    before = lab.host.links()
+    with pytest.raises(InvalidArgument, match="ipv4/conf/eth0/no_such"):
+        lab.container(network, options={f"{DOCKER}.endpoint.sysctls": "net.ipv4.conf.IFNAME.no_such=1"})
+    assert lab.host.links() == before
+
+
 def test_two_networks_cannot_share_a_bridge(lab: Lab) -> None:
     change(lab.host, add_bridge("theirs"))
     lab.network(options={f"{BRIDGE}.name": "theirs"})
@@ -336,3 +349,85 @@ def test_internal_is_within_and_the_host(lab: Lab) -> None:
 def _table(lab: Lab) -> str:
     listed = lab.host.run(subprocess.run, ["nft", "list", "table", "inet", "sampan_5a3bca7e"], capture_output=True, text=True)
     return str(listed.stdout)
+
+
+# ---------------------------------------------------------------- what others broke
+
+
+def test_a_lost_bridge_is_made_again_with_its_links(lab: Lab) -> None:
+    network = lab.network(versions=(4, 6), options={f"{BRIDGE}.enable_icc": "false", f"{BRIDGE}.name": "br9"})
+    one, first, _ = lab.container(network, ports=(PortMapping("tcp", 80, 8080),))
+    two, second, _ = lab.container(network)
+    change(lab.host, delete_link("br9"))
+    assert lab.check(network, first, one) != ()
+    lab.driver = lab.start(network)
+    mended = [lab.host.run(lab.driver.repair, network, endpoint) for endpoint in (first, second)]
+    assert all(len(lines) == 1 and "in bridge br9" in lines[0] for lines in mended)
+    change(lab.host, delete_link("br9"))
+    mended = [lab.host.run(lab.driver.repair, network, endpoint) for endpoint in (first, second)]
+    assert mended[0][0] == "bridge br9" and len(mended[1]) == 1, "without a restart too"
+    for endpoint, sandbox in ((first, one), (second, two)):
+        assert lab.check(network, endpoint, sandbox) == ()
+        assert lab.host.run(lab.driver.repair, network, endpoint) == ()
+    with listen(lab.outside, 82) as server:
+        assert reaches(one, OUTSIDE, 82, server) == HOST
+    with listen(two, 81, family=6) as server:
+        assert unreachable(one, address6_of(second), 81, server), "still closed to its neighbours"
+
+
+def test_a_network_that_cannot_be_made_keeps_no_other_down(lab: Lab) -> None:
+    well, ill = lab.network(), lab.network(options={f"{BRIDGE}.name": "br9"})
+    change(lab.host, delete_link("br9"), add_veth("br9", peer="mine", netns=lab.outside.fd))
+    lab.driver = lab.start(well, ill)
+    with pytest.raises(Conflict, match="br9"):
+        lab.container(ill)
+    sandbox, endpoint, _ = lab.container(well)
+    assert lab.check(well, endpoint, sandbox) == ()
+    change(lab.host, delete_link("br9"))
+    sandbox, endpoint, _ = lab.container(ill)
+    assert lab.check(ill, endpoint, sandbox) == (), "made with the first endpoint, once its name is free"
+
+
+# ---------------------------------------------------------------- the host's own IPv6
+
+
+def test_the_host_goes_on_listening_to_its_router(lab: Lab) -> None:
+    """A host that forwards forgets what its router told it, were it not for `accept_ra`; and no container is a router."""
+    advertise(lab.outside, "wire", "fe80::9")
+    assert until(lambda: "fe80::9" in routers_of(lab.host))
+    network = lab.network(versions=(6,))
+    sandbox, endpoint, _ = lab.container(network)
+    assert lab.host.run(Path("/proc/sys/net/ipv6/conf/all/forwarding").read_text) == "1\n"
+    assert "fe80::9" in routers_of(lab.host)
+    bridge = next(name for name in lab.host.links() if name.startswith("sp-"))
+    assert lab.host.run(Path(f"/proc/sys/net/ipv6/conf/{bridge}/accept_ra").read_text) == "0\n"
+    advertise(sandbox, endpoint.interface, "fe80::66")
+    advertise(lab.outside, "wire", "fe80::99")
+    assert until(lambda: "fe80::99" in routers_of(lab.host))
+    assert "fe80::66" not in routers_of(lab.host)
+
+
+def advertise(router: Namespace, interface: str, address: str) -> None:
+    """Send a router advertisement to all nodes, from a link-local address: RFC 4861, section 4.2. Its checksum is the kernel's."""
+    index = router.run(link_index, interface)
+    change(router, add_address(index, f"{address}/64"))
+    with router.run(socket.socket, socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as wire:
+        wire.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+        wire.bind((address, 0, 0, index))
+        wire.sendto(struct.pack(">BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0), ("ff02::1", 0, 0, index))
+
+
+def routers_of(where: Namespace) -> set[str]:
+    """Give the gateways of the IPv6 default routes."""
+    with where.run(Netlink) as kernel:
+        return {route.gateway for route in kernel.routes() if route.destination == "::/0"}
+
+
+def until(condition: Callable[[], bool]) -> bool:
+    """Wait up to five seconds."""
+    deadline = time.monotonic() + 5
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True

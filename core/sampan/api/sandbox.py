@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from sampan.api.errors import Conflict, System
+from sampan.api.errors import Conflict, InvalidArgument, System
 from sampan.api.network import Endpoint, Network
+from sampan.api.sysctls import OPTION, interface_sysctls
 from sampan.linux import netlink
 from sampan.linux.namespaces import call_in_netns
 from sampan.linux.netlink import Netlink, Request
@@ -31,7 +32,8 @@ _SYSCTL = Path("/proc/sys/net")  # the calling thread's network namespace decide
 def configure(network: Network, endpoint: Endpoint, netns: int, *, mac: str = "") -> None:
     """Give the link `endpoint.interface` its addresses and routes, and bring it up; loopback too. One send.
 
-    `mac`: set first, if given. Raises `Conflict` if an address is there already, `System`.
+    `mac`: set first, if given. The switches of the endpoint's options are set before the link is up (`sampan.api.sysctls`).
+    Raises `Conflict` if an address is there already, `InvalidArgument` for a switch that cannot be set, `System`.
     """
     _inside(f"configure {endpoint.interface} of endpoint {endpoint.id[:12]}", netns, lambda: _configure(network, endpoint, mac))
 
@@ -66,15 +68,32 @@ def _configure(network: Network, endpoint: Endpoint, mac: str) -> None:
         without = not any(":" in address for address in endpoint.addresses)
         set_sysctl(f"ipv6/conf/{endpoint.interface}/disable_ipv6", str(int(without)))
     index = netlink.link_index(endpoint.interface)
+    requests = [
+        netlink.set_link("lo", up=True),
+        *([netlink.set_link(index, mac=mac)] if mac else []),
+        *(netlink.add_address(index, address) for address in endpoint.addresses),
+    ]
     with Netlink() as kernel:
+        if switches := interface_sysctls(endpoint.options, endpoint.interface):
+            kernel.run(*requests)
+            requests = []
+            _switch(switches)
         kernel.run(
-            netlink.set_link("lo", up=True),
-            *([netlink.set_link(index, mac=mac)] if mac else []),
-            *(netlink.add_address(index, address) for address in endpoint.addresses),
+            *requests,
             netlink.set_link(index, up=True),
             *_default_routes(network, endpoint, index),
             netlink.settle_link(index),
         )
+
+
+def _switch(switches: Iterable[tuple[str, str]]) -> None:
+    for name, value in switches:
+        try:
+            set_sysctl(name, value)
+        except OSError as error:
+            raise InvalidArgument(
+                f"set net/{name} to {value!r}: {error.strerror}", remedy=f"change the option {OPTION}"
+            ) from error
 
 
 def _announce(endpoint: Endpoint) -> None:
@@ -147,4 +166,6 @@ def _translated(operation: str) -> Iterator[None]:
     except OSError as error:
         if error.errno == errno.EEXIST:
             raise Conflict(f"{operation}: {error.strerror}", remedy="choose another address or interface") from error
+        if error.errno == errno.EADDRINUSE:
+            raise Conflict(f"{operation}: its hardware address is in use", remedy="choose another one") from error
         raise System(f"{operation}: {error.strerror or error}") from error

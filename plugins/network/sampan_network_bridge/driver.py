@@ -244,18 +244,14 @@ class BridgeDriver(NetworkDriver):
         return tuple(removed)
 
     def repair(self, network: Network, endpoint: Endpoint) -> tuple[str, ...]:
-        """Publish again what is missing of the endpoint's ports; if somebody took the table away, renew that too."""
+        """Make the bridge again, put the link back into it, and publish again what is missing of the ports."""
         opened = self._need_open()
         with _translated(f"repair endpoint {endpoint.id[:12]}"):
-            wanted = opened.ports.elements(endpoint, endpoint.ports, options.parse(network.options))
-            if not wanted or opened.firewall.has(wanted):
-                return ()
-            opened.ports.restore(wanted)
-            opened.firewall.make(self.context.proxy_port)
-            opened.networks.renew()
-            missing = set(wanted) - set(opened.firewall.published())
-            opened.firewall.publish(missing)
-        return (f"{len(missing)} published ports of {endpoint.id[:12]}",)
+            mended = opened.networks.mend(network)
+            veth = self._veth(network, endpoint)
+            if links.rejoin(veth):
+                mended.append(f"link {veth.name} in bridge {veth.bridge}")
+            return (*mended, *self._publish_again(opened, network, endpoint))
 
     def explain(self, network: Network, endpoint: Endpoint) -> tuple[str, ...]:
         """Say which packets reach it and which it may send, with the live table beside what should be in it."""
@@ -310,6 +306,18 @@ class BridgeDriver(NetworkDriver):
                 f"publish ports in network {network.name}: it is internal, nothing outside reaches it"
             )
         return opened.ports.reserve(endpoint, ports, given)
+
+    def _publish_again(self, opened: _Opened, network: Network, endpoint: Endpoint) -> list[str]:
+        """If somebody took the table away, that is renewed too."""
+        wanted = opened.ports.elements(endpoint, endpoint.ports, options.parse(network.options))
+        if not wanted or opened.firewall.has(wanted):
+            return []
+        opened.ports.restore(wanted)
+        opened.firewall.make(self.context.proxy_port)
+        opened.networks.renew()
+        missing = set(wanted) - set(opened.firewall.published())
+        opened.firewall.publish(missing)
+        return [f"{len(missing)} published ports of {endpoint.id[:12]}"]
 
     @staticmethod
     def _withdraw(opened: _Opened, elements: Sequence[bindings.Binding]) -> None:

@@ -31,7 +31,7 @@ def _go_on_listening_to_routers() -> None:
     (Documentation/networking/ip-sysctl.rst). Links that do not hear them now will not then either.
     """
     with Netlink() as kernel:
-        links = [link.name for link in kernel.links() if not link.master]  # a bridge's port hears nothing itself
+        links = [link.name for link in kernel.links() if not link.master and link.name != "lo"]  # a bridge's port hears nothing itself
     listening = [name for name in links if _accept_ra(name) == "1" and set_sysctl(f"ipv6/conf/{name}/accept_ra", "2")]
     if listening:
         log.warning("set accept_ra of %s to 2: they listen to routers as before", ", ".join(listening))

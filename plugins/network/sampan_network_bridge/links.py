@@ -14,7 +14,7 @@ from sampan.api.errors import Conflict
 from sampan.api.marks import Marks
 from sampan.api.network import Endpoint, Network
 from sampan.linux import netlink
-from sampan.linux.netlink import Netlink
+from sampan.linux.netlink import Netlink, Request
 
 _SYSCTL = Path("/proc/sys/net")  # the calling thread's network namespace decides what is seen here
 
@@ -58,11 +58,10 @@ def make_veth(veth: Veth, interface: str, netns: int, *, mac: str = "") -> None:
             return
         if found is not None:
             kernel.discard(found.index)  # its bridge was removed and made again
-        isolated = not veth.icc and not _bridge_netfilter()
         try:
             kernel.run(
                 netlink.add_veth(veth.name, peer=interface, netns=netns, master=bridge, mac=mac, mtu=veth.mtu),
-                netlink.set_link(veth.name, alias=veth.mark, hairpin=True, isolated=isolated),
+                _port(veth.name, icc=veth.icc, alias=veth.mark),
             )
         except BaseException:
             kernel.discard(veth.name)
@@ -76,12 +75,35 @@ def join(veth: Veth, network: Network, endpoint: Endpoint, netns: int, *, mac: s
         kernel.run(netlink.settle_link(veth.name), netlink.settle_link(veth.bridge))
 
 
+def rejoin(veth: Veth) -> bool:
+    """Put an endpoint's link back into its bridge, as after the bridge was made again; say whether it was not there.
+
+    Raises `OSError`.
+    """
+    bridge = netlink.link_index(veth.bridge)
+    with Netlink() as kernel:
+        found = kernel.link(veth.name)
+        if found is None or found.alias != veth.mark or (found.up and found.master == bridge):
+            return False
+        kernel.run(
+            netlink.set_link(found.index, up=True, master=bridge),
+            _port(found.index, icc=veth.icc),
+            netlink.settle_link(found.index),
+            netlink.settle_link(bridge),
+        )
+    return True
+
+
 def delete_veth(veth: Veth) -> None:
     """Delete an endpoint's link, if it is that. Idempotent. Raises `OSError`."""
     with Netlink() as kernel:
         found = kernel.link(veth.name)
         if found is not None and found.alias == veth.mark:
             kernel.discard(found.index)
+
+
+def _port(link: str | int, *, icc: bool, alias: str = "") -> Request:
+    return netlink.set_link(link, alias=alias, hairpin=True, isolated=not icc and not _bridge_netfilter())
 
 
 def _bridge_netfilter() -> bool:
