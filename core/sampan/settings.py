@@ -33,6 +33,7 @@ class Settings(BaseModel):
     log_driver: str = "json-file"
     bridge_name: str = "sampan0"
     bridge_subnet: str | None = None
+    publish: Literal["all", "loopback"] = "all"
     host_gateway_ip: tuple[str, ...] = ()
     sandbox_pool: int = Field(default=4, ge=0, le=64)
     cgroup_parent: str = "/sampan"

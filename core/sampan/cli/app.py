@@ -129,6 +129,7 @@ _NETWORK = {
     "connect": Entry("commands.networks:connect", "Connect a container to a network"),
     "create": Entry("commands.networks:create", "Create a network"),
     "disconnect": Entry("commands.networks:disconnect", "Disconnect a container from a network"),
+    "explain": Entry("commands.networks:explain", "Say which packets reach a container, and by which rule"),
     "inspect": Entry("commands.networks:inspect", "Display detailed information on one or more networks"),
     "ls": Entry("commands.networks:ls", "List networks"),
     "prune": Entry("commands.networks:prune", "Remove all unused networks"),

@@ -17,6 +17,8 @@ from sampan.cli.flags import Command
 @click.option("--runtime", metavar="NAME", help="Default runtime driver.")
 @click.option("--bridge-name", metavar="NAME", help="Bridge of the default network.")
 @click.option("--bridge-subnet", metavar="CIDR", help="Address and prefix of that bridge, as 172.30.0.1/16.")
+@click.option("--publish", type=click.Choice(["all", "loopback"]),
+              help="Host addresses of published ports that name none.  [default: all]")  # fmt: skip
 @click.option("--host-gateway-ip", multiple=True, metavar="IP",
               help="What host-gateway stands for in --add-host; can be given more than once.  [default: the bridge's gateways]")
 @click.option("--pidfile", metavar="FILE", help="Write the daemon's pid here.")

@@ -18,7 +18,7 @@ from sampan.engine.containers import Containers
 from sampan.engine.discovery import Discovery, Member
 from sampan.engine.endpoints import Endpoints, Place
 from sampan.engine.networks import Networks
-from sampan.engine.ports import mappings
+from sampan.engine.ports import PublishPolicy, mappings
 from sampan.engine.records import ContainerRecord, EndpointRecord, NetworkRecord, Status
 from sampan.engine.sandboxes import Sandbox
 
@@ -32,11 +32,14 @@ class Connections:
     those that it has. A network that it was just being connected to, it joins at its next start.
     """
 
-    def __init__(self, networks: Networks, endpoints: Endpoints, discovery: Discovery, containers: Containers) -> None:
+    def __init__(
+        self, networks: Networks, endpoints: Endpoints, discovery: Discovery, containers: Containers, policy: PublishPolicy
+    ) -> None:
         self._networks = networks
         self._endpoints = endpoints
         self._discovery = discovery
         self._containers = containers
+        self._policy = policy
 
     # ------------------------------------------------------------------ start and end
 
@@ -47,6 +50,12 @@ class Connections:
         if record.host.network_mode.startswith(CONTAINER_MODE):
             return []
         return [await self._networks.named(name) for name in record.networks or ("none",)]
+
+    def sandbox_owner(self, container: Container) -> Container:
+        """Give the container whose network this one lives in: itself, or the one it shares that of. Raises `NotFound`."""
+        while container.record.host.network_mode.startswith(CONTAINER_MODE):
+            container = self._containers.get(container.record.host.network_mode.removeprefix(CONTAINER_MODE))
+        return container
 
     async def sandbox_kind(self, networks: Sequence[NetworkRecord]) -> SandboxKind:
         """Say which namespace a container in these networks lives in."""
@@ -81,7 +90,7 @@ class Connections:
     ) -> list[Place]:
         candidates = [gateways.candidate(network, _settings(record, network).gw_priority) for network in networks]
         leads, publisher = gateways.choose(candidates), gateways.publisher(candidates)
-        ports = mappings(record.host, record.config.exposed_ports)
+        ports = mappings(record.host, record.config.exposed_ports, self._policy.addresses())
         names: list[str] = []
         places: list[Place] = []
         for network in networks:
@@ -231,7 +240,7 @@ class Connections:
                 freed = _ports(endpoint)
                 await self._endpoints.unpublish(endpoint)
         for network, endpoint in self._places_of(record):
-            wanted = freed or mappings(record.host, record.config.exposed_ports)
+            wanted = freed or mappings(record.host, record.config.exposed_ports, self._policy.addresses())
             if network.id == publisher and wanted and not endpoint.ports and await self._publishes(network):
                 await self._endpoints.publish(endpoint, wanted)
 

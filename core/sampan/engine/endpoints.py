@@ -158,6 +158,12 @@ class Endpoints:
         endpoints = self._by_container.get(changed.container_id, [])
         endpoints[:] = [changed if item.id == changed.id else item for item in endpoints]
 
+    async def explain(self, endpoint: EndpointRecord) -> list[str]:
+        """Say in words which packets reach an endpoint and which it may send. Raises as the driver's `explain`."""
+        network = self._networks.resolve(endpoint.network_id)
+        plank = await self._networks.driver_of(network)
+        return list(await plank.call(plank.driver.explain, to_network(network), to_endpoint(endpoint)))
+
     # ------------------------------------------------------------------ leaving
 
     async def detach(self, endpoint: EndpointRecord) -> None:
@@ -194,8 +200,11 @@ class Endpoints:
             for removed in await plank.call(plank.driver.gc, list(own.values()), valid):
                 log.info("network %s: swept %s", plank.name, removed)
             for endpoint in valid:
-                for mended in await plank.call(plank.driver.repair, own[endpoint.network_id], endpoint):
-                    log.warning("network %s: mended %s", plank.name, mended)
+                try:
+                    for mended in await plank.call(plank.driver.repair, own[endpoint.network_id], endpoint):
+                        log.warning("network %s: mended %s", plank.name, mended)
+                except SampanError as error:
+                    log.error("network %s: container %s stays damaged: %s", plank.name, endpoint.container_id[:12], error)
 
     def _emit(self, action: str, network: NetworkRecord, container_id: str) -> None:
         attributes = {"container": container_id, "name": network.name, "type": network.driver}

@@ -30,6 +30,7 @@ from sampan.engine.metadata import Metadata
 from sampan.engine.migration import Migrations
 from sampan.engine.netd import Netd
 from sampan.engine.networks import Networks
+from sampan.engine.ports import PublishPolicy
 from sampan.engine.proxy import Proxy
 from sampan.engine.recovery import Recovery
 from sampan.engine.sandboxes import Sandboxes
@@ -67,7 +68,8 @@ class Engine:
         self.containers = Containers(
             settings, registry, metadata, self.events, self.images, self.storage, self.unpacked, self.networks, self.volumes
         )
-        self.connections = Connections(self.networks, self.endpoints, self.discovery, self.containers)
+        policy = PublishPolicy(settings.publish, self.proxy)
+        self.connections = Connections(self.networks, self.endpoints, self.discovery, self.containers, policy)
         self.starter = Starter(
             settings, registry, metadata.engine_id, self.containers, self.storage, self.connections, self.sandboxes,
             self.volumes,
@@ -126,6 +128,8 @@ class Engine:
         await self.proxy.settle(endpoint for c in everyone for endpoint in self.endpoints.of(c.id))
         await self.storage.sweep()
         await asyncio.to_thread(self._sweep_directories, {c.id for c in everyone})
+        for obstacle in await self.networks.drivers.obstacles():
+            log.warning("%s", obstacle)
         for network in self.networks.all():
             if network.is_default and network.driver == "bridge":
                 self.sandboxes.expect(network)

@@ -72,6 +72,16 @@ class NetworkDrivers:
         """Give the open network drivers."""
         return list(self._open.values())
 
+    async def obstacles(self) -> list[str]:
+        """Name what on this host keeps the packets of the open drivers from their way, each with its remedy."""
+        found = []
+        for plank in self.opened():
+            try:
+                found += [f"network driver {plank.name}: {line}" for line in await plank.call(plank.driver.obstacles)]
+            except SampanError as error:
+                log.warning("look for obstacles of network driver %s: %s", plank.name, error)
+        return found
+
     def ipam(self, name: str) -> IpamPlank:
         """Give the IPAM driver `name` ("" is the default one). Raises `InvalidArgument` for an unknown name."""
         name = name or DEFAULT_IPAM

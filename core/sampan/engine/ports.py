@@ -9,6 +9,7 @@ from dataclasses import replace
 from sampan.api.errors import InvalidArgument
 from sampan.api.network import PortMapping
 from sampan.api.types import HostConfig, PortBinding
+from sampan.engine.proxy import Proxy
 
 PROTOCOLS = ("tcp", "udp", "sctp")
 
@@ -84,6 +85,21 @@ def join(single: Iterable[PortMapping]) -> list[PortMapping]:
         else:
             joined.append(item)
     return joined
+
+
+class PublishPolicy:
+    """Where ports are published that name no address of the host: the setting `publish`."""
+
+    def __init__(self, setting: str, proxy: Proxy) -> None:
+        """`setting`: `all` or `loopback`."""
+        self._setting = setting
+        self._proxy = proxy
+
+    def addresses(self) -> tuple[str, ...]:
+        """Give the host's addresses; "" is every one."""
+        if self._setting == "all":
+            return ("",)
+        return ("127.0.0.1", "::1") if self._proxy.port else ("127.0.0.1",)
 
 
 def shown(ports: Iterable[tuple[str, int, int, str, int]], *, ipv6: bool) -> Mapping[str, list[dict[str, str]]]:

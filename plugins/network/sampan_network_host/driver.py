@@ -59,6 +59,10 @@ class HostDriver(NetworkDriver):
         """Find nothing: nothing of ours can be damaged."""
         return ()
 
+    def explain(self, network: Network, endpoint: Endpoint) -> tuple[str, ...]:
+        """Say that there is nothing between."""
+        return ("it lives in this host's own network: what reaches the host reaches it, and it is not ours to rule",)
+
     def gc(self, networks: Sequence[Network], endpoints: Sequence[Endpoint]) -> tuple[str, ...]:
         """Remove nothing."""
         return ()

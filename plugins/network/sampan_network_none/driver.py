@@ -66,6 +66,10 @@ class NoneDriver(NetworkDriver):
             raise System(f"check endpoint {endpoint.id[:12]}: {error.strerror}") from error
         return () if up else ("link lo is down in the sandbox",)
 
+    def explain(self, network: Network, endpoint: Endpoint) -> tuple[str, ...]:
+        """Say that there is no way."""
+        return ("it has a loopback and nothing else: no packet comes in or goes out",)
+
     def gc(self, networks: Sequence[Network], endpoints: Sequence[Endpoint]) -> tuple[str, ...]:
         """Remove nothing."""
         return ()

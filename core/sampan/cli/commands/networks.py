@@ -168,6 +168,22 @@ def disconnect(network: str, container: str, force: bool) -> None:
     current().post(f"/networks/{quote(network)}/disconnect", None, {"Container": container, "Force": force})
 
 
+@click.command("explain", cls=Command)
+@click.argument("container")
+def explain(container: str) -> None:
+    """Say which packets reach a container and which it may send, and by which rule."""
+    found = current().get(f"/sampan/containers/{quote(container)}/network")
+    if found["SandboxOf"] != found["Name"]:
+        print(f"{found['Name']} shares the network of {found['SandboxOf']}:")
+    for endpoint in found["Endpoints"]:
+        interface = f" as {endpoint['Interface']}" if endpoint["Interface"] else ""
+        print(f"{found['SandboxOf']} is in network {endpoint['Network']}{interface} (driver {endpoint['Driver']}):")
+        print(*(f"  * {sentence}" for sentence in endpoint["Sentences"]), sep="\n")
+    if found["Obstacles"]:
+        print("On this host packets are kept from their way:")
+        print(*(f"  ! {obstacle}" for obstacle in found["Obstacles"]), sep="\n")
+
+
 @click.command("rm", cls=Command)
 @click.option("-f", "--force", is_flag=True, help="One that is not there is no error.")
 @click.argument("names", nargs=-1, required=True, metavar="NETWORK...")

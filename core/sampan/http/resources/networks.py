@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from sampan.api.errors import Forbidden, InvalidArgument, NotFound, SampanError
+from sampan.api.errors import Conflict, Forbidden, InvalidArgument, NotFound, SampanError
 from sampan.api.types import IpamPool, NetworkConnectRequest, NetworkCreateRequest, NetworkDisconnectRequest
 from sampan.engine.engine import Engine
 from sampan.engine.records import NetworkRecord
@@ -38,6 +38,7 @@ class NetworkRoutes:
         router.add("POST", "/networks/{id}/disconnect", self.disconnect)
         router.add("DELETE", "/networks/{id}", self.remove)
         router.add("GET", "/networks/{id}", self.inspect)
+        router.add("GET", "/sampan/containers/{id}/network", self.explain)
 
     def _get(self, request: Request) -> NetworkRecord:
         return self._engine.networks.resolve(request.params["id"])
@@ -59,6 +60,33 @@ class NetworkRoutes:
         asked = await body.model(request, NetworkCreateRequest)
         record = await asyncio.shield(self._engine.networks.create(asked))
         return json_response({"Id": record.id, "Warning": ""}, 201)
+
+    async def explain(self, request: Request) -> Response:
+        """Say in words which packets reach a container, network by network."""
+        container = self._engine.containers.get(request.params["id"])
+        if not container.is_running:
+            raise Conflict(f"explain the network of container {container.id[:12]}: it is not running", remedy="start it first")
+        owner = self._engine.connections.sandbox_owner(container)
+        explained = []
+        for endpoint in self._engine.endpoints.of(owner.id):
+            network = self._engine.networks.resolve(endpoint.network_id)
+            explained.append(
+                {
+                    "Network": network.name,
+                    "Driver": network.driver,
+                    "Interface": endpoint.interface,
+                    "Sentences": await self._engine.endpoints.explain(endpoint),
+                }
+            )
+        return json_response(
+            {
+                "Id": container.id,
+                "Name": container.record.name,
+                "SandboxOf": owner.record.name,
+                "Endpoints": explained,
+                "Obstacles": await self._engine.networks.drivers.obstacles(),
+            }
+        )
 
     async def connect(self, request: Request) -> Response:
         """Have a container be in a network."""

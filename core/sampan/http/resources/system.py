@@ -75,9 +75,10 @@ class SystemRoutes:
 
     async def info(self, request: Request) -> Response:
         """Tell about engine and host."""
-        return json_response(await asyncio.to_thread(self._info))
+        obstacles = await self._engine.networks.drivers.obstacles()
+        return json_response(await asyncio.to_thread(self._info, obstacles))
 
-    def _info(self) -> dict[str, Any]:
+    def _info(self, obstacles: list[str]) -> dict[str, Any]:
         engine = self._engine
         containers = engine.containers.all()
         kernel = os.uname()
@@ -137,6 +138,7 @@ class SystemRoutes:
             "Warnings": [
                 *(f"storage driver {name}: {reason}" for name, reason in engine.storage.unavailable.items()),
                 *(f"network driver {name}: {reason}" for name, reason in engine.networks.drivers.unavailable.items()),
+                *obstacles,
                 *(f"plugin {broken.plugin}: {broken.reason}" for broken in engine.registry.broken),
             ],
         }  # fmt: skip
