@@ -5,7 +5,7 @@ import struct
 import subprocess
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from sampan.api.errors import Conflict, InvalidArgument, Unavailable, Unsupporte
 from sampan.api.network import Attachment, Endpoint, Network, NetworkDriver, PortMapping
 from sampan.linux.netlink import Netlink, add_address, add_route, add_veth, delete_link, link_index, set_link
 from sampan.linux.vxlan import flood_list
-from sampan.testing.namespaces import Namespace, listen, reaches
+from sampan.testing.namespaces import Namespace, listen, reaches, unreachable
 from sampan.testing.network import HOST, HOST6, OUTSIDE, OUTSIDE6, Lab, NetworkDriverSuite, address6_of, address_of
 from sampan.testing.network_ground import change, forge, mac_of_link
 from sampan_network_vxlan import links
@@ -210,23 +210,57 @@ def receive(stream: socket.socket, size: int) -> bytes:
 # ---------------------------------------------------------------------- who is not in the network
 
 
-def test_the_host_is_not_in_the_network(lab: Lab) -> None:
-    """Not even for a container that takes an address of the host's for a neighbour, and finds out its hardware address."""
+def flush(lab: Lab) -> None:
+    """What an administrator's firewall does that is loaded anew."""
+    lab.host.run(subprocess.run, ["nft", "flush", "ruleset"], check=True)
+
+
+def bridge_mac(lab: Lab, network: Network) -> str:
+    return mac_of_link(lab.host, links.names(lab.driver.context.engine_id, network.id).bridge)
+
+
+def test_the_host_has_no_address_in_the_network_and_answers_for_none(lab: Lab) -> None:
     network = lab.network(versions=(4, 6))
-    sandbox, endpoint, _ = lab.container(network)
-    bridge = links.names(lab.driver.context.engine_id, network.id).bridge
-    mac = mac_of_link(lab.host, bridge)
+    sandbox, _, _ = lab.container(network)
+    _, neighbour, _ = lab.container(network)
     change(sandbox, add_route(f"{HOST}/32", index=sandbox.run(link_index, "eth0")))
-    assert sandbox.run(subprocess.run, ["ip", "neigh", "replace", HOST, "lladdr", mac, "dev", "eth0"]).returncode == 0
+    with listen(lab.host, 80) as server:
+        assert unreachable(sandbox, HOST, 80, server)
+    assert [who_has(sandbox, address) for address in (HOST, address_of(neighbour))] == ["", address_of(neighbour)]
+    with lab.host.run(Netlink) as kernel:
+        bare = {link.index for link in kernel.links() if link.name.startswith(("sx-", "st-"))}
+        assert len(bare) == 2 and not bare & {item.index for item in kernel.addresses()}
+
+
+def who_has(sandbox: Namespace, address: str) -> str:
+    """Send an ARP probe, as somebody who has no address yet (RFC 5227); give the address that answers, or ""."""
+    mac = bytes.fromhex(mac_of_link(sandbox, "eth0").replace(":", ""))
+    probe = struct.pack("!HHBBH6s4s6s4s", 1, 0x0800, 6, 4, 1, mac, bytes(4), bytes(6), socket.inet_aton(address))
+    with sandbox.run(socket.socket, socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x0806)) as wire:
+        wire.settimeout(0.4)
+        wire.sendto(probe, ("eth0", 0x0806, 0, 0, b"\xff" * 6))
+        with suppress(TimeoutError):
+            while True:
+                answer = struct.unpack("!HHBBH6s4s6s4s", wire.recv(64)[:28])
+                if answer[4] == 2 and answer[6] == socket.inet_aton(address):
+                    return socket.inet_ntoa(answer[6])
+    return ""
+
+
+@pytest.mark.parametrize("flushed", [False, True])
+def test_the_host_takes_nothing_from_the_network(lab: Lab, flushed: bool) -> None:
+    """Not even from a container that has found out the bridge's hardware address."""
+    network = lab.network()
+    sandbox, endpoint, _ = lab.container(network)
+    mac = bridge_mac(lab, network)
+    if flushed:
+        flush(lab)
     with listen(lab.host, 7777, protocol="udp") as server:
-        for source in (address_of(endpoint), OUTSIDE, "0.0.0.0"):
+        for source in (address_of(endpoint), OUTSIDE, *([] if flushed else ["0.0.0.0"])):
             for target in (HOST, "255.255.255.255", "127.0.0.1"):
                 forge(sandbox, "eth0", mac, (source, target), 7777, b"forged")
         lab.host.run(send, "127.0.0.1", 7777, b"own")
         assert server.recv(16) == b"own", "a forged packet got in"
-    with lab.host.run(Netlink) as kernel:
-        bare = {link.index for link in kernel.links() if link.name.startswith(("sx-", "st-"))}
-        assert len(bare) == 2 and not bare & {item.index for item in kernel.addresses()}
 
 
 def send(address: str, port: int, data: bytes) -> None:
@@ -234,13 +268,15 @@ def send(address: str, port: int, data: bytes) -> None:
         out.sendto(data, (address, port))
 
 
-def test_a_host_that_forwards_does_not_route_into_or_out_of_the_network(lab: Lab) -> None:
+def test_a_host_that_forwards_routes_nothing_out_of_the_network(lab: Lab) -> None:
+    """Turned on after the network was made, for all links, and with no rule in the way."""
     network = lab.network()
     sandbox, endpoint, _ = lab.container(network)
-    bridge = links.names(lab.driver.context.engine_id, network.id).bridge
-    lab.host.run(Path("/proc/sys/net/ipv4/conf/uplink/forwarding").write_text, "1")
+    lab.host.run(Path("/proc/sys/net/ipv4/ip_forward").write_text, "1")
+    flush(lab)
     with listen(lab.outside, 7777, protocol="udp") as server:
-        forge(sandbox, "eth0", mac_of_link(lab.host, bridge), (address_of(endpoint), OUTSIDE), 7777, b"forged")
+        for source in (address_of(endpoint), OUTSIDE, "0.0.0.0"):
+            forge(sandbox, "eth0", bridge_mac(lab, network), (source, OUTSIDE), 7777, b"forged")
         lab.host.run(send, OUTSIDE, 7777, b"allowed")
         assert server.recv(16) == b"allowed", "a forged packet got out"
 

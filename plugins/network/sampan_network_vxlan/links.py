@@ -21,9 +21,9 @@ from sampan_network_vxlan import underlay
 from sampan_network_vxlan.options import Options
 from sampan_network_vxlan.underlay import Underlay
 
-_DEAF = {"forwarding": "0", "rp_filter": "1", "arp_ignore": "8"}
-"""Of a link without an address these make the host route nothing from it, take nothing that says who it is from, and answer no
-ARP: ip-sysctl.rst. They hold where somebody has flushed the guard's rules.
+_DEAF = {"rp_filter": "1", "arp_ignore": "8"}
+"""From a link without an address the host then takes and forwards nothing that says who it is from, and answers no ARP:
+ip-sysctl.rst. It holds where somebody has flushed the guard's rules.
 """
 
 _LEAST_MTU_6 = 1280
