@@ -9,7 +9,7 @@ HOST_PACKAGES := python3 python3-venv busybox-static libnftables1 iproute2 procp
 TEST_PACKAGES := $(HOST_PACKAGES) python3-dev gcc btrfs-progs libbtrfsutil-dev nftables runc crun libseccomp2 openssl \
 	mmdebstrap skopeo curl socat util-linux mount e2fsprogs
 
-.PHONY: help demo test test-vm setup setup-host lint unit conformance engine compat faults abuse thirdparty bench-start bench-launch bench-runtime bench-storage bench-unpack clean
+.PHONY: help demo test test-vm setup setup-host lint unit conformance engine compat faults abuse thirdparty bench-start bench-launch bench-runtime bench-storage bench-network bench-unpack clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -65,6 +65,10 @@ bench-runtime: $(VENV)/.developed ## the native runtime beside runc
 
 bench-storage: $(VENV)/.developed ## storage drivers beside each other, tar and dockerd: table, JSON, SVG (needs docker.io)
 	$(BIN)/python tools/bench_storage.py
+
+bench-network: $(VENV)/.developed ## networks beside dockerd: starts, ports, streams, names: table, JSON, SVG (needs docker.io)
+	@command -v iperf3 >/dev/null || tools/install-packages iperf3
+	$(BIN)/python tools/bench_network.py
 
 bench-unpack: $(VENV)/.developed ## unpacking layers beside tar
 	$(BIN)/python tools/bench_unpack.py

@@ -43,6 +43,7 @@ class Peer:
     name: str
     docker: Callable[[list[str]], None]
     pid: int
+    host: str
 
 
 @contextlib.contextmanager
@@ -66,7 +67,7 @@ def dockerd() -> Iterator[Peer]:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise SystemExit(f"dockerd did not start:\n{(base / 'log').read_text()[-3000:]}")
             time.sleep(0.1)
-        yield Peer("dockerd", docker, process.pid)
+        yield Peer("dockerd", docker, process.pid, host)
     finally:
         process.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -81,7 +82,7 @@ def sampand(daemon: Daemon) -> Peer:
     def docker(arguments: list[str]) -> None:
         subprocess.run(["docker", *arguments], check=True, stdout=subprocess.DEVNULL, env=environment)
 
-    return Peer("sampan", docker, daemon.pid)
+    return Peer("sampan", docker, daemon.pid, daemon.host)
 
 
 def memory(pid: int) -> int:

@@ -154,7 +154,10 @@ _SYSTEM = {
     "prune": Entry("commands.system:prune", "Remove unused data"),
 }
 
-_BENCH = {"storage": Entry("commands.bench:storage", "Measure storage drivers side by side")}
+_BENCH = {
+    "network": Entry("commands.bench:network", "Measure network drivers side by side"),
+    "storage": Entry("commands.bench:storage", "Measure storage drivers side by side"),
+}
 
 _STORAGE = {
     "check": Entry("commands.storage:check", "Look for damage in storage drivers"),

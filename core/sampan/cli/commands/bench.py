@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from sampan.cli.failure import CliError
 from sampan.cli.flags import Command
+
+if TYPE_CHECKING:
+    from sampan.bench.report import Report
 
 
 @click.command("storage", cls=Command)
@@ -32,7 +36,6 @@ def storage(
     svg_file: Path | None,
 ) -> int:
     """Measure storage drivers side by side."""
-    from sampan.bench import report
     from sampan.bench.layer import LayerSize
     from sampan.bench.storage import Plan, find, measure
 
@@ -41,6 +44,30 @@ def storage(
         chosen = [find(name, places.get(name, Path(work))) for name in drivers.split(",")]
         plan = Plan(rounds=rounds, size=LayerSize(files, bulk), large=large << 20)
         done = measure(chosen, plan, Path(work), lambda text: click.echo(text, err=True))
+    return _tell(done, json_file, svg_file)
+
+
+@click.command("network", cls=Command)
+@click.option("--drivers", default="bridge", metavar="NAMES", help="Drivers, separated by commas.")
+@click.option("--opt", "-o", "options", multiple=True, metavar="KEY=VALUE", help="Option of the networks, as `network create -o`.")
+@click.option("--rounds", default=20, type=click.IntRange(1), help="How often everything is measured.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all values there.")
+@click.option("--svg", "svg_file", type=click.Path(path_type=Path), help="Write a plot there.")
+def network(
+    drivers: str, options: tuple[str, ...], rounds: int, json_file: Path | None, svg_file: Path | None
+) -> int:
+    """Measure network drivers side by side, each on a host of its own: a network namespace."""
+    from sampan.bench.network import Plan, find, measure
+
+    given = {key: value for key, _, value in (text.partition("=") for text in options)}
+    done = measure([find(name, given) for name in drivers.split(",")], Plan(rounds), lambda text: click.echo(text, err=True))
+    return _tell(done, json_file, svg_file)
+
+
+def _tell(done: Report, json_file: Path | None, svg_file: Path | None) -> int:
+    """Print the table and write the files."""
+    from sampan.bench import report
+
     if not any(found.seconds for found in done.measurements):
         raise CliError("none of these drivers works here: " + "; ".join(found.note for found in done.measurements))
     click.echo(report.table(done), nl=False)
