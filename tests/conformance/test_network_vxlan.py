@@ -15,6 +15,7 @@ import pytest
 from sampan.api.errors import Conflict, InvalidArgument, Unavailable, Unsupported
 from sampan.api.network import Attachment, Endpoint, Network, NetworkDriver, PortMapping
 from sampan.linux.netlink import Netlink, add_address, add_route, add_veth, delete_link, link_index, set_link
+from sampan.linux.sysctl import get_sysctl, set_sysctl
 from sampan.linux.vxlan import flood_list
 from sampan.testing.namespaces import Namespace, listen, reaches, unreachable
 from sampan.testing.network import HOST, HOST6, OUTSIDE, OUTSIDE6, Lab, NetworkDriverSuite, address6_of, address_of
@@ -386,6 +387,39 @@ def test_entries_of_another_program_stay(lab: Lab) -> None:
     assert lab.check(network, endpoint, sandbox) == ()
     with lab.host.run(Netlink) as kernel:
         assert flood_list(kernel, lab.host.run(link_index, tunnel)) == {OUTSIDE}
+
+
+# ---------------------------------------------------------------------- beside a firewall
+
+FIREWALLS = {
+    "own": "add table ip filter; add chain ip filter FORWARD { type filter hook forward priority filter; policy drop; }",
+    "docker": "add table ip filter; add chain ip filter FORWARD { type filter hook forward priority filter; policy drop; };"
+    " add chain ip filter DOCKER-USER; add rule ip filter FORWARD counter jump DOCKER-USER",
+}
+
+
+@pytest.mark.parametrize("firewall", FIREWALLS)
+def test_a_firewall_that_sees_bridged_packets_is_named_and_its_remedy_helps(lab: Lab, firewall: str) -> None:
+    if not lab.host.run(get_sysctl, "bridge/bridge-nf-call-iptables"):
+        pytest.skip("this kernel has no br_netfilter loaded")
+    lab.host.run(set_sysctl, "bridge/bridge-nf-call-iptables", "1")
+    network = lab.network()
+    one, _, _ = lab.container(network)
+    two, second, _ = lab.container(network)
+    assert lab.host.run(lab.driver.obstacles) == ()
+    lab.host.run(subprocess.run, ["nft", FIREWALLS[firewall]], check=True)
+    (told,) = lab.host.run(lab.driver.obstacles)
+    assert "table ip filter, chain FORWARD" in told
+    with listen(two, 80) as server:
+        assert unreachable(one, address_of(second), 80, server)
+    accept, _, other = told.partition(": ")[2].partition("; or, ")
+    switch = other.partition(": ")[2]
+    for remedy in (accept, switch):
+        lab.host.run(subprocess.run, ["nft", f"flush table ip filter; {FIREWALLS[firewall]}"], check=True)
+        lab.host.run(subprocess.run, remedy, shell=True, check=True, stdout=subprocess.DEVNULL)
+        assert lab.host.run(lab.driver.obstacles) == ()
+        with listen(two, 80) as server:
+            assert reaches(one, address_of(second), 80, server)
 
 
 # ---------------------------------------------------------------------- options

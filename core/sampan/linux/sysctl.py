@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["set_sysctl"]
+__all__ = ["get_sysctl", "set_sysctl"]
 
 _NET = "/proc/sys/net"  # the calling thread's network namespace decides what is seen here
+
+
+def get_sysctl(name: str) -> str:
+    """Read `net/<name>`; "" where this kernel, or what is loaded of it, has no such switch. Raises `OSError`."""
+    try:
+        return _read(f"{_NET}/{name}").decode().strip()
+    except FileNotFoundError:
+        return ""
 
 
 def set_sysctl(name: str, value: str) -> bool:

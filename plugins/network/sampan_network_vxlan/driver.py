@@ -33,7 +33,7 @@ from sampan.linux.namespaces import call_in_netns, new_netns
 from sampan.linux.netlink import Netlink
 from sampan.linux.nftables import LibraryMissing, NftError
 from sampan.linux.vxlan import add_vxlan
-from sampan_network_vxlan import links, options
+from sampan_network_vxlan import links, obstacles, options
 from sampan_network_vxlan.guard import Guard
 from sampan_network_vxlan.options import Options
 
@@ -193,6 +193,12 @@ class VxlanDriver(NetworkDriver):
             f"Packets of this VNI from elsewhere are dropped in table inet {guard.table}.",
             "The host and the world outside do not reach it by this network, nor it them; no port is published here.",
         )
+
+    def obstacles(self) -> tuple[str, ...]:
+        """Name the tables of others that drop what is bridged within our networks."""
+        self._need_open()
+        with _translated("look for firewalls that drop bridged packets"):
+            return tuple(obstacles.find(links.bridges(self.context.engine_id)))
 
     def gc(self, networks: Sequence[Network], endpoints: Sequence[Endpoint]) -> tuple[str, ...]:
         """Sweep by mark: a link without it is not ours, whatever its name."""
