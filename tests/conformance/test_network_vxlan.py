@@ -126,6 +126,15 @@ def test_other_underlays(lab: Lab, here: Machine, there: Machine, options: Mappi
         assert reaches(one, address_of(second), 80, server) == address_of(first)
 
 
+def test_ipv6_only(lab: Lab, here: Machine, there: Machine) -> None:
+    network = over(lab, here, there, versions=(6,))
+    one, first, made = here.container(network)
+    two, second, _ = there.container(network)
+    assert made.mac == mac_of_link(one, "eth0") != mac_of_link(two, "eth0")
+    with listen(two, 80, family=6) as server:
+        assert reaches(one, address6_of(second), 80, server) == address6_of(first)
+
+
 def test_a_multicast_group_finds_the_machines(lab: Lab, here: Machine, there: Machine) -> None:
     network = lab.describe()
     for at, parent in ((here, "uplink"), (there, "wire")):

@@ -19,6 +19,7 @@ def test_the_loopback_is_listed() -> None:
 
 def test_dockers_hardware_address() -> None:
     assert mac_of("172.17.0.2/16") == mac_of("172.17.0.2") == "02:42:ac:11:00:02"
+    assert mac_of("fd00::1:2/64") == "02:42:00:01:00:02"
 
 
 def test_a_failure_says_what_failed() -> None:

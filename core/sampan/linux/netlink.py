@@ -377,8 +377,8 @@ def link_index(name: str) -> int:
 
 
 def mac_of(address: str) -> str:
-    """Give the hardware address that belongs to an IPv4 address, as Docker makes it: 172.17.0.2 is
-    02:42:ac:11:00:02.
+    """Give the hardware address that belongs to an address, as Docker makes it: 172.17.0.2 is 02:42:ac:11:00:02. Of IPv6 the
+    last four bytes count.
     """
     raw = ipaddress.ip_interface(address).ip.packed[-4:]
     return ":".join(f"{byte:02x}" for byte in b"\x02\x42" + raw)

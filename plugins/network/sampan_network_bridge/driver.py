@@ -158,7 +158,8 @@ class BridgeDriver(NetworkDriver):
         """
         opened = self._need_open()
         veth = self._veth(network, endpoint)
-        mac = endpoint.mac or (netlink.mac_of(endpoint.ipv4) if endpoint.ipv4 else "")
+        address = endpoint.ipv4 or endpoint.ipv6
+        mac = endpoint.mac or (netlink.mac_of(address) if address else "")
         with _translated(f"attach endpoint {endpoint.id[:12]} to network {network.name}"):
             opened.networks.need(network)
             resolved, elements = self._reserve(opened, network, endpoint, endpoint.ports, options.parse(network.options))

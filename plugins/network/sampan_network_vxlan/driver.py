@@ -99,7 +99,8 @@ class VxlanDriver(NetworkDriver):
             self._guard = guard
         for network in networks:
             try:
-                self._make(network)
+                for made in self._make(network):
+                    log.info("network %s: made %s", network.name, made)
             except SampanError as error:
                 log.warning("network %s is not up: %s", network.name, error)
 
@@ -139,7 +140,8 @@ class VxlanDriver(NetworkDriver):
         self._need_open()
         if endpoint.ports:
             raise _no_ports(network)
-        mac = endpoint.mac or (netlink.mac_of(endpoint.ipv4) if endpoint.ipv4 else "")
+        address = endpoint.ipv4 or endpoint.ipv6
+        mac = endpoint.mac or (netlink.mac_of(address) if address else "")
         with _translated(f"attach endpoint {endpoint.id[:12]} to network {network.name}"):
             if not links.is_made(network, self._marks):
                 self._make(network)
@@ -185,11 +187,12 @@ class VxlanDriver(NetworkDriver):
     def explain(self, network: Network, endpoint: Endpoint) -> tuple[str, ...]:
         """Say who is in the network, and that nobody else is."""
         guard, given = self._need_open(), self._options(network)
-        machines = f"the machines {', '.join(given.remotes)}" if given.remotes else f"machines beyond link {given.parent}"
+        with _translated(f"explain endpoint {endpoint.id[:12]}"):
+            others = ", ".join(sorted(links.machines(network, self._marks))) or "none"
         name = links.names(self.context.engine_id, network.id)
         return (
             f"Containers of network {network.name} on this machine reach it, and it them, by bridge {name.bridge}.",
-            f"So do those on {machines}, by tunnel {name.tunnel}: VNI {given.vni}, UDP port {given.port}.",
+            f"So do those on other machines ({others}), by tunnel {name.tunnel}: VNI {given.vni}, UDP port {given.port}.",
             f"Packets of this VNI from elsewhere are dropped in table inet {guard.table}.",
             "The host and the world outside do not reach it by this network, nor it them; no port is published here.",
         )

@@ -81,6 +81,13 @@ def is_made(network: Network, marks: Marks) -> bool:
         return kernel.link(name.bridge) is not None and kernel.link(name.tunnel) is not None
 
 
+def machines(network: Network, marks: Marks) -> set[str]:
+    """Give the other machines that a network's tunnel leads to, or its group. Raises `OSError`."""
+    with Netlink() as kernel:
+        tunnel = kernel.link(names(marks.engine_id, network.id).tunnel)
+        return flood_list(kernel, tunnel.index) if tunnel is not None else set()
+
+
 def delete_network(network: Network, marks: Marks) -> None:
     """Delete a network's links if they are ours. Idempotent. Raises `OSError`."""
     name, mark = names(marks.engine_id, network.id), marks.network(network.id)
