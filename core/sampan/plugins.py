@@ -41,6 +41,12 @@ KNOWN_ELSEWHERE: Mapping[tuple[str, str], str] = {
 }
 """Distributions to install for driver names that are known but not here."""
 
+NOT_BUILT: Mapping[tuple[str, str], str] = {
+    ("network", "ipvlan"): "ipvlan is not built: macvlan too gives containers addresses of their own on a parent's network",
+    ("network", "overlay"): "overlay needs a swarm, which is not built: vxlan joins the containers of several machines",
+}
+"""What to say of Docker's drivers that nobody offers for this engine."""
+
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*\Z")
 
 
@@ -102,6 +108,8 @@ class Registry:
         text = f"known ones are {', '.join(self.names(kind)) or 'none'}"
         if package := KNOWN_ELSEWHERE.get((kind, name)):
             text += f"; {name} comes with: pip install '{package}'"
+        if words := NOT_BUILT.get((kind, name)):
+            text += f"; {words}"
         for broken in self.broken:
             if name in broken.plugin:
                 text += f"; the plugin {broken.plugin} is installed but broken ({broken.reason})"

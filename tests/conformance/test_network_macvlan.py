@@ -341,7 +341,8 @@ def test_detach_takes_the_link_from_a_sandbox_that_lives_on(wire: WireLab) -> No
 def test_detach_finds_a_link_that_the_container_has_renamed(wire: WireLab) -> None:
     network = wire.network()
     sandbox, endpoint, _ = wire.container(network)
-    sandbox.run(subprocess.run, ["ip", "link", "set", "eth0", "down", "name", "mine"], check=True)
+    change(sandbox, set_link("eth0", up=False))
+    sandbox.run(subprocess.run, ["ip", "link", "set", "eth0", "name", "mine"], check=True)
     change(sandbox, add_altname("mine", "zzz"))
     assert wire.host.run(wire.driver.gc, [network], [endpoint]) == ()
     wire.detach(network, endpoint)

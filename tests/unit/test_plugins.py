@@ -15,6 +15,7 @@ from sampan import plugins
 from sampan.api.driver import Probe
 from sampan.api.errors import InvalidArgument, Unavailable
 from sampan.api.hookspecs import hookimpl
+from sampan.api.network import NetworkDriver
 from sampan.api.volume import VolumeDriver
 
 
@@ -64,7 +65,7 @@ def test_our_own_drivers_come_through_the_same_door() -> None:
     registry = plugins.discover()
     assert registry.broken == []
     assert registry.names("storage") == ["btrfs", "overlayfs", "vfs"]
-    assert registry.names("network") == ["bridge", "host", "none"]
+    assert registry.names("network") == ["bridge", "host", "macvlan", "none", "vxlan"]
     assert {"native", "runc"} <= set(registry.names("runtime"))
     assert registry.names("log") == ["json-file"]
     assert registry.names("volume") == ["local"]
@@ -157,6 +158,13 @@ def test_a_missing_driver_that_is_known_elsewhere_comes_with_its_install_line(ma
     registry = plugins.discover([], [])
     with pytest.raises(InvalidArgument, match=r"pip install 'sampan\[btrfs\]'"):
         registry.driver("storage", "btrfs", VolumeDriver)
+
+
+def test_dockers_drivers_that_nobody_offers_are_answered_with_what_comes_nearest() -> None:
+    registry = plugins.discover()
+    for name, nearest in (("ipvlan", "macvlan"), ("overlay", "vxlan")):
+        with pytest.raises(InvalidArgument, match=rf"unknown network driver '{name}': known ones are .*not built.*{nearest}"):
+            registry.driver("network", name, NetworkDriver)
 
 
 def choose(registry: plugins.Registry, **options: Any) -> str:
