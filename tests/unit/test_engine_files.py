@@ -6,7 +6,7 @@ import pytest
 
 from ground.records import container_record
 from sampan.api.errors import InvalidArgument
-from sampan.engine import files, resolver
+from sampan.engine import files
 from sampan.engine.records import EndpointRecord
 
 ENDPOINT = EndpointRecord(id="e", network_id="n", container_id="c", ipv4="10.0.0.7/24")
@@ -37,30 +37,8 @@ def test_bad_extra_hosts() -> None:
         hosts(gateways=(), ExtraHosts=["up:host-gateway"])
 
 
-@pytest.mark.parametrize(
-    ("of_host", "host_network", "host", "expected"),
-    [
-        ("nameserver 9.9.9.9\nsearch a b\noptions ndots:1\n", False, {}, "nameserver 9.9.9.9\nsearch a b\noptions ndots:1\n"),
-        ("nameserver 127.0.0.53\n", False, {}, "nameserver 8.8.8.8\nnameserver 8.8.4.4\n"),
-        ("nameserver 127.0.0.53\n", True, {}, "nameserver 127.0.0.53\n"),
-        ("nameserver ::1\nnameserver 9.9.9.9\n", False, {}, "nameserver 9.9.9.9\n"),
-        ("nameserver 9.9.9.9\nsearch a\n", False, {"Dns": ["1.1.1.1"], "DnsSearch": ["."]}, "nameserver 1.1.1.1\n"),
-        ("nameserver 9.9.9.9\n", False, {"DnsSearch": ["x", "y"]}, "nameserver 9.9.9.9\nsearch x y\n"),
-        ("nameserver 9.9.9.9\n", False, {"DnsOptions": ["rotate"]}, "nameserver 9.9.9.9\noptions rotate\n"),
-        (None, False, {}, "nameserver 8.8.8.8\nnameserver 8.8.4.4\n"),
-    ],
-)  # fmt: skip
-def test_resolv_conf(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of_host: str | None, host_network: bool, host: dict[str, object], expected: str
-) -> None:
-    if of_host is not None:
-        (tmp_path / "resolv.conf").write_text(of_host)
-    monkeypatch.setattr(resolver, "HOST_RESOLV_CONF", tmp_path / "resolv.conf")
-    assert resolver.resolv_conf(container_record(host=host), host_network=host_network) == expected
-
-
 def test_written_files_are_readable_by_all(tmp_path: Path) -> None:
-    found = files.write_files(tmp_path / "f", container_record(), [ENDPOINT], host_network=False, gateways=())
+    found = files.write_files(tmp_path / "f", container_record(), [ENDPOINT], host_network=False, gateways=(), resolv_conf="")
     assert set(found) == {"/etc/hostname", "/etc/hosts", "/etc/resolv.conf"}
     assert found["/etc/hostname"].read_text() == "c0ffee000000\n"
     assert all(path.stat().st_mode & 0o777 == 0o644 for path in found.values())

@@ -11,7 +11,7 @@ from pathlib import Path
 from sampan.api.errors import Conflict, Forbidden, InvalidArgument, NotFound, SampanError, System
 from sampan.api.network import NetworkCapability, PortMapping, SandboxKind
 from sampan.api.types import EndpointSettings
-from sampan.engine import container_networks, discovery, files, gateways, interfaces, links
+from sampan.engine import container_networks, discovery, files, gateways, interfaces, links, resolver
 from sampan.engine.container import Container
 from sampan.engine.container_networks import CONTAINER_MODE, parse_link
 from sampan.engine.containers import Containers
@@ -20,6 +20,7 @@ from sampan.engine.endpoints import Endpoints, Place
 from sampan.engine.networks import Networks
 from sampan.engine.ports import PublishPolicy, mappings
 from sampan.engine.records import ContainerRecord, EndpointRecord, NetworkRecord, Status
+from sampan.engine.resolver import ResolvConf
 from sampan.engine.sandboxes import Sandbox
 
 log = logging.getLogger(__name__)
@@ -184,6 +185,10 @@ class Connections:
                 raise
         files.add_host_lines(container.directories.files, container.record, endpoint)
 
+        resolver.write(
+            files.bound_files(container.directories.files)["/etc/resolv.conf"],
+            self.resolv_conf(container.record, SandboxKind.OWN).text,
+        )
     async def disconnect(self, container: Container, network: NetworkRecord | None, name: str) -> None:
         """Have a container be in a network no more, at once if it runs; `network` is None if only its `name` is left.
 
@@ -264,14 +269,25 @@ class Connections:
     def _served(self, record: ContainerRecord) -> discovery.Sandbox:
         networks = [network for network, _ in self._places_of(record)]
         return discovery.Sandbox(
+        asked = self.resolv_conf(record, SandboxKind.OWN)
             record.id,
             tuple(network.id for network in networks if has_names(network)),
             self._links(record, networks),
-            tuple(record.host.dns),
+            asked.upstreams,
             forwards=any(not network.internal for network in networks),
         )
+            network_names={network.id: network.name for network in networks if has_names(network)},
+            dotted_only=asked.dotted_only,
 
     def _places_of(self, record: ContainerRecord) -> list[tuple[NetworkRecord, EndpointRecord]]:
+    def resolv_conf(self, record: ContainerRecord, kind: SandboxKind) -> ResolvConf:
+        """Give what a container that has joined its networks asks names with."""
+        places = self._places_of(record)
+        place = resolver.Place.NAMED if any(has_names(network) for network, _ in places) else resolver.Place.PLAIN
+        if kind is SandboxKind.HOST:
+            place = resolver.Place.HOST
+        return resolver.resolv_conf(record, place, ipv6=any(endpoint.ipv6 for _, endpoint in places))
+
         found = [(self._networks.find(endpoint.network_id), endpoint) for endpoint in self._endpoints.of(record.id)]
         return [(network, endpoint) for network, endpoint in found if network is not None]
 

@@ -1,67 +1,146 @@
 """Service discovery: who answers to which name in which network, and what each sandbox may ask.
 
-The truth is here, rebuilt from the store at every start; `sampan-netd` answers from a copy of it.
+The truth is here, rebuilt from the store at every start; `sampan-netd` answers from a copy of it. The sockets of a
+sandbox's name server are made here and held by both processes: while sampan-netd is away, queries wait in them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import asyncio
+import logging
+import os
+from typing import Any
 
-NAMESERVER = "127.0.0.11"
-"""Where a sandbox in a network with names asks."""
+from sampan.api.errors import System
+from sampan.engine.netd import Ask, Netd
+from sampan.netd.door import Door, open_door
+from sampan.netd.names import NAMESERVER, Member, Sandbox, Upstream
 
+log = logging.getLogger(__name__)
 
-@dataclass(frozen=True, slots=True)
-class Member:
-    """A container in a network, as others find it.
-
-    `names`: the container's name first (reverse lookups give it), then aliases, short id, host name. `addresses` without
-    prefix length.
-    """
-
-    container_id: str
-    names: tuple[str, ...]
-    addresses: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Sandbox:
-    """What one sandbox's name server answers: names of these networks, links, and the world's by these servers.
-
-    `networks`: ids, in the order that names are looked for. `links`: another name, for this sandbox only → container id.
-    `servers`: IP addresses (`--dns`, or the host's). `forwards`: whether names that no network knows are asked outside.
-    """
-
-    container_id: str
-    networks: tuple[str, ...]
-    links: Mapping[str, str] = field(default_factory=dict)
-    servers: tuple[str, ...] = ()
-    forwards: bool = True
+__all__ = ["NAMESERVER", "Discovery", "Member", "Sandbox", "Upstream"]
 
 
 class Discovery:
     """Names of the running containers."""
 
-    def __init__(self) -> None:
+    def __init__(self, netd: Netd) -> None:
+        self._netd = netd
         self._members: dict[str, dict[str, Member]] = {}
-        self._sandboxes: dict[str, Sandbox] = {}
+        self._served: dict[str, _Served] = {}
+        self._settled = False
+        self._left: dict[str, int] = {}
+        """What sampan-netd serves since an earlier daemon, until `settle`: container id → inode of the namespace."""
+        netd.add(self)
 
     async def serve(self, sandbox: Sandbox, netns: int) -> None:
-        """Answer names in a sandbox from now on, or change what is answered there. Before its container starts."""
-        self._sandboxes[sandbox.container_id] = sandbox
+        """Answer names in a sandbox from now on, or change what is answered there. Before its container starts.
+
+        Raises `System` where the kernel cannot lead a sandbox's queries, or sampan-netd does not start.
+        """
+        served = self._served.get(sandbox.container_id)
+        if served is None or served.inode != os.fstat(netns).st_ino:
+            served = await self._begin(sandbox, netns)
+        served.sandbox = sandbox
+        try:
+            await self._netd.request("serve", served.descriptors(), inode=served.inode, sandbox=sandbox.to_data())
+        except BaseException:
+            await self.forget(sandbox.container_id)
+            raise
+
+    async def _begin(self, sandbox: Sandbox, netns: int) -> _Served:
+        await self.forget(sandbox.container_id)
+        await self._netd.find()
+        served = _Served(sandbox, os.dup(netns))
+        try:
+            if self._left.get(sandbox.container_id) != served.inode:
+                served.door = await asyncio.to_thread(open_door, netns)
+        except BaseException:
+            served.close()
+            raise
+        self._served[sandbox.container_id] = served
+        return served
 
     async def forget(self, container_id: str) -> None:
         """Answer nothing more in a container's sandbox. Idempotent."""
-        self._sandboxes.pop(container_id, None)
+        served = self._served.pop(container_id, None)
+        if served is not None:
+            served.close()
+            await self._netd.tell("forget", container=container_id)
 
     async def join(self, network_id: str, member: Member) -> None:
         """Have a container found in a network; once more with other names replaces them."""
         self._members.setdefault(network_id, {})[member.container_id] = member
+        await self._netd.tell("join", network=network_id, member=member.to_data())
 
     async def leave(self, network_id: str, container_id: str) -> None:
         """Have a container found there no more. Idempotent."""
         members = self._members.get(network_id, {})
-        members.pop(container_id, None)
+        if members.pop(container_id, None) is not None:
+            await self._netd.tell("leave", network=network_id, container=container_id)
         if not members:
             self._members.pop(network_id, None)
+
+    async def settle(self) -> None:
+        """All that runs has been told again since the daemon began: what is left of an earlier one is forgotten."""
+        self._settled = True
+        self._left.clear()
+        if await self._netd.find():
+            await self._netd.tell("replace", **self._everything())
+
+    def close(self) -> None:
+        """Let go of the sandboxes; sampan-netd goes on."""
+        for served in self._served.values():
+            served.close()
+        self._served.clear()
+
+    # ------------------------------------------------------------------ what a new process is told
+
+    @property
+    def in_use(self) -> bool:
+        """Whether any sandbox is served."""
+        return bool(self._served)
+
+    async def restore(self, ask: Ask) -> None:
+        """Tell all names and sandboxes. Before `settle` nothing is taken back of what the process knows already."""
+        if self._settled:
+            await ask("replace", **self._everything())
+        else:
+            for network_id, members in list(self._members.items()):
+                for member in list(members.values()):
+                    await ask("join", network=network_id, member=member.to_data())
+        there: dict[str, int] = await ask("served")
+        if not self._settled:
+            self._left = dict(there)
+        for container_id, served in list(self._served.items()):
+            try:
+                if there.get(container_id) != served.inode and served.door is None:
+                    served.door = await asyncio.to_thread(open_door, served.netns)
+                await ask("serve", served.descriptors(), inode=served.inode, sandbox=served.sandbox.to_data())
+            except System as error:  # the others shall not go without
+                log.error("serve names in container %s: %s", container_id[:12], error)
+
+    def _everything(self) -> dict[str, Any]:
+        members = {key: [member.to_data() for member in some.values()] for key, some in self._members.items()}
+        return {"members": members, "containers": list(self._served)}
+
+
+class _Served:
+    """A sandbox whose names are answered: our own descriptors of its namespace and of its name server's sockets.
+
+    `door` is None where sampan-netd has the sockets from an earlier daemon.
+    """
+
+    def __init__(self, sandbox: Sandbox, netns: int) -> None:
+        self.sandbox = sandbox
+        self.netns = netns
+        self.inode = os.fstat(netns).st_ino
+        self.door: Door | None = None
+
+    def descriptors(self) -> tuple[int, ...]:
+        return (self.netns, self.door.udp, self.door.tcp) if self.door else ()
+
+    def close(self) -> None:
+        os.close(self.netns)
+        if self.door is not None:
+            self.door.close()

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sampan.api.errors import InvalidArgument, host_errors
+from sampan.engine import resolver
 from sampan.engine.records import ContainerRecord, EndpointRecord
-from sampan.engine.resolver import resolv_conf
 
 LOCAL_NAMES = (
     "127.0.0.1\tlocalhost",
@@ -31,19 +31,24 @@ def write_files(
     *,
     host_network: bool,
     gateways: Sequence[str],
+    resolv_conf: str,
     linked: Sequence[str] = (),
 ) -> dict[str, Path]:
-    """Write the files and give where each is to be bound. `linked` are more lines for /etc/hosts."""
+    """Write the files and give where each is to be bound. `linked` are more lines for /etc/hosts.
+
+    An /etc/resolv.conf that was edited is kept.
+    """
     contents = {
         "/etc/hostname": f"{record.config.hostname}\n",
         "/etc/hosts": hosts(record, endpoints, host_network=host_network, gateways=gateways, linked=linked),
-        "/etc/resolv.conf": resolv_conf(record, host_network=host_network),
     }
     directory.mkdir(mode=0o711, exist_ok=True)
     bound = bound_files(directory)
     for destination, text in contents.items():
         bound[destination].write_text(text)
-        bound[destination].chmod(0o644)
+    resolver.write(bound["/etc/resolv.conf"], resolv_conf)
+    for path in bound.values():
+        path.chmod(0o644)
     return bound
 
 

@@ -238,6 +238,7 @@ class Starter:
                     endpoints,
                     host_network=kind is SandboxKind.HOST,
                     gateways=gateways,
+                    resolv_conf=self._connections.resolv_conf(record, kind).text,
                     linked=links.host_lines(linked),
                 )
             around = oci.Surroundings(

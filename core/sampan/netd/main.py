@@ -7,11 +7,13 @@ import contextlib
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
 from pathlib import Path
 
+from sampan.netd.nameservers import NameServers
 from sampan.netd.protocol import SOCKET
 from sampan.netd.proxy import PortProxy
 from sampan.netd.server import Server
@@ -23,6 +25,8 @@ BACKLOG = 8
 def main() -> None:
     """Serve until nobody needs it. Arguments: the connected descriptor, the state directory."""
     os.chdir("/")
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     first, state = socket.socket(fileno=int(sys.argv[2])), Path(sys.argv[3])
     logging.basicConfig(format="%(asctime)s %(levelname)s sampan-netd: %(message)s")
     for signum in (signal.SIGINT, signal.SIGHUP):  # meant for the daemon, where a terminal sends them
@@ -44,7 +48,7 @@ async def _serve(first: socket.socket, state: Path) -> None:
 
 
 def _services() -> list[Service]:
-    return [PortProxy()]
+    return [NameServers(), PortProxy()]
 
 
 def _bound(state: Path) -> socket.socket:
