@@ -155,3 +155,16 @@ class TestBridge(NetworkDriverSuite):
             with listen(two, 53, protocol="udp") as server:
                 client.send(b"to two")
                 assert server.recv(16) == b"to two"
+
+    @pytest.mark.parametrize("count", [1, 30])
+    def test_a_client_that_kept_sending_to_nobody_is_heard(self, lab: Lab, count: int) -> None:
+        """Few ports and many: the kernel is asked in another way."""
+        network = lab.network()
+        with lab.outside.run(socket.socket, socket.AF_INET, socket.SOCK_DGRAM) as client:
+            for port in (5300, 5300 + count - 1):
+                client.sendto(b"to nobody", (HOST, port))
+            one, _, _ = lab.container(network, ports=(PortMapping("udp", 53, 5300, count=count),))
+            for port in (5300, 5300 + count - 1):
+                with listen(one, port - 5300 + 53, protocol="udp") as server:
+                    client.sendto(b"to one", (HOST, port))
+                    assert server.recv(16) == b"to one"

@@ -7,7 +7,9 @@ changes only what differs.
 
 from __future__ import annotations
 
+import logging
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,7 +29,7 @@ from sampan.api.network import (
     PortMapping,
 )  # fmt: skip
 from sampan.linux import netlink
-from sampan.linux.conntrack import forget_flows_to
+from sampan.linux.conntrack import forget_flows_sent_to, forget_flows_to
 from sampan.linux.namespaces import call_in_netns, new_netns
 from sampan.linux.netlink import Netlink
 from sampan.linux.nftables import LibraryMissing, NftError
@@ -41,6 +43,9 @@ from sampan_network_bridge.ports import Ports
 if TYPE_CHECKING:
     from sampan.api.config import DriverConfig
     from sampan_network_bridge.config import BridgeConfig
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +172,7 @@ class BridgeDriver(NetworkDriver):
                 links.make_veth(veth, endpoint.interface, netns, mac=mac)
                 try:
                     links.join(veth, network, endpoint, netns, mac=mac)
-                    opened.firewall.publish(elements)
+                    _publish(opened.firewall, elements)
                 except BaseException:
                     links.delete_veth(veth)
                     raise
@@ -192,7 +197,7 @@ class BridgeDriver(NetworkDriver):
         with _translated(f"publish ports of endpoint {endpoint.id[:12]}"):
             resolved, elements = self._reserve(opened, network, endpoint, ports, options.parse(network.options))
             try:
-                opened.firewall.publish(elements)
+                _publish(opened.firewall, elements)
             except BaseException:
                 opened.ports.release(elements)
                 raise
@@ -338,6 +343,18 @@ class BridgeDriver(NetworkDriver):
         elif not there[name].up or (bridge in there and there[name].master != there[bridge].index):
             damage.append(f"link {name} is not up in bridge {bridge}")
         return damage
+
+
+def _publish(firewall: Firewall, elements: Sequence[bindings.Binding]) -> None:
+    """Add to the table, and have clients that sent to these ports before looked at anew: only UDP goes on without an answer."""
+    firewall.publish(elements)
+    for family in (4, 6):
+        udp = [item for item in elements if (item.family, item.protocol) == (family, "udp") and not item.is_door]
+        ports = {port for item in udp for port in range(item.host_port, item.host_port + item.count)}
+        try:
+            forget_flows_sent_to(family, socket.IPPROTO_UDP, ports)
+        except OSError as error:
+            log.warning("clients that sent to udp ports before may have to be silent for a minute first: %s", error)
 
 
 def _addresses(endpoint: Endpoint) -> list[str]:
