@@ -75,6 +75,7 @@ class Connections:
 
         `sandbox`: None in the host's network.
         """
+        self._check_legacy_links(container.record)
         for network in networks:
             self._check_links(_settings(container.record, network))
         netns = sandbox.netns if sandbox else -1
@@ -184,11 +185,11 @@ class Connections:
                 await self._leave_live(container, endpoint.id, netns)
                 raise
         files.add_host_lines(container.directories.files, container.record, endpoint)
-
         resolver.write(
             files.bound_files(container.directories.files)["/etc/resolv.conf"],
             self.resolv_conf(container.record, SandboxKind.OWN).text,
         )
+
     async def disconnect(self, container: Container, network: NetworkRecord | None, name: str) -> None:
         """Have a container be in a network no more, at once if it runs; `network` is None if only its `name` is left.
 
@@ -268,18 +269,17 @@ class Connections:
 
     def _served(self, record: ContainerRecord) -> discovery.Sandbox:
         networks = [network for network, _ in self._places_of(record)]
-        return discovery.Sandbox(
         asked = self.resolv_conf(record, SandboxKind.OWN)
+        return discovery.Sandbox(
             record.id,
             tuple(network.id for network in networks if has_names(network)),
             self._links(record, networks),
             asked.upstreams,
             forwards=any(not network.internal for network in networks),
-        )
             network_names={network.id: network.name for network in networks if has_names(network)},
             dotted_only=asked.dotted_only,
+        )
 
-    def _places_of(self, record: ContainerRecord) -> list[tuple[NetworkRecord, EndpointRecord]]:
     def resolv_conf(self, record: ContainerRecord, kind: SandboxKind) -> ResolvConf:
         """Give what a container that has joined its networks asks names with."""
         places = self._places_of(record)
@@ -288,6 +288,7 @@ class Connections:
             place = resolver.Place.HOST
         return resolver.resolv_conf(record, place, ipv6=any(endpoint.ipv6 for _, endpoint in places))
 
+    def _places_of(self, record: ContainerRecord) -> list[tuple[NetworkRecord, EndpointRecord]]:
         found = [(self._networks.find(endpoint.network_id), endpoint) for endpoint in self._endpoints.of(record.id)]
         return [(network, endpoint) for network, endpoint in found if network is not None]
 
@@ -301,22 +302,26 @@ class Connections:
         return {alias: target.id for alias, target in found.items() if target is not None}
 
     def legacy_links(self, record: ContainerRecord) -> list[links.Link]:
-        """Give the containers that one on the default bridge is linked to. Raises `Conflict` if one doesn't run."""
-        if "bridge" not in record.networks:
-            return []
-        bridge = self._networks.resolve("bridge")
-        found = []
+        """Give the running containers that one on the default bridge is linked to."""
+        linked = [(self._containers.find(target_id), alias) for target_id, alias in record.links]
+        return [
+            links.Link(alias, target.record, endpoint)
+            for target, alias in linked
+            if target is not None and "bridge" in record.networks
+            for network, endpoint in self._places_of(target.record)
+            if network.name == "bridge"
+        ]
+
+    def _check_legacy_links(self, record: ContainerRecord) -> None:
+        """Refuse to start a container whose links lead nowhere; those to a container that was removed went with it."""
+        there = {link.alias for link in self.legacy_links(record)}
         for target_id, alias in record.links:
-            if not self._containers.has(target_id):
-                continue  # removed since: its links went with it
-            target = self._containers.get(target_id)
-            if not target.is_running:
-                raise Conflict(f"Cannot link to a non running container: /{target.record.name} AS /{record.name}/{alias}")
-            endpoint = next((e for e in self._endpoints.of(target_id) if e.network_id == bridge.id), None)
-            if endpoint is None:
+            target = self._containers.find(target_id)
+            if target is None or alias in there or "bridge" not in record.networks:
+                continue
+            if target.is_running:
                 raise Conflict(f"Cannot link to /{target.record.name}, as it does not belong to the default network")
-            found.append(links.Link(alias, target.record, endpoint))
-        return found
+            raise Conflict(f"Cannot link to a non running container: /{target.record.name} AS /{record.name}/{alias}")
 
     def update_linked(self, container: Container) -> None:
         """Have the running containers that are linked to this one find it at its new address."""

@@ -79,13 +79,14 @@ class Engine:
             self.containers, self.images, self.storage, self.lifecycle, self.blobs, self.events
         )
         self.exports = Exports(self.storage, self.events)
-        self.execs = Execs(self.containers, self.starter, self.events)
+        self.execs = Execs(self.containers, self.starter, self.connections, self.events)
         self.usage = DiskUse(self.images, self.storage, self.volumes)
         self.ledger = ByteLedger(settings.root, metadata, self.images, self.containers, self.storage, self.volumes)
         self.migrations = Migrations(metadata, self.images, self.storage, self.unpacked, self.events)
         self.images.users = self.containers.of_image
         self.volumes.users = self.containers.of_volume
         self.networks.users = self.connections.users
+        self.networks.before_removal = self.sandboxes.forget
         self._locks = locks
         self._quick_moves = -1
         self._event_hooks = ThreadPoolExecutor(1, thread_name_prefix="event-hooks")
@@ -125,8 +126,8 @@ class Engine:
         await self.volumes.sweep()
         await self.endpoints.sweep({c.id for c in everyone if c.is_running})
         await self.connections.restore()
-        await self.proxy.settle(endpoint for c in everyone for endpoint in self.endpoints.of(c.id))
         await self.discovery.settle()
+        await self.proxy.settle(endpoint for c in everyone for endpoint in self.endpoints.of(c.id))
         await self.storage.sweep()
         await asyncio.to_thread(self._sweep_directories, {c.id for c in everyone})
         for obstacle in await self.networks.drivers.obstacles():
@@ -163,8 +164,8 @@ class Engine:
         await self.sandboxes.close()
         await self.networks.close()
         self.proxy.close()
-        await self.netd.close()
         self.discovery.close()
+        await self.netd.close()
         await self.volumes.close()
         self.usage.close()
         self.ledger.close()

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 from sampan.api.errors import Conflict, InvalidArgument, NotFound, SampanError, Unavailable
 from sampan.api.types import ExecCreateRequest
-from sampan.engine import isolation
+from sampan.engine import isolation, links
 from sampan.engine import spec as oci
+from sampan.engine.connections import Connections
 from sampan.engine.container import Container
 from sampan.engine.containers import Containers, attributes
 from sampan.engine.events import EventBus
@@ -48,9 +49,10 @@ class Exec:
 class Execs:
     """The engine's execs, by id."""
 
-    def __init__(self, containers: Containers, starter: Starter, events: EventBus) -> None:
+    def __init__(self, containers: Containers, starter: Starter, connections: Connections, events: EventBus) -> None:
         self._containers = containers
         self._starter = starter
+        self._connections = connections
         self._events = events
         self._by_id: dict[str, Exec] = {}
         self._watchers: set[asyncio.Task[None]] = set()
@@ -124,12 +126,13 @@ class Execs:
         user = await self._starter.user_of(item.container, request.user or record.config.user)
         host = record.host.model_copy(update={"privileged": True}) if request.privileged else record.host
         granted, _ = isolation.container_capabilities(host)
+        linked = links.environment(record.name, self._connections.legacy_links(record))
         security = isolation.parse_security_options(record.host.security_opt)
         return {
             "terminal": request.tty,
             "user": oci.oci_user(user),
             "args": request.cmd,
-            "env": oci.environment(record, user, tty=request.tty, extra=request.env),
+            "env": oci.environment(record, user, tty=request.tty, found=linked, extra=request.env),
             "cwd": request.working_dir or record.config.working_dir or "/",
             "capabilities": oci.capability_sets(granted, user),
             "noNewPrivileges": security.no_new_privileges,

@@ -42,6 +42,8 @@ class Networks:
         self._going: set[str] = set()
         self.users: Callable[[NetworkRecord], Sequence[str]] = lambda _: ()
         """Tells which running containers are in a network, for people to read."""
+        self.before_removal: Callable[[str], None] = lambda _: None
+        """Hears of a network's id, in time to let go of what it keeps in it."""
 
     def _of_driver(self, driver: str) -> list[Network]:
         return [to_network(record) for record in self.all() if record.driver == driver]
@@ -237,6 +239,7 @@ class Networks:
         self._going.add(record.id)
         try:
             plank = await self.driver_of(record)
+            self.before_removal(record.id)
             await plank.call(plank.driver.delete_network, to_network(record))
             await self._forget(record)
         finally:

@@ -224,7 +224,7 @@ class Starter:
     ) -> None:  # fmt: skip
         """Write the container's own files and its spec, in one go on a thread; hooks see the spec in between."""
         linked = self._connections.legacy_links(container.record)
-        gateways = self._connections.host_gateways()
+        gateways = list(self._settings.host_gateway_ip) or self._connections.host_gateways()
         networked = self._networked(container)
 
         def build() -> oci.Spec:
