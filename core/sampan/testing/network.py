@@ -33,6 +33,7 @@ from sampan.api.network import NetworkDriver
 from sampan.testing.network_crashes import CrashCases
 from sampan.testing.network_endpoints import EndpointCases
 from sampan.testing.network_ground import HOST, HOST6, OUTSIDE, OUTSIDE6, Lab, address6_of, address_of
+from sampan.testing.network_kills import KillCases
 from sampan.testing.network_packets import PacketCases
 from sampan.testing.network_ports import PortCases
 from sampan.testing.network_rules import RuleCases
@@ -41,7 +42,7 @@ from sampan.testing.selection import DriverSuite
 __all__ = ["HOST", "HOST6", "OUTSIDE", "OUTSIDE6", "Lab", "NetworkDriverSuite", "address6_of", "address_of"]
 
 
-class NetworkDriverSuite(RuleCases, EndpointCases, PacketCases, PortCases, CrashCases, DriverSuite):
+class NetworkDriverSuite(RuleCases, EndpointCases, PacketCases, PortCases, CrashCases, KillCases, DriverSuite):
     """Every rule of `sampan.api.network`."""
 
     driver_class: ClassVar[type[NetworkDriver]]

@@ -25,6 +25,7 @@ from sampan.api.network import (
     PortMapping,
     Subnet,
 )  # fmt: skip
+from sampan.linux.namespaces import CLONE_NEWNET, setns
 from sampan.linux.netlink import Netlink, Request, link_index
 from sampan.testing.namespaces import Namespace, cable
 
@@ -75,6 +76,18 @@ class Lab:
         driver = self._class(NetworkContext(self._state, engine), self._class.config_model()(**self._config))
         self.host.run(driver.open, networks)
         self._stack.callback(lambda: self.host.run(driver.close))
+        return driver
+
+    def restart(self, *networks: Network) -> None:
+        """Let go of the driver, and open another one with the networks that the store knows."""
+        self.host.run(self.driver.close)
+        self.driver = self.start(*networks)
+
+    def started_in_a_child(self, *networks: Network) -> NetworkDriver:
+        """Open a driver in a forked child of the test's, which has the host's thread no more: it moves to the host itself."""
+        setns(self.host.fd, CLONE_NEWNET)
+        driver = self._class(NetworkContext(self._state, ENGINE), self._class.config_model()(**self._config))
+        driver.open(networks)
         return driver
 
     def describe(self, *, versions: Sequence[int] = (4,), **changes: Any) -> Network:
