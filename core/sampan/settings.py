@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
 
 from sampan.api.errors import InvalidArgument
@@ -33,6 +33,8 @@ class Settings(BaseModel):
     log_driver: str = "json-file"
     bridge_name: str = "sampan0"
     bridge_subnet: str | None = None
+    bridge_subnet6: str | None = None
+    bridge_range: str | None = None
     publish: Literal["all", "loopback"] = "all"
     host_gateway_ip: tuple[str, ...] = ()
     sandbox_pool: int = Field(default=4, ge=0, le=64)
@@ -66,8 +68,24 @@ class Settings(BaseModel):
     @field_validator("bridge_subnet")
     @classmethod
     def _interface(cls, text: str | None) -> str | None:
+        if text is not None and ipaddress.ip_interface(text).version != 4:
+            raise ValueError(f"{text!r} is no IPv4 address with its prefix; bridge_subnet6 is for IPv6")
+        return text
+
+    @field_validator("bridge_subnet6")
+    @classmethod
+    def _interface6(cls, text: str | None) -> str | None:
+        if text is not None and text != "auto" and ipaddress.ip_interface(text).version != 6:
+            raise ValueError(f"{text!r} is no IPv6 address with its prefix")
+        return text
+
+    @field_validator("bridge_range")
+    @classmethod
+    def _range(cls, text: str | None, info: ValidationInfo) -> str | None:
         if text is not None:
-            ipaddress.ip_interface(text)
+            within, subnet = ipaddress.IPv4Network(text), info.data.get("bridge_subnet")
+            if subnet is None or not within.subnet_of(ipaddress.IPv4Interface(subnet).network):
+                raise ValueError(f"{text!r} is no part of bridge_subnet, which it needs")
         return text
 
     @field_validator("root", "state")

@@ -17,6 +17,8 @@ from sampan.cli.flags import Command
 @click.option("--runtime", metavar="NAME", help="Default runtime driver.")
 @click.option("--bridge-name", metavar="NAME", help="Bridge of the default network.")
 @click.option("--bridge-subnet", metavar="CIDR", help="Address and prefix of that bridge, as 172.30.0.1/16.")
+@click.option("--bridge-subnet6", metavar="CIDR", help="The same for IPv6, as fd00:30::1/64, or auto.  [default: no IPv6]")
+@click.option("--bridge-range", metavar="CIDR", help="Part of the bridge's subnet that containers get addresses from.")
 @click.option("--publish", type=click.Choice(["all", "loopback"]),
               help="Host addresses of published ports that name none.  [default: all]")  # fmt: skip
 @click.option("--host-gateway-ip", multiple=True, metavar="IP",

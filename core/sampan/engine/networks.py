@@ -210,7 +210,7 @@ class Networks:
                 driver=plank.name,
                 internal=wanted.internal,
                 enable_ipv4=True,
-                enable_ipv6=False,
+                enable_ipv6=plank.name == "bridge" and self._settings.bridge_subnet6 is not None,
                 ipam=IpamConfig(config=self._default_pools(plank.name)),
                 options=dict(wanted.options),
             )
@@ -219,10 +219,15 @@ class Networks:
         return record
 
     def _default_pools(self, driver: str) -> list[IpamPool]:
-        if driver != "bridge" or not self._settings.bridge_subnet:
+        if driver != "bridge":
             return []
-        interface = ipaddress.ip_interface(self._settings.bridge_subnet)
-        return [IpamPool(subnet=str(interface.network), gateway=str(interface.ip))]
+        asked = (self._settings.bridge_subnet, self._settings.bridge_range), (self._settings.bridge_subnet6, None)
+        return [
+            IpamPool(subnet=str(interface.network), gateway=str(interface.ip), ip_range=within or "")
+            for text, within in asked
+            if text not in (None, "auto")
+            for interface in [ipaddress.ip_interface(str(text))]
+        ]
 
     # ------------------------------------------------------------------ removing
 

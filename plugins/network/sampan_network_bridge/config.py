@@ -18,6 +18,8 @@ class BridgeConfig(DriverConfig):
         description="Link of the default network",
     )
     mtu: int = Field(default=1500, ge=68, le=65535, description="MTU of networks that ask for none, in bytes")
+    icc: bool = Field(default=True, description="Let containers of the default network reach each other")
+    masquerade: bool = Field(default=True, description="Give what leaves the default network the host's address")
     docker_user: bool = Field(
         default=False, description="Add an accept for our bridges to Docker's chain DOCKER-USER where there is one"
     )

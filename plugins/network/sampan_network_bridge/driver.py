@@ -124,8 +124,8 @@ class BridgeDriver(NetworkDriver):
             driver=self.name,
             options={
                 options.DEFAULT_BRIDGE: "true",
-                options.ICC: "true",
-                options.MASQUERADE: "true",
+                options.ICC: str(self._settings.icc).lower(),
+                options.MASQUERADE: str(self._settings.masquerade).lower(),
                 options.HOST_BINDING: "0.0.0.0",
                 options.NAME: self._settings.bridge_name,
                 options.MTU: str(self._settings.mtu),
