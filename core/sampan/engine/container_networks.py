@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 
 from sampan.api.errors import InvalidArgument
+from sampan.api.sysctls import interface_sysctls
 from sampan.api.types import ContainerConfig, EndpointIpamConfig, EndpointSettings, HostConfig
 from sampan.engine import interfaces
 from sampan.engine.networks import Networks
@@ -148,6 +149,7 @@ def _faults(network: NetworkRecord, settings: EndpointSettings) -> list[str]:
     faults += [f"invalid link: {text!r}" for text in settings.links if not parse_link(text)[0]]
     try:
         interfaces.choose(network.options, settings.driver_opts, ())
+        interface_sysctls(settings.driver_opts, "IFNAME")
     except InvalidArgument as error:
         faults.append(str(error))
     return faults
