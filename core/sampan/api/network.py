@@ -244,6 +244,10 @@ class NetworkDriver(Driver):
         """Name what on this host, outside of the driver's hands, keeps its packets from their way; each with its remedy."""
         return ()
 
+    def orphans(self, networks: Sequence[Network], endpoints: Sequence[Endpoint]) -> tuple[str, ...]:
+        """Name what `gc` would remove, and remove nothing. A driver that does not say is swept at start only."""
+        return ()
+
     @abstractmethod
     def gc(self, networks: Sequence[Network], endpoints: Sequence[Endpoint]) -> tuple[str, ...]:
         """Remove whatever this engine made for this driver that belongs to none of these; name each thing removed."""

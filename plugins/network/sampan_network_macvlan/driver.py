@@ -177,14 +177,24 @@ class MacvlanDriver(NetworkDriver):
                             f"network {network.name}: {problem}; make it, or remove the network")  # fmt: skip
         return tuple(told)
 
+    def orphans(self, networks: Sequence[Network], endpoints: Sequence[Endpoint]) -> tuple[str, ...]:
+        """Name links in sandboxes that live on, and parents."""
+        with _translated("look for orphans of macvlan networks"):
+            lost, unused = links.orphans(endpoints, self._marks), parents.orphans(networks, self._marks)
+        return (*map(str, lost), *map(_name, unused))
+
     def gc(self, networks: Sequence[Network], endpoints: Sequence[Endpoint]) -> tuple[str, ...]:
         """Sweep links in sandboxes that live on, then parents."""
         with _translated("sweep macvlan networks"):
-            removed = links.sweep(endpoints, self._marks)
-            removed += parents.sweep(networks, self._marks)
+            lost, unused = links.orphans(endpoints, self._marks), parents.orphans(networks, self._marks)
+            for orphan in lost:
+                links.delete_orphan(orphan)
+            with Netlink() as kernel:
+                for link in unused:
+                    kernel.discard(link.index)
         with self._lock:
             self._networks = {network.id: network for network in networks}
-        return tuple(removed)
+        return (*map(str, lost), *map(_name, unused))
 
 
 _WITHIN = {
@@ -201,6 +211,10 @@ def _refuse_mtu(network: Network, given: Options, parent: Link) -> None:
             f"create network {network.name}: an MTU of {given.mtu} is more than parent {parent.name} has ({parent.mtu})",
             remedy=f"ask for {parent.mtu} or less, or raise the parent's: ip link set {parent.name} mtu {given.mtu}",
         )
+
+
+def _name(link: Link) -> str:
+    return f"link {link.name} ({link.alias})"
 
 
 def _damage_of(name: str, parent: Link | None) -> list[str]:

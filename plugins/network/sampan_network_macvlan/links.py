@@ -11,6 +11,7 @@ import errno
 import os
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import TypeVar
 
 from sampan.api import sandbox
@@ -19,7 +20,7 @@ from sampan.api.marks import Marks
 from sampan.api.network import Endpoint, Network
 from sampan.linux import uppers
 from sampan.linux.namespaces import call_in_netns, new_netns
-from sampan.linux.netlink import Link, Netlink, mac_of
+from sampan.linux.netlink import Link, Netlink, Request, mac_of
 from sampan.linux.sysctl import set_sysctl
 from sampan.linux.uppers import Macvlan
 from sampan_network_macvlan.options import Options
@@ -71,20 +72,40 @@ def delete(endpoint: Endpoint, marks: Marks) -> None:
     """Delete an endpoint's link, whatever sandbox it is in. Idempotent. Raises `OSError`."""
     with Netlink() as kernel:
         for namespace in uppers.namespace_ids(kernel):
-            _discard_in(kernel, namespace, altname(marks, endpoint))
+            _run_if_there(kernel, uppers.delete_by_altname(altname(marks, endpoint), namespace))
 
 
-def sweep(endpoints: Iterable[Endpoint], marks: Marks) -> list[str]:
-    """Delete the links of this engine that belong to none of these endpoints; name each. Raises `OSError`."""
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """A link of this engine that belongs to no endpoint, in the namespace with this id."""
+
+    namespace: int
+    link: Macvlan
+
+    def __str__(self) -> str:
+        """Name it, for people."""
+        return f"link {self.link.name} of a sandbox ({', '.join(self.link.altnames) or 'not named yet'})"
+
+
+def orphans(endpoints: Iterable[Endpoint], marks: Marks) -> list[Orphan]:
+    """Give the links of this engine that belong to none of these endpoints. Raises `OSError`."""
     valid = {altname(marks, endpoint) for endpoint in endpoints}
-    removed = []
     with Netlink() as kernel:
-        for namespace in uppers.namespace_ids(kernel):
-            for link in uppers.macvlans(kernel, namespace):
-                if link.group == _group(marks) and not valid.intersection(link.altnames):
-                    _discard_in(kernel, namespace, link)
-                    removed.append(f"link {link.name} of a sandbox ({', '.join(link.altnames) or 'not named yet'})")
-    return removed
+        return [
+            Orphan(namespace, link)
+            for namespace in uppers.namespace_ids(kernel)
+            for link in uppers.macvlans(kernel, namespace)
+            if link.group == _group(marks) and not valid.intersection(link.altnames)
+        ]
+
+
+def delete_orphan(orphan: Orphan) -> None:
+    """Delete it; idempotent. Raises `OSError`."""
+    name = next((name for name in orphan.link.altnames if name.startswith("sampan-")), "")
+    where = orphan.namespace  # without a name: of a daemon that was killed before it gave one
+    request = uppers.delete_by_altname(name, where) if name else uppers.delete_by_index(orphan.link.index, where)
+    with Netlink() as kernel:
+        _run_if_there(kernel, request)
 
 
 def damage(endpoint: Endpoint, netns: int, parent: Link | None, given: Options, marks: Marks) -> list[str]:
@@ -172,12 +193,7 @@ def _discard(name: str) -> None:
         kernel.discard(name)
 
 
-def _discard_in(kernel: Netlink, namespace: int, link: Macvlan | str) -> None:
-    if isinstance(link, Macvlan):
-        ours = next((name for name in link.altnames if name.startswith("sampan-")), "")
-        request = uppers.delete_by_altname(ours, namespace) if ours else uppers.delete_by_index(link.index, namespace)
-    else:
-        request = uppers.delete_by_altname(link, namespace)
+def _run_if_there(kernel: Netlink, request: Request) -> None:
     try:
         kernel.run(request)
     except OSError as error:

@@ -59,16 +59,11 @@ def remove(network: Network, others: Iterable[Network], marks: Marks) -> None:
             kernel.discard(found.index)
 
 
-def sweep(networks: Iterable[Network], marks: Marks) -> list[str]:
-    """Delete the parents made here that none of these networks stands on; name each. Raises `OSError`."""
+def orphans(networks: Iterable[Network], marks: Marks) -> list[Link]:
+    """Give the parents made here that none of these networks stands on. Raises `OSError`."""
     names = {name_of(network, marks) for network in networks}
-    removed = []
     with Netlink() as kernel:
-        for link in kernel.links():
-            if marks.own(link) and link.name not in names:
-                kernel.discard(link.index)
-                removed.append(f"link {link.name} ({link.alias})")
-    return removed
+        return [link for link in kernel.links() if marks.own(link) and link.name not in names]
 
 
 def _make(kernel: Netlink, network: Network, name: str, marks: Marks) -> None:
