@@ -110,5 +110,5 @@ def shown(ports: Iterable[tuple[str, int, int, str, int]], *, ipv6: bool) -> Map
         for offset in range(count):
             entries = result.setdefault(f"{container_port + offset}/{protocol}", [])
             for address in [host_ip] if host_ip else everywhere:
-                entries.append({"HostIp": address, "HostPort": str(host_port + offset)})
+                entries.append({"HostIp": address, "HostPort": str(host_port + offset) if host_port else ""})
     return result

@@ -135,6 +135,8 @@ def passages(endpoint: EndpointRecord) -> list[Passage]:
     target = (endpoint.ipv6 or endpoint.ipv4 or "").partition("/")[0]
     found: list[Passage] = []
     for protocol, container_port, host_port, host_ip, count in endpoint.ports:
+        if not host_port:
+            continue  # reached at the container's own address alone
         address = ipaddress.ip_address(host_ip or "::")
         if target and protocol != "sctp" and address.version == 6:
             host_ip = "" if address.is_unspecified else str(address)

@@ -82,14 +82,8 @@ def _port_list(engine: Engine, container: Container) -> list[dict[str, Any]]:
     for port, bindings in published.items():
         number, _, protocol = port.partition("/")
         for binding in bindings:
-            ports.append(
-                {
-                    "IP": binding["HostIp"],
-                    "PrivatePort": int(number),
-                    "PublicPort": int(binding["HostPort"]),
-                    "Type": protocol,
-                }
-            )
+            public = {"PublicPort": int(binding["HostPort"])} if binding["HostPort"] else {}
+            ports.append({"IP": binding["HostIp"], "PrivatePort": int(number), **public, "Type": protocol})
     if container.is_running:
         for port in container.record.config.exposed_ports:
             if port not in published:
