@@ -365,7 +365,7 @@ def test_a_restart_while_the_way_out_is_missing(lab: Lab, caplog: pytest.LogCapt
     waiting = lab.describe(options={"remotes": "203.0.113.9"})
     fine = lab.describe()
     lab.driver = lab.start(waiting, fine)
-    assert f"network {waiting.name} is not up: this host has no route to machine 203.0.113.9" in caplog.text
+    assert f"network {waiting.name} is not made or mended: this host has no route to machine 203.0.113.9" in caplog.text
     lab.container(fine)
     with pytest.raises(Unavailable, match="no route to machine 203.0.113.9"):
         lab.container(waiting)
@@ -446,14 +446,17 @@ def test_the_mtu_is_what_the_way_leaves(lab: Lab) -> None:
 
 
 def test_a_vni_is_taken_once(lab: Lab) -> None:
+    """And whose it is does not notice that another asked for it."""
     network, before = lab.network(), lab.host.links()
-    rival = replace(lab.describe(), options=network.options)
+    rival = replace(lab.describe(), options={**network.options, "remotes": "192.0.2.77"})
     other = lab.start(engine="0ther000")
     for driver in (lab.driver, other):
         with pytest.raises(Conflict, match=r"VNI 1 is taken on UDP port 4789"):
             lab.host.run(driver.create_network, rival)
-    assert lab.host.links() - before == set()
-    lab.container(network)
+    assert lab.host.links() == before
+    assert "192.0.2.77" not in lab.host.run(subprocess.run, ["nft", "list", "ruleset"], capture_output=True, text=True).stdout
+    sandbox, endpoint, _ = lab.container(network)
+    assert lab.check(network, endpoint, sandbox) == ()
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,8 @@ class VxlanDriver(NetworkDriver):
         except LibraryMissing as error:
             return Probe(False, f"{error}; to have it: apt-get install libnftables1")
         except (OSError, NftError) as error:
-            return Probe(False, f"this host cannot have VXLAN tunnels: {error}")
+            remedy = "to have them: modprobe -a vxlan bridge nf_tables"
+            return Probe(False, f"this host cannot have VXLAN tunnels behind a guard: {error}; {remedy}")
         able = {NetworkCapability.MULTIPLE, NetworkCapability.ADDRESSES}
         return Probe(True, capabilities=frozenset(able | ({NetworkCapability.IPV6} if _IPV6.exists() else set())))
 
@@ -102,7 +103,7 @@ class VxlanDriver(NetworkDriver):
                 for made in self._make(network):
                     log.info("network %s: made %s", network.name, made)
             except SampanError as error:
-                log.warning("network %s is not up: %s", network.name, error)
+                log.warning("network %s is not made or mended: %s", network.name, error)
 
     def close(self) -> None:
         """Let go of the library; links and table stay."""
@@ -116,12 +117,14 @@ class VxlanDriver(NetworkDriver):
     # ------------------------------------------------------------------ networks
 
     def create_network(self, network: Network) -> None:
-        """Guard the VNI, then make the links. On an error nothing of it is left."""
+        """Make the links, then guard the VNI: which may be another network's, until the kernel has accepted it. On an error
+        nothing of it is left.
+        """
         guard, given = self._need_open(), self._options(network)
         with _translated(f"create network {network.name}"):
-            guard.add(network.id, given)
             try:
                 self._make(network)
+                guard.add(network.id, given)
             except BaseException:
                 self.delete_network(network)
                 raise

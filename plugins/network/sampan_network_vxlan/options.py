@@ -45,11 +45,12 @@ def parse(options: Mapping[str, str], default_port: int) -> Options:
     An unknown name is refused; one with a dot is Docker's or another program's, and none of ours.
     """
     _refuse_unknown(options)
+    vni = _number(options, VNI, 1, (1 << 24) - 1)
     remotes = tuple(dict.fromkeys(_remote(item) for item in options.get(REMOTES, "").split(",") if item.strip()))
     group, parent, learning = _group(options), _parent(options), _boolean(options, LEARNING)
     _refuse_no_way(remotes, group, parent, learning=learning)
     return Options(
-        vni=_number(options, VNI, 1, (1 << 24) - 1),
+        vni=vni,
         port=_number(options, PORT, 1, 65535, default=default_port),
         remotes=remotes,
         group=group,
