@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ from sampan.api.network import (
 from sampan.linux import netlink
 from sampan.linux.conntrack import forget_flows_sent_to, forget_flows_to
 from sampan.linux.namespaces import call_in_netns, new_netns
-from sampan.linux.netlink import Netlink
+from sampan.linux.netlink import Link, Netlink
 from sampan.linux.nftables import LibraryMissing, NftError
 from sampan_network_bridge import bindings, docker_user, explain, forward, links, options
 from sampan_network_bridge.bridges import Bridge, bridge_of
@@ -227,27 +227,23 @@ class BridgeDriver(NetworkDriver):
             damage += opened.networks.damage(network)
         return tuple(damage)
 
+    def orphans(self, networks: Sequence[Network], endpoints: Sequence[Endpoint]) -> tuple[str, ...]:
+        """Name ports that lead to nobody, and links."""
+        with _translated("look for orphans of bridge networks"):
+            return _names(self._stale_ports(endpoints), self._stale_links(networks, endpoints))
+
     def gc(self, networks: Sequence[Network], endpoints: Sequence[Endpoint]) -> tuple[str, ...]:
         """Sweep by alias: a link without it is not ours, whatever its name."""
         opened = self._need_open()
-        marks = links.marks(self.context.engine_id)
-        valid = {marks.network(network.id) for network in networks}
-        valid |= {marks.endpoint(endpoint.id) for endpoint in endpoints}
-        removed = []
         with _translated("sweep bridge networks"):
-            living = {address for endpoint in endpoints for address in _addresses(endpoint)}
-            for target in opened.ports.targets():
-                if target not in living:
-                    stale = opened.ports.of(target)
-                    self._withdraw(opened, stale)
-                    removed.append(f"{len(stale)} published ports of {target}")
+            ports, unused = self._stale_ports(endpoints), self._stale_links(networks, endpoints)
+            for elements in ports.values():
+                self._withdraw(opened, elements)
             opened.networks.keep(networks)
             with Netlink() as kernel:
-                for link in kernel.links():
-                    if marks.own(link) and link.alias not in valid:
-                        links.delete(kernel, link.index)
-                        removed.append(f"link {link.name} ({link.alias})")
-        return tuple(removed)
+                for link in unused:
+                    links.delete(kernel, link.index)
+        return _names(ports, unused)
 
     def repair(self, network: Network, endpoint: Endpoint) -> tuple[str, ...]:
         """Make the bridge again, put the link back into it, and publish again what is missing of the ports."""
@@ -284,6 +280,19 @@ class BridgeDriver(NetworkDriver):
         if self._opened is None:
             raise Unavailable("network driver bridge is not open")
         return self._opened
+
+    def _stale_ports(self, endpoints: Sequence[Endpoint]) -> dict[str, list[bindings.Binding]]:
+        """Give the published ports of addresses that no endpoint has."""
+        ports = self._need_open().ports
+        living = {address for endpoint in endpoints for address in _addresses(endpoint)}
+        return {target: ports.of(target) for target in ports.targets() if target not in living}
+
+    def _stale_links(self, networks: Sequence[Network], endpoints: Sequence[Endpoint]) -> list[Link]:
+        marks = links.marks(self.context.engine_id)
+        valid = {marks.network(network.id) for network in networks}
+        valid |= {marks.endpoint(endpoint.id) for endpoint in endpoints}
+        with Netlink() as kernel:
+            return [link for link in kernel.links() if marks.own(link) and link.alias not in valid]
 
     def _keep_docker_user(self, opened: _Opened) -> None:
         if self._settings.docker_user:
@@ -359,6 +368,13 @@ def _publish(firewall: Firewall, elements: Sequence[bindings.Binding]) -> None:
 
 def _addresses(endpoint: Endpoint) -> list[str]:
     return [address.partition("/")[0] for address in (endpoint.ipv4, endpoint.ipv6) if address]
+
+
+def _names(ports: Mapping[str, Sequence[bindings.Binding]], unused: Sequence[Link]) -> tuple[str, ...]:
+    return (
+        *(f"{len(elements)} published ports of {target}" for target, elements in ports.items()),
+        *(f"link {link.name} ({link.alias})" for link in unused),
+    )
 
 
 def _try_everything() -> None:
