@@ -119,6 +119,18 @@ class TestBridge(NetworkDriverSuite):
         assert lab.check(network, endpoint, sandbox) == lab.check(network, second, other) == ()
         assert lab.host.run(lab.driver.repair, network, endpoint) == ()
 
+    def test_a_released_link_goes_by_itself_and_after_a_crash_by_a_sweep(self, lab: Lab) -> None:
+        """Though its sandbox lives on: then the kernel leaves it to us."""
+        network = lab.network()
+        sandbox, endpoint, made = lab.container(network)
+        lab.host.run(lab.driver.release, network, endpoint)
+        assert any(made.host_interface in text for text in lab.host.run(lab.start(network).gc, [network], []))
+        assert sandbox.links() == {"lo"}
+        other, second, _ = lab.container(network)
+        lab.host.run(lab.driver.release, network, second)
+        lab.host.run(lab.driver.close)  # waits for what it owes
+        assert other.links() == {"lo"}
+
     def test_the_machines_own_kernel_view_agrees(self, lab: Lab) -> None:
         """Our netlink code is judged by somebody else's: pyroute2 sees what `attach` says it made."""
         import pyroute2

@@ -69,3 +69,27 @@ def test_a_link_that_somebody_removed_is_made_again(own_daemon: Daemon) -> None:
     for link in waiting(own_daemon):
         own_daemon.run("ip", "link", "delete", link["ifname"])
     own_daemon.docker("run", "--rm", "busybox", "ping", "-c", "1", "-W", "5", gateway(own_daemon))
+
+
+def test_a_network_takes_its_sandboxes_along(own_daemon: Daemon) -> None:
+    own_daemon.docker("network", "create", "mine")
+    own_daemon.docker("run", "--rm", "--network", "mine", "busybox", "true")
+    wait_until(lambda: full(own_daemon, networks=2), "the pool of the new network is full, too")
+    own_daemon.docker("network", "rm", "mine")
+    wait_until(lambda: full(own_daemon), "only the default network's sandboxes wait")
+
+
+def test_ended_containers_let_go_of_links_addresses_and_ports(own_daemon: Daemon) -> None:
+    """A container that shares the network of one that ended keeps the sandbox alive: its link goes all the same."""
+    own_daemon.docker("run", "-d", "--name", "one", "-p", "8080:80", "busybox", "sleep", "1000")
+    own_daemon.docker("run", "-d", "--name", "guest", "--network", "container:one", "busybox", "sleep", "1000")
+    address = own_daemon.api("GET", "/containers/one/json")["NetworkSettings"]["Networks"]["bridge"]["IPAddress"]
+    own_daemon.docker("stop", "-t", "0", "one")
+    assert own_daemon.docker("exec", "guest", "ping", "-c", "1", "-W", "1", gateway(own_daemon), check=None).returncode
+    own_daemon.docker("run", "-d", "--name", "two", "-p", "8080:80", "busybox", "sleep", "1000")
+    assert own_daemon.api("GET", "/containers/two/json")["NetworkSettings"]["Networks"]["bridge"]["IPAddress"] == address
+    own_daemon.docker("exec", "two", "ping", "-c", "1", "-W", "5", gateway(own_daemon))
+    wait_until(lambda: own_daemon.docker("exec", "guest", "ip", "link").stdout.count(b"eth0") == 0, "the old link is deleted")
+    for name in ("guest", "one", "two"):
+        own_daemon.docker("rm", "-f", name)
+    check_nothing_left(own_daemon)

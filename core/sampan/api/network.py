@@ -204,6 +204,13 @@ class NetworkDriver(Driver):
     def detach(self, network: Network, endpoint: Endpoint) -> None:
         """Take the endpoint out: ports, link. The sandbox may be gone already, or live on. Idempotent, best-effort."""
 
+    def release(self, network: Network, endpoint: Endpoint) -> None:
+        """As `detach`, for a sandbox that has ended: nothing reaches or leaves the endpoint, its addresses and ports are free.
+
+        A link that takes the kernel long to delete may go a little later, unless a crash comes before: `gc` finds it.
+        """
+        self.detach(network, endpoint)
+
     def set_gateway(self, network: Network, endpoint: Endpoint, netns: int) -> None:
         """Lead the sandbox's default routes of the versions in `endpoint.gateway_for` by this endpoint; others stay.
 

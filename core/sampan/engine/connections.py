@@ -124,7 +124,7 @@ class Connections:
         await self._discovery.forget(container_id)
         for endpoint in self._endpoints.of(container_id):
             await self._discovery.leave(endpoint.network_id, container_id)
-            await self._endpoints.detach(endpoint)
+            await self._endpoints.release(endpoint)
 
     async def restore(self) -> None:
         """Tell the name server of all running containers, after the daemon was away."""

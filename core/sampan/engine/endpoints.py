@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 from sampan.api.errors import SampanError
-from sampan.api.network import Endpoint, PortMapping
+from sampan.api.network import Endpoint, Network, NetworkDriver, PortMapping
 from sampan.api.types import EndpointSettings
 from sampan.engine.events import EventBus
 from sampan.engine.metadata import Metadata
@@ -19,6 +19,8 @@ from sampan.engine.proxy import Proxy
 from sampan.engine.records import EndpointRecord, NetworkRecord
 
 log = logging.getLogger(__name__)
+
+_Removal = Callable[[Network, Endpoint], None]
 
 LINK_LOCAL_PREFIX = {4: 16, 6: 64}
 """Prefix lengths of addresses given by `--link-local-ip`, as Docker's: RFC 3927, RFC 4291."""
@@ -167,12 +169,19 @@ class Endpoints:
     # ------------------------------------------------------------------ leaving
 
     async def detach(self, endpoint: EndpointRecord) -> None:
-        """Take an endpoint away. Best-effort: what fails stays recorded, for the next sweep."""
+        """Take an endpoint of a living sandbox away. Best-effort: what fails stays recorded, for the next sweep."""
+        await self._take_away(endpoint, lambda driver: driver.detach)
+
+    async def release(self, endpoint: EndpointRecord) -> None:
+        """Take an endpoint away whose sandbox has ended. As `detach`, but the link may go a little later."""
+        await self._take_away(endpoint, lambda driver: driver.release)
+
+    async def _take_away(self, endpoint: EndpointRecord, operation: Callable[[NetworkDriver], _Removal]) -> None:
         network = self._networks.find(endpoint.network_id)
         if network is not None:
             try:
                 plank = await self._networks.driver_of(network)
-                await plank.call(plank.driver.detach, to_network(network), to_endpoint(endpoint))
+                await plank.call(operation(plank.driver), to_network(network), to_endpoint(endpoint))
             except SampanError as error:
                 log.warning("detach endpoint %s of container %s: %s", endpoint.id[:12], endpoint.container_id[:12], error)
                 return

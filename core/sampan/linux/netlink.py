@@ -25,7 +25,7 @@ from types import TracebackType
 __all__ = [
     "Address", "Link", "Netlink", "Request", "Route", "add_address", "add_bridge", "add_route", "add_veth", "delete_address",
     "delete_link", "each_attribute", "link_index", "mac_of", "pack_attribute", "pack_nested", "replace_route", "set_link", "settle_link",
-    "unpack_attributes",
+    "shut_port", "unpack_attributes",
 ]  # fmt: skip
 
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE, NLM_F_DUMP = (
@@ -38,15 +38,16 @@ NLM_F_REQUEST, NLM_F_ACK, NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE, NLM_F_DUMP = 
 )
 NLM_F_CAPPED, NLM_F_ACK_TLVS = 0x100, 0x200
 NLMSG_ERROR, NLMSG_DONE, NLMSGERR_ATTR_MSG = 2, 3, 1
-RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
+RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR, RTM_NEWROUTE, RTM_GETROUTE = 20, 21, 22, 24, 26
 NLA_F_NESTED, NLA_TYPE_MASK = 0x8000, 0x3FFF
 SOL_NETLINK, NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK = 270, 10, 11, 12
 IFF_UP, IFF_LOWER_UP = 0x1, 0x10000
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_LINKINFO = 1, 3, 4, 10, 18
-IFLA_IFALIAS, IFLA_NET_NS_FD = 20, 28
+IFLA_PROTINFO, IFLA_IFALIAS, IFLA_NET_NS_FD = 12, 20, 28
 IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
-IFLA_BRPORT_MODE, IFLA_BRPORT_ISOLATED, VETH_INFO_PEER = 4, 33, 1
+IFLA_BRPORT_STATE, IFLA_BRPORT_MODE, IFLA_BRPORT_FLUSH, IFLA_BRPORT_ISOLATED, BR_STATE_DISABLED = 1, 4, 24, 33, 0
+VETH_INFO_PEER = 1
 IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_F_NODAD = 1, 2, 4, 0x02
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_TABLE = 1, 4, 5, 15
 RT_TABLE_MAIN, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RTN_UNICAST = 254, 3, 0, 253, 1
@@ -158,6 +159,16 @@ def set_link(
         info = pack_attribute(IFLA_INFO_SLAVE_KIND, b"bridge") + pack_nested(IFLA_INFO_SLAVE_DATA, port)
         body += pack_nested(IFLA_LINKINFO, info)
     return Request(RTM_NEWLINK, 0, body, f"set link {link}")
+
+
+def shut_port(index: int) -> Request:
+    """Let a bridge's port pass nothing any more, and have the bridge forget who is behind it: at once, where taking the port
+    out of the bridge waits for the kernel's readers. A change of its carrier opens it again.
+    """
+    port = pack_attribute(IFLA_BRPORT_STATE, bytes([BR_STATE_DISABLED])) + pack_attribute(IFLA_BRPORT_FLUSH, b"")
+    # not as `set_link` does: that tells the bridge of a change, and it would open the port
+    body = _IFINFO.pack(socket.AF_BRIDGE, 0, index, 0, 0) + pack_nested(IFLA_PROTINFO, port)
+    return Request(RTM_SETLINK, 0, body, f"shut port {index}")
 
 
 def settle_link(link: str | int) -> Request:

@@ -11,8 +11,8 @@ import pytest
 
 from sampan.api.errors import Conflict, SampanError
 from sampan.api.network import Network, NetworkCapability, NetworkDriver, PortMapping, SandboxKind
-from sampan.testing.namespaces import listen, reaches
-from sampan.testing.network_ground import Lab, mac_of_link
+from sampan.testing.namespaces import listen, reaches, unreachable
+from sampan.testing.network_ground import Lab, address_of, mac_of_link
 from sampan.testing.selection import needs
 
 
@@ -78,6 +78,21 @@ class RuleCases:
             lab.detach(network, endpoint)
         lab.host.run(lab.driver.delete_network, network)
         assert lab.host.links() == before
+
+    @needs(NetworkCapability.ADDRESSES)
+    def test_what_is_released_is_free_at_once(self, lab: Lab) -> None:
+        """The link of an ended container may go later, but its address and ports are the next one's already."""
+        network, ports = lab.network(), lab.ports(PortMapping("tcp", 80, 8080))
+        ended, endpoint, _ = lab.container(network, ports=ports)
+        neighbour, _, _ = lab.container(network)
+        for _ in range(2):
+            lab.host.run(lab.driver.release, network, endpoint)
+        with listen(ended, 80) as server:
+            assert unreachable(neighbour, address_of(endpoint), 80, server)
+        following, second, _ = lab.container(network, ipv4=endpoint.ipv4, ports=ports)
+        with listen(following, 80) as server:
+            assert reaches(neighbour, address_of(endpoint), 80, server)
+        assert lab.check(network, second, following) == ()
 
     @needs(NetworkCapability.ADDRESSES)
     def test_an_attach_that_fails_at_once_leaves_nothing(self, lab: Lab) -> None:

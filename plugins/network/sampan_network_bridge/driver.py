@@ -39,6 +39,7 @@ from sampan_network_bridge.firewall import Firewall
 from sampan_network_bridge.networks import Networks
 from sampan_network_bridge.options import Options
 from sampan_network_bridge.ports import Ports
+from sampan_network_bridge.reaper import Reaper
 
 if TYPE_CHECKING:
     from sampan.api.config import DriverConfig
@@ -55,6 +56,7 @@ class _Opened:
     firewall: Firewall
     networks: Networks
     ports: Ports
+    reaper: Reaper
 
 
 class BridgeDriver(NetworkDriver):
@@ -108,12 +110,13 @@ class BridgeDriver(NetworkDriver):
             except BaseException:
                 firewall.close()
                 raise
-            self._opened = _Opened(firewall, hosted, ports)
+            self._opened = _Opened(firewall, hosted, ports, Reaper())
 
     def close(self) -> None:
-        """Let go of the library; links and table stay."""
+        """Let go of the library; links and table stay, but for links that are to be deleted."""
         opened, self._opened = self._opened, None
         if opened is not None:
+            opened.reaper.close()
             opened.firewall.close()
 
     def default_network(self) -> Network:
@@ -183,13 +186,18 @@ class BridgeDriver(NetworkDriver):
 
     def detach(self, network: Network, endpoint: Endpoint) -> None:
         """Take back every port that leads to the endpoint's addresses, then delete the link."""
-        opened = self._need_open()
         with _translated(f"detach endpoint {endpoint.id[:12]} from network {network.name}"):
-            published = opened.ports.of(*_addresses(endpoint))
-            self._withdraw(opened, published)
-            for target in {item.target for item in published if item.protocol == "udp"}:
-                forget_flows_to(target)
+            self._unpublish_all(self._need_open(), endpoint)
             links.delete_veth(self._veth(network, endpoint))
+
+    def release(self, network: Network, endpoint: Endpoint) -> None:
+        """Take back the ports and shut the link; it is deleted with the sandbox or after it, and nobody waits."""
+        opened = self._need_open()
+        veth = self._veth(network, endpoint)
+        with _translated(f"release endpoint {endpoint.id[:12]} of network {network.name}"):
+            self._unpublish_all(opened, endpoint)
+            if links.shut(veth):
+                opened.reaper.take(veth)
 
     def publish(self, network: Network, endpoint: Endpoint, ports: Sequence[PortMapping]) -> tuple[PortMapping, ...]:
         """Reserve the ports, then add them to the maps."""
@@ -333,6 +341,12 @@ class BridgeDriver(NetworkDriver):
         missing = set(wanted) - set(opened.firewall.published())
         opened.firewall.publish(missing)
         return [f"{len(missing)} published ports of {endpoint.id[:12]}"]
+
+    def _unpublish_all(self, opened: _Opened, endpoint: Endpoint) -> None:
+        published = opened.ports.of(*_addresses(endpoint))
+        self._withdraw(opened, published)
+        for target in {item.target for item in published if item.protocol == "udp"}:
+            forget_flows_to(target)
 
     @staticmethod
     def _withdraw(opened: _Opened, elements: Sequence[bindings.Binding]) -> None:

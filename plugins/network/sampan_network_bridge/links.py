@@ -94,6 +94,21 @@ def rejoin(veth: Veth) -> bool:
     return True
 
 
+def shut(veth: Veth) -> bool:
+    """Let nothing pass an endpoint's link any more; say whether it is still there. Raises `OSError`."""
+    with Netlink() as kernel:
+        found = kernel.link(veth.name)
+        if found is None or found.alias != veth.mark:
+            return False
+        try:
+            kernel.run(netlink.shut_port(found.index))
+        except OSError as error:
+            if error.errno != errno.ENODEV:
+                raise
+            return False
+    return True
+
+
 def delete_veth(veth: Veth) -> None:
     """Delete an endpoint's link, if it is that. Idempotent. Raises `OSError`."""
     with Netlink() as kernel:
