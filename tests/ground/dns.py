@@ -8,9 +8,11 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 
-from dnslib import DNSRecord
+from dnslib import RR, DNSRecord
 
 NAMESERVER = ("127.0.0.11", 53)
+__all__ = ["NAMESERVER", "RR", "DNSRecord", "World", "ask_by_tcp", "ask_by_udp", "look_up", "question", "world"]
+
 PATIENCE = 10.0
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 from ground.daemon import Daemon, processes_of
+from sampan.linux import messages
 
 PATIENCE = 3.0
 """Seconds that the kernel gets to take apart what was let go: veths, cgroups and zombies go asynchronously."""
@@ -36,6 +38,7 @@ def leftovers(daemon: Daemon) -> list[str]:
         lambda: _links(daemon),
         lambda: _published(daemon),
         lambda: _shims(daemon),
+        lambda: _sandboxes(daemon),
         lambda: _directories(daemon),
         lambda: _snapshots(daemon),
     ]
@@ -90,6 +93,19 @@ def _is_netd(pid: int) -> bool:
         return b"sampan-netd" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return False
+
+
+def _sandboxes(daemon: Daemon) -> list[str]:
+    """Ask sampan-netd, if it was ever started, in whose sandboxes it answers names."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as netd:
+        try:
+            netd.connect(str(daemon.state / "netd.sock"))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return []
+        netd.settimeout(PATIENCE)
+        messages.send(netd, messages.encode({"id": 1, "op": "served"}))
+        received = messages.receive(netd)
+    return [f"names answered in container {container[:12]}" for container in (received[0]["result"] if received else ())]
 
 
 def _directories(daemon: Daemon) -> list[str]:

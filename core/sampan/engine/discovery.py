@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 from typing import Any
 
-from sampan.api.errors import System
+from sampan.api.errors import NotFound, SampanError
 from sampan.engine.netd import Ask, Netd
 from sampan.netd.door import Door, open_door
 from sampan.netd.names import NAMESERVER, Member, Sandbox, Upstream
@@ -51,15 +52,23 @@ class Discovery:
     async def _begin(self, sandbox: Sandbox, netns: int) -> _Served:
         await self.forget(sandbox.container_id)
         await self._netd.find()
-        served = _Served(sandbox, os.dup(netns))
-        try:
-            if self._left.get(sandbox.container_id) != served.inode:
-                served.door = await asyncio.to_thread(open_door, netns)
-        except BaseException:
-            served.close()
-            raise
-        self._served[sandbox.container_id] = served
+        if self._left.get(sandbox.container_id) == os.fstat(netns).st_ino:
+            door = await self._borrow(sandbox.container_id, netns)
+        else:
+            door = await asyncio.to_thread(open_door, netns)
+        self._served[sandbox.container_id] = served = _Served(sandbox, os.dup(netns), door)
         return served
+
+    async def _borrow(self, container_id: str, netns: int) -> Door:
+        """Get copies of the sockets that sampan-netd has from an earlier daemon; make others if it died just now."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours, theirs:
+            try:
+                await self._netd.request("lend", [theirs.fileno()], container=container_id)
+            except NotFound:
+                return await asyncio.to_thread(open_door, netns)
+            _, (udp, tcp), _, _ = socket.recv_fds(ours, 1, 2, socket.MSG_CMSG_CLOEXEC)
+        return Door(udp, tcp)
 
     async def forget(self, container_id: str) -> None:
         """Answer nothing more in a container's sandbox. Idempotent."""
@@ -109,15 +118,12 @@ class Discovery:
             for network_id, members in list(self._members.items()):
                 for member in list(members.values()):
                     await ask("join", network=network_id, member=member.to_data())
-        there: dict[str, int] = await ask("served")
         if not self._settled:
-            self._left = dict(there)
+            self._left = await ask("served")
         for container_id, served in list(self._served.items()):
             try:
-                if there.get(container_id) != served.inode and served.door is None:
-                    served.door = await asyncio.to_thread(open_door, served.netns)
                 await ask("serve", served.descriptors(), inode=served.inode, sandbox=served.sandbox.to_data())
-            except System as error:  # the others shall not go without
+            except SampanError as error:  # the others shall not go without
                 log.error("serve names in container %s: %s", container_id[:12], error)
 
     def _everything(self) -> dict[str, Any]:
@@ -126,21 +132,17 @@ class Discovery:
 
 
 class _Served:
-    """A sandbox whose names are answered: our own descriptors of its namespace and of its name server's sockets.
+    """A sandbox whose names are answered: our own descriptors of its namespace and of its name server's sockets."""
 
-    `door` is None where sampan-netd has the sockets from an earlier daemon.
-    """
-
-    def __init__(self, sandbox: Sandbox, netns: int) -> None:
+    def __init__(self, sandbox: Sandbox, netns: int, door: Door) -> None:
         self.sandbox = sandbox
         self.netns = netns
         self.inode = os.fstat(netns).st_ino
-        self.door: Door | None = None
+        self.door = door
 
     def descriptors(self) -> tuple[int, ...]:
-        return (self.netns, self.door.udp, self.door.tcp) if self.door else ()
+        return (self.netns, self.door.udp, self.door.tcp)
 
     def close(self) -> None:
         os.close(self.netns)
-        if self.door is not None:
-            self.door.close()
+        self.door.close()

@@ -63,6 +63,11 @@ class NameServer:
         """The inode of the sandbox's network namespace."""
         return os.fstat(self._netns).st_ino
 
+    @property
+    def sockets(self) -> tuple[int, int]:
+        """Its UDP and its TCP socket, which stay its own."""
+        return self._udp.fileno(), self._tcp.fileno()
+
     def change(self, sandbox: Sandbox) -> None:
         """Answer by these rules from now on."""
         self.sandbox = sandbox

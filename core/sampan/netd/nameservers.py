@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Mapping
 
 from sampan.api.errors import NotFound
@@ -22,9 +23,10 @@ class NameServers(Service):
         self._home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
     def operations(self) -> Mapping[str, Operation]:
-        """Give the requests: `serve`, `forget`, `join`, `leave`, `replace`, `served`."""
+        """Give the requests: `serve`, `lend`, `forget`, `join`, `leave`, `replace`, `served`."""
         return {
             "serve": self._serve,
+            "lend": self._lend,
             "forget": self._forget,
             "join": self._join,
             "leave": self._leave,
@@ -55,6 +57,14 @@ class NameServers(Service):
         if known is not None:
             self._servers.pop(sandbox.container_id).close()
         self._servers[sandbox.container_id] = NameServer(sandbox, self._names, [fds.pop(0) for _ in range(3)], self._home)
+
+    def _lend(self, message: Message, fds: list[int]) -> None:
+        """Send copies of a sandbox's sockets on the socket given: a later daemon holds them too."""
+        server = self._servers.get(message["container"])
+        if server is None:
+            raise NotFound(f"lend the sockets of container {message['container'][:12]}: it is not served")
+        with socket.socket(fileno=fds.pop()) as out:
+            socket.send_fds(out, [b"\0"], server.sockets)
 
     def _forget(self, message: Message, fds: list[int]) -> None:
         server = self._servers.pop(message["container"], None)
