@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from sampan.linux.namespaces import CLONE_NEWNET, unshare
 from sampan.linux.netlink import Netlink, add_address, add_veth, link_index, set_link
 
-__all__ = ["Namespace", "cable", "listen", "reaches", "unreachable"]
+__all__ = ["Namespace", "join", "listen", "reaches", "unreachable"]
 
 T = TypeVar("T")
 
@@ -50,25 +50,22 @@ class Namespace:
             self.fd = -1
 
 
-def cable(host: Namespace, outside: Namespace) -> None:
-    """Join two namespaces: `uplink` with 192.0.2.1 and 2001:db8::1 on the host, `wire` with .9 and ::9
-    outside.
-    """
+def join(near: Namespace, far: Namespace, names: tuple[str, str], addresses: Sequence[tuple[str, str]]) -> None:
+    """Join two namespaces by a veth pair of these names, up, with pairs of addresses; loopback comes up in both."""
 
-    def near() -> None:
+    def make() -> None:
         with Netlink() as kernel:
-            kernel.run(set_link("lo", up=True), add_veth("uplink", peer="wire", netns=outside.fd))
-            index = link_index("uplink")
-            kernel.run(add_address(index, "192.0.2.1/24"), add_address(index, "2001:db8::1/64"))
+            kernel.run(set_link("lo", up=True), add_veth(names[0], peer=names[1], netns=far.fd))
 
-    def far() -> None:
+    def configure(side: int) -> None:
         with Netlink() as kernel:
-            index = link_index("wire")
+            index = link_index(names[side])
             kernel.run(set_link("lo", up=True), set_link(index, up=True))
-            kernel.run(add_address(index, "192.0.2.9/24"), add_address(index, "2001:db8::9/64"))
+            kernel.run(*(add_address(index, pair[side]) for pair in addresses))
 
-    host.run(near)
-    outside.run(far)
+    near.run(make)
+    near.run(configure, 0)
+    far.run(configure, 1)
 
 
 def listen(where: Namespace, port: int, *, protocol: str = "tcp", family: int = 4) -> socket.socket:

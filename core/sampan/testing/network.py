@@ -30,9 +30,10 @@ from typing import Any, ClassVar
 import pytest
 
 from sampan.api.network import NetworkDriver
+from sampan.testing.leaks import Leaks
 from sampan.testing.network_crashes import CrashCases
 from sampan.testing.network_endpoints import EndpointCases
-from sampan.testing.network_ground import HOST, HOST6, OUTSIDE, OUTSIDE6, Lab, address6_of, address_of
+from sampan.testing.network_ground import ENGINE, HOST, HOST6, OUTSIDE, OUTSIDE6, Lab, address6_of, address_of
 from sampan.testing.network_kills import KillCases
 from sampan.testing.network_packets import PacketCases
 from sampan.testing.network_ports import PortCases
@@ -55,8 +56,10 @@ class NetworkDriverSuite(RuleCases, EndpointCases, PacketCases, PortCases, Crash
 
     @pytest.fixture
     def lab(self, tmp_path: Path) -> Iterator[Lab]:
-        """Give a lab."""
+        """Give a lab; afterwards no descriptor is left open, and nothing of ours is outside of the lab's namespaces."""
         probe = self.driver_class.probe(tmp_path)
         assert probe.supported, probe.reason
+        leaks = Leaks.before(mark=ENGINE[:4])
         with ExitStack() as stack:
             yield self.lab_class(self.driver_class, self.driver_config, tmp_path, stack)
+        leaks.check()

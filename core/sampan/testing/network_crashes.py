@@ -3,40 +3,19 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
 from sampan.api.errors import Conflict
-from sampan.api.network import Attachment, Endpoint, NetworkCapability, PortMapping
+from sampan.api.network import Endpoint, Network, NetworkCapability, NetworkDriver, PortMapping
 from sampan.linux.namespaces import call_in_netns
 from sampan.linux.netlink import add_bridge, delete_link, set_link
 from sampan.testing.namespaces import Namespace, listen, reaches
+from sampan.testing.network_damage import INSIDE, ON_THE_HOST, Damage, Scene
 from sampan.testing.network_ground import HOST, OTHER_ENGINE, OUTSIDE, Lab, address_of, change
 from sampan.testing.selection import needs
-
-Damage = Callable[[Lab, Namespace, Endpoint, Attachment], None]
-
-
-def _down_and_up(lab: Lab, sandbox: Namespace, endpoint: Endpoint, attachment: Attachment) -> None:
-    """The kernel takes the routes of a link that goes down, and does not give them back."""
-    change(sandbox, set_link(endpoint.interface, up=False), set_link(endpoint.interface, up=True))
-
-
-def _down(lab: Lab, sandbox: Namespace, endpoint: Endpoint, attachment: Attachment) -> None:
-    change(sandbox, set_link(endpoint.interface, up=False))
-
-
-def _gone(lab: Lab, sandbox: Namespace, endpoint: Endpoint, attachment: Attachment) -> None:
-    change(sandbox, delete_link(endpoint.interface))
-
-
-def _host_side_down(lab: Lab, sandbox: Namespace, endpoint: Endpoint, attachment: Attachment) -> None:
-    if attachment.host_interface:
-        change(lab.host, set_link(attachment.host_interface, up=False))
-    else:
-        _down(lab, sandbox, endpoint, attachment)
 
 
 class CrashCases:
@@ -45,18 +24,51 @@ class CrashCases:
     # ------------------------------------------------------------------ check
 
     @needs(NetworkCapability.ADDRESSES)
-    @pytest.mark.parametrize("damage", [_down, _down_and_up, _gone, _host_side_down])
+    @pytest.mark.parametrize("damage", INSIDE)
     def test_check_names_the_damage_and_repairs_nothing(self, lab: Lab, damage: Damage) -> None:
         """Check names the damage and repairs nothing."""
-        network = lab.network()
-        sandbox, endpoint, attachment = lab.container(network)
-        neighbour, other, _ = lab.container(network)
-        assert lab.check(network, endpoint, sandbox) == ()
-        damage(lab, sandbox, endpoint, attachment)
-        found = lab.check(network, endpoint, sandbox)
+        scene = Scene.made(lab)
+        neighbour, other, _ = lab.container(scene.network)
+        assert lab.check(scene.network, scene.endpoint, scene.sandbox) == ()
+        damage(scene)
+        found = lab.check(scene.network, scene.endpoint, scene.sandbox)
         assert found
-        assert lab.check(network, endpoint, sandbox) == found
-        assert lab.check(network, other, neighbour) == ()
+        assert lab.check(scene.network, scene.endpoint, scene.sandbox) == found
+        assert lab.check(scene.network, other, neighbour) == ()
+
+    @needs(NetworkCapability.PUBLISH)
+    def test_check_names_ports_that_are_not_published(self, lab: Lab) -> None:
+        """Check names ports that are not published, and those alone."""
+        scene = Scene.made(lab)
+        more = replace(scene.endpoint, ports=(*scene.endpoint.ports, PortMapping("udp", 53, 5300)))
+        (line,) = lab.check(scene.network, more, scene.sandbox)
+        assert "5300" in line
+
+    # ------------------------------------------------------------------ repair
+
+    @needs(NetworkCapability.ADDRESSES)
+    @pytest.mark.parametrize("damage", ON_THE_HOST)
+    def test_repair_mends_the_hosts_side(self, lab: Lab, damage: Damage) -> None:
+        """What is missing on the host is made again and named; what is right is not touched.
+
+        Where the endpoint's own link went with it there is nothing to mend: the damage is told.
+        """
+        scene = Scene.made(lab)
+        neighbour, other, _ = lab.container(scene.network)
+        damage(scene)
+        found = lab.check(scene.network, scene.endpoint, scene.sandbox)
+        mended = _repaired(lab, scene.network, scene.endpoint, other)
+        if scene.endpoint.interface not in scene.sandbox.links():
+            assert lab.check(scene.network, scene.endpoint, scene.sandbox)
+            return
+        assert bool(mended) is bool(found)
+        for endpoint, sandbox in ((scene.endpoint, scene.sandbox), (other, neighbour)):
+            assert lab.check(scene.network, endpoint, sandbox) == ()
+        assert _repaired(lab, scene.network, scene.endpoint, other) == []
+        with listen(scene.sandbox, 80) as server:
+            assert reaches(neighbour, address_of(scene.endpoint), 80, server)
+            if scene.endpoint.ports:
+                assert reaches(lab.outside, HOST, 8080, server)
 
     # ------------------------------------------------------------------ gc
 
@@ -77,8 +89,13 @@ class CrashCases:
         lab.container(forgotten)
         lab.container(network, ports=lab.ports(PortMapping("tcp", 80, 9090)))
         stale = lab.host.links() - kept
+        named = lab.host.run(lab.driver.orphans, [network], [endpoint])
+        assert lab.host.links() == kept | stale, "to name is not to remove"
         removed = lab.host.run(lab.driver.gc, [network], [endpoint])
         assert lab.host.links() == kept
+        if type(lab.driver).orphans is not NetworkDriver.orphans:
+            assert set(named) == set(removed)
+            assert lab.host.run(lab.driver.orphans, [network], [endpoint]) == ()
         for link in stale:
             assert any(link in line for line in removed)
         assert lab.check(network, endpoint, sandbox) == ()
@@ -177,3 +194,7 @@ class CrashCases:
         with ThreadPoolExecutor(6) as pool:
             assert set(pool.map(live, work)) == {()}
         assert lab.host.links() == before
+
+
+def _repaired(lab: Lab, network: Network, *endpoints: Endpoint) -> list[str]:
+    return [line for endpoint in endpoints for line in lab.host.run(lab.driver.repair, network, endpoint)]

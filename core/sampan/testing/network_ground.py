@@ -26,16 +26,18 @@ from sampan.api.network import (
     Subnet,
 )  # fmt: skip
 from sampan.linux.namespaces import CLONE_NEWNET, setns
-from sampan.linux.netlink import Netlink, Request, link_index
-from sampan.testing.namespaces import Namespace, cable
+from sampan.linux.netlink import Netlink, Request, add_route, link_index
+from sampan.linux.sysctl import set_sysctl
+from sampan.testing.namespaces import Namespace, join
 
 __all__ = [
-    "ENGINE", "HOST", "HOST6", "OTHER_ENGINE", "OUTSIDE", "OUTSIDE6", "Lab", "address6_of", "address_of", "change", "forge",
-    "has_address", "mac_of_link",
+    "ENGINE", "HOST", "HOST6", "OTHER_ENGINE", "OUTSIDE", "OUTSIDE6", "SERVER", "SERVER6", "Lab", "address6_of", "address_of",
+    "change", "forge", "has_address", "mac_of_link",
 ]  # fmt: skip
 
 ENGINE, OTHER_ENGINE = "5a3bca7e", "5a3b0000"
 HOST, HOST6, OUTSIDE, OUTSIDE6 = "192.0.2.1", "2001:db8::1", "192.0.2.9", "2001:db8::9"
+SERVER, SERVER6 = "198.51.100.9", "2001:db8:1::9"
 _ETH_P_IP = 0x0800
 
 
@@ -54,7 +56,7 @@ class Lab:
         self.versions = (4, 6) if NetworkCapability.IPV6 in self.capabilities else (4,)
         self.host = self.namespace()
         self.outside = self.namespace()
-        cable(self.host, self.outside)
+        join(self.host, self.outside, ("uplink", "wire"), [(f"{HOST}/24", f"{OUTSIDE}/24"), (f"{HOST6}/64", f"{OUTSIDE6}/64")])
         self.driver = self.start()
 
     def options(self, number: int) -> Mapping[str, str]:
@@ -69,6 +71,16 @@ class Lab:
         """Make a namespace that goes with the test."""
         made = Namespace()
         self._stack.callback(made.close)
+        return made
+
+    def server(self) -> Namespace:
+        """Make the neighbour a router, by which the host goes to the world, and give a server that lives behind it."""
+        made = self.namespace()
+        join(self.outside, made, ("far", "home"), [("198.51.100.1/24", f"{SERVER}/24"), ("2001:db8:1::1/64", f"{SERVER6}/64")])
+        for switch in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+            self.outside.run(set_sysctl, switch, "1")
+        change(self.host, add_route("0.0.0.0/0", gateway=OUTSIDE), add_route("::/0", gateway=OUTSIDE6))
+        change(made, add_route("0.0.0.0/0", gateway="198.51.100.1"), add_route("::/0", gateway="2001:db8:1::1"))
         return made
 
     def start(self, *networks: Network, engine: str = ENGINE) -> NetworkDriver:

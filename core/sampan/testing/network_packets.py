@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
+
+import pytest
 
 from sampan.api.network import NetworkCapability
 from sampan.linux.netlink import add_route, link_index
-from sampan.testing.namespaces import listen, reaches, unreachable
+from sampan.testing.namespaces import PATIENCE, listen, reaches, unreachable
 from sampan.testing.network_ground import (
     HOST,
     HOST6,
     OUTSIDE,
     OUTSIDE6,
+    SERVER,
+    SERVER6,
     Lab,
     address6_of,
     address_of,
@@ -120,3 +125,29 @@ class PacketCases:
         with listen(sandbox, 80, family=6) as server:
             assert unreachable(lab.outside, address6_of(endpoint), 80, server)
 
+    @needs(NetworkCapability.NAT)
+    def test_a_server_behind_a_router(self, lab: Lab) -> None:
+        """A server behind a router is reached, and answers to the host's address."""
+        server = lab.server()
+        sandbox, _, _ = lab.container(lab.network(versions=lab.versions))
+        for protocol in ("tcp", "udp"):
+            with listen(server, 82, protocol=protocol) as listener:
+                assert reaches(sandbox, SERVER, 82, listener) == HOST
+        if 6 in lab.versions:
+            with listen(server, 83, family=6) as listener:
+                assert reaches(sandbox, SERVER6, 83, listener) == HOST6
+
+    @needs(NetworkCapability.NAT)
+    def test_errors_come_back(self, lab: Lab) -> None:
+        """Nobody waits for what is refused: resets and ICMP errors find their way to the container."""
+        lab.server()
+        sandbox, _, _ = lab.container(lab.network())
+        for address in (SERVER, OUTSIDE, HOST):
+            with pytest.raises(ConnectionRefusedError):
+                sandbox.run(socket.create_connection, (address, 9), PATIENCE)
+            with sandbox.run(socket.socket, socket.AF_INET, socket.SOCK_DGRAM) as out:
+                out.settimeout(PATIENCE)
+                out.connect((address, 9))
+                out.send(b"anybody?")
+                with pytest.raises(ConnectionRefusedError):
+                    out.recv(16)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -9,12 +10,14 @@ import pytest
 from sampan.api.errors import Conflict
 from sampan.api.network import Endpoint, NetworkCapability, PortMapping
 from sampan.linux.namespaces import call_in_netns
-from sampan.testing.namespaces import Namespace, listen, reaches, unreachable
+from sampan.testing.namespaces import PATIENCE, Namespace, listen, reaches, unreachable
 from sampan.testing.network_ground import (
     HOST,
     HOST6,
     OUTSIDE,
     OUTSIDE6,
+    SERVER,
+    SERVER6,
     Lab,
     address_of,
     forge,
@@ -53,6 +56,28 @@ class PortCases:
         with listen(sandbox, 80, family=6) as server:
             assert reaches(lab.outside, HOST6, 8080, server) == OUTSIDE6
             assert reaches(lab.outside, HOST, 8080, server) == f"::ffff:{OUTSIDE}"
+
+    @needs(NetworkCapability.PUBLISH)
+    def test_a_published_port_is_reached_from_behind_a_router(self, lab: Lab) -> None:
+        """A client behind a router reaches a published port, is seen by its own address, and is refused where nobody listens."""
+        client = lab.server()
+        sandbox, _, _ = lab.container(
+            lab.network(versions=lab.versions), ports=(PortMapping("tcp", 80, 8080), PortMapping("udp", 53, 5300))
+        )
+        with listen(sandbox, 80) as server, listen(sandbox, 53, protocol="udp") as names:
+            assert reaches(client, HOST, 8080, server) == SERVER
+            assert reaches(client, HOST, 5300, names) == SERVER
+        if 6 in lab.versions:
+            with listen(sandbox, 80, family=6) as server:
+                assert reaches(client, HOST6, 8080, server) == SERVER6
+        with pytest.raises(ConnectionRefusedError):
+            client.run(socket.create_connection, (HOST, 8080), PATIENCE)
+        with client.run(socket.socket, socket.AF_INET, socket.SOCK_DGRAM) as out:
+            out.settimeout(PATIENCE)
+            out.connect((HOST, 5300))
+            out.send(b"anybody?")
+            with pytest.raises(ConnectionRefusedError):
+                out.recv(16)
 
     @needs(NetworkCapability.PUBLISH)
     @pytest.mark.parametrize("first", [8000, 9000])
