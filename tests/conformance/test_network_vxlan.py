@@ -379,7 +379,11 @@ def test_gc_keeps_the_guard_of_valid_networks_only(lab: Lab) -> None:
         return lab.host.run(subprocess.run, ["nft", "list", "ruleset"], capture_output=True, text=True, check=True).stdout
 
     kept, forgotten = lab.network(), lab.network()
-    lab.host.run(lab.driver.gc, [kept], [])
+    orphans = lab.host.run(lab.driver.orphans, [kept], [])
+    assert forgotten.id in guarded(), "to name them is not to remove them"
+    assert lab.host.run(lab.driver.gc, [kept], []) == orphans
+    assert [word for line in orphans for word in ("sx-", "st-", "rules") if word in line] == ["st-", "sx-", "rules"]
+    assert lab.host.run(lab.driver.orphans, [kept], []) == ()
     assert kept.id in guarded() and forgotten.id not in guarded()
     lab.host.run(lab.driver.gc, [], [])
     assert guarded() == ""

@@ -30,7 +30,7 @@ from sampan.api.network import (
 )  # fmt: skip
 from sampan.linux import netlink
 from sampan.linux.namespaces import call_in_netns, new_netns
-from sampan.linux.netlink import Netlink
+from sampan.linux.netlink import Link, Netlink
 from sampan.linux.nftables import LibraryMissing, NftError
 from sampan.linux.vxlan import add_vxlan
 from sampan_network_vxlan import links, obstacles, options
@@ -93,7 +93,7 @@ class VxlanDriver(NetworkDriver):
             self.close()
             guard = Guard(self.context.engine_id, links.bridges(self.context.engine_id))
             try:
-                guard.set({network.id: self._options(network) for network in networks})
+                guard.renew({network.id: self._options(network) for network in networks})
             except BaseException:
                 guard.close()
                 raise
@@ -172,7 +172,7 @@ class VxlanDriver(NetworkDriver):
         with _translated(f"check endpoint {endpoint.id[:12]}"):
             damage = links.damage(network, endpoint, given, self._marks)
             damage += sandbox.damage(network, endpoint, netns)
-            if not guard.keeps(network.id):
+            if network.id not in guard.kept():
                 damage.append(f"the rules of network {network.name} are missing in table {guard.table}")
         return tuple(damage)
 
@@ -182,7 +182,7 @@ class VxlanDriver(NetworkDriver):
         with _translated(f"repair endpoint {endpoint.id[:12]}"):
             mended = self._make(network)
             mended += links.repair_endpoint(network, endpoint, self._marks)
-            if not guard.keeps(network.id):
+            if network.id not in guard.kept():
                 guard.add(network.id, given)
                 mended.append(f"rules of network {network.name} in table {guard.table}")
         return tuple(mended)
@@ -206,20 +206,23 @@ class VxlanDriver(NetworkDriver):
         with _translated("look for firewalls that drop bridged packets"):
             return tuple(obstacles.find(links.bridges(self.context.engine_id)))
 
+    def orphans(self, networks: Sequence[Network], endpoints: Sequence[Endpoint]) -> tuple[str, ...]:
+        """Name links by their mark, and rules of networks that are not there."""
+        guard = self._need_open()
+        with _translated("look for orphans of vxlan networks"):
+            return _named(self._lost_links(networks, endpoints), guard, networks)
+
     def gc(self, networks: Sequence[Network], endpoints: Sequence[Endpoint]) -> tuple[str, ...]:
         """Sweep by mark: a link without it is not ours, whatever its name."""
         guard = self._need_open()
-        valid = {self._marks.network(network.id) for network in networks}
-        valid |= {self._marks.endpoint(endpoint.id) for endpoint in endpoints}
-        removed = []
         with _translated("sweep vxlan networks"):
+            lost = self._lost_links(networks, endpoints)
+            removed = _named(lost, guard, networks)
             with Netlink() as kernel:
-                for link in kernel.links():
-                    if self._marks.own(link) and link.alias not in valid:
-                        kernel.discard(link.index)
-                        removed.append(f"link {link.name} ({link.alias})")
-            guard.set({network.id: self._options(network) for network in networks})
-        return tuple(removed)
+                for link in lost:
+                    kernel.discard(link.index)
+            guard.renew({network.id: self._options(network) for network in networks})
+        return removed
 
     # ------------------------------------------------------------------ parts
 
@@ -231,9 +234,23 @@ class VxlanDriver(NetworkDriver):
     def _options(self, network: Network) -> Options:
         return options.parse(network.options, self._settings.port)
 
+    def _lost_links(self, networks: Sequence[Network], endpoints: Sequence[Endpoint]) -> list[Link]:
+        valid = {self._marks.network(network.id) for network in networks}
+        valid |= {self._marks.endpoint(endpoint.id) for endpoint in endpoints}
+        with Netlink() as kernel:
+            return [link for link in kernel.links() if self._marks.own(link) and link.alias not in valid]
+
     def _make(self, network: Network) -> list[str]:
         with _translated(f"make network {network.name}"), self._making:
             return links.make_network(network, self._options(network), self._marks)
+
+
+def _named(lost: Sequence[Link], guard: Guard, networks: Sequence[Network]) -> tuple[str, ...]:
+    unknown = guard.kept() - {network.id for network in networks}
+    return (
+        *(f"link {link.name} ({link.alias})" for link in lost),
+        *(f"rules of network {network_id[:12]} in table inet {guard.table}" for network_id in sorted(unknown)),
+    )
 
 
 def _no_ports(network: Network) -> SampanError:
@@ -248,7 +265,7 @@ def _try_everything() -> None:
         kernel.run(netlink.add_bridge("probe"), add_vxlan("tunnel", vni=1, local="0.0.0.0"))
     guard = Guard("probe", links.bridges("probe"))
     try:
-        guard.set({"probe": options.parse({options.VNI: "1", options.REMOTES: "192.0.2.1"}, 4789)})
+        guard.renew({"probe": options.parse({options.VNI: "1", options.REMOTES: "192.0.2.1"}, 4789)})
     finally:
         guard.close()
 

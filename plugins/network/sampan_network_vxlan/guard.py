@@ -25,7 +25,7 @@ class Guard:
         """Let go of the library; the table stays. Idempotent."""
         self._nft.close()
 
-    def set(self, networks: Mapping[str, Options]) -> None:
+    def renew(self, networks: Mapping[str, Options]) -> None:
         """Guard these networks, by id, and no others."""
         with self._lock:
             self._write(dict(networks))
@@ -40,14 +40,14 @@ class Guard:
         with self._lock:
             self._write({key: given for key, given in self._networks.items() if key != network_id})
 
-    def keeps(self, network_id: str) -> bool:
-        """Say whether the kernel has a network's rules."""
-        wanted = f"network {network_id}"
+    def kept(self) -> set[str]:
+        """Give the ids of the networks that the kernel has rules of."""
         try:
             objects = self._nft.list(f"table inet {self.table}")
         except NftError:  # there is no such table
-            return False
-        return any(item.get("rule", {}).get("comment") == wanted for item in objects)
+            return set()
+        comments = (item.get("rule", {}).get("comment", "") for item in objects)
+        return {comment.removeprefix("network ") for comment in comments if comment}
 
     def _write(self, networks: dict[str, Options]) -> None:
         self._nft.run(rules.render(self.table, self._bridges, networks))
