@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 
 import pytest
@@ -16,7 +17,7 @@ ONE = Endpoint("e1", "n", "c1", ipv4="172.17.0.2/16")
 TWO = Endpoint("e2", "n", "c2", ipv4="172.17.0.3/16")
 DUAL = Endpoint("e3", "n", "c3", ipv4="172.17.0.4/16", ipv6="fd00::4/64")
 ANY = Options()
-HERE, THERE = "127.9.8.7", "127.9.8.8"
+HERE, THERE = (f"127.{20 + os.getpid() % 200}.8.{last}" for last in (7, 8))  # tests run in several processes
 
 
 def ranged(port: int, host_ip: str = HERE) -> PortMapping:
@@ -32,7 +33,7 @@ def test_one_port_of_a_range_is_the_first_that_is_free() -> None:
     ports = Ports()
     assert numbers(ports, ONE, ranged(80), ranged(81)) == [47110, 47111]
     assert numbers(ports, TWO, ranged(80)) == [47112]
-    with pytest.raises(Conflict, match="127.9.8.7:47110-47112 failed: all ports are already allocated"):
+    with pytest.raises(Conflict, match=f"{HERE}:47110-47112 failed: all ports are already allocated"):
         ports.reserve(TWO, [ranged(81)], ANY)
     ports.release(ports.of("172.17.0.2"))
     assert numbers(ports, TWO, ranged(81)) == [47110]
@@ -60,7 +61,7 @@ def test_chosen_ports_and_the_networks_own_address_are_told() -> None:
 def test_what_one_has_another_cannot_have_and_a_failure_takes_nothing() -> None:
     ports = Ports()
     ports.reserve(ONE, [PortMapping("tcp", 80, 47115, HERE)], ANY)
-    with pytest.raises(Conflict, match=r"Bind for 127.9.8.7:47115 failed: port is already allocated"):
+    with pytest.raises(Conflict, match=f"Bind for {HERE}:47115 failed: port is already allocated"):
         ports.reserve(TWO, [PortMapping("tcp", 80, 47116, HERE), PortMapping("tcp", 80, 47115, HERE)], ANY)
     assert ports.of("172.17.0.3") == []
     with pytest.raises(Conflict):

@@ -2,29 +2,22 @@
 anything is done.
 
 The table starts from what the kernel's maps hold, so it is right after a restart. A port is also taken if
-some process of the host listens there, which a trial `bind(2)` tells. We hold no socket: one in the daemon
+some process of the host listens there (`occupied`). We hold no socket: one in the daemon
 would die with it, and the port map would stay (see docs/adr/0072).
 """
 
 from __future__ import annotations
 
-import errno
 import ipaddress
-import os
-import socket
 import threading
 from collections.abc import Iterable, Sequence
-from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 
-from sampan.api.errors import Conflict, InvalidArgument, System, Unavailable, Unsupported
+from sampan.api.errors import Conflict, InvalidArgument, Unavailable, Unsupported
 from sampan.api.network import Endpoint, PortMapping
 from sampan_network_bridge.bindings import LOOPBACK6, Binding, door, split
+from sampan_network_bridge.occupied import SOCKETS, Occupied, place
 from sampan_network_bridge.options import GatewayMode, Options
-
-_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
-_SOCKETS = {"tcp": (socket.SOCK_STREAM, 0), "udp": (socket.SOCK_DGRAM, 0), "sctp": (socket.SOCK_STREAM, 132)}
 
 Port = tuple[int, str, int]
 """Family, protocol, number."""
@@ -54,15 +47,16 @@ class Ports:
         """
         added: list[Binding] = []
         filled: dict[PortMapping, PortMapping] = {}
+        occupied = Occupied(sum(mapping.count for mapping in ports))
         with self._lock:
             try:
                 for group in _groups(ports):
-                    number = self._number(endpoint, group, given)
+                    number = self._number(endpoint, group, given, occupied)
                     for asked in group:
                         mapping = _fill(asked, number, given)
                         filled[asked] = mapping
                         for item in bind(endpoint, mapping, given, proxy=self._proxy):
-                            added += self._take(item)
+                            added += self._take(item, occupied)
             except BaseException:
                 for item in added:
                     self._remove(item)
@@ -100,17 +94,17 @@ class Ports:
             for item in list(elements):
                 self._remove(item)
 
-    def _take(self, item: Binding) -> list[Binding]:
+    def _take(self, item: Binding, occupied: Occupied) -> list[Binding]:
         """Check what the binding's endpoint does not have of it yet, take that, and give its elements."""
         there = self._elements.get(item.target, {})
         missing = [element for element in split([item]) if element not in there]
         if missing:
-            self._check(item)
+            self._check(item, occupied)
         for element in missing:
             self._add(element)
         return missing
 
-    def _number(self, endpoint: Endpoint, group: Sequence[PortMapping], given: Options) -> int:
+    def _number(self, endpoint: Endpoint, group: Sequence[PortMapping], given: Options, occupied: Occupied) -> int:
         """Give the host port of a group: the one asked for, the first that is free for all of it, or 0 if it needs none."""
         asked = group[0]
         if not any(_translated(endpoint, mapping, given, proxy=self._proxy) for mapping in group):
@@ -120,7 +114,7 @@ class Ports:
         if asked.host_port:
             numbers: Iterable[int] = range(asked.host_port, asked.host_port_end + 1)
         else:
-            low, high = (int(word) for word in _RANGE.read_text().split())
+            low, high = occupied.ephemeral
             span = high - low + 2 - asked.count
             start = self._next
             numbers = (low + (start + step) % span for step in range(span))
@@ -128,34 +122,33 @@ class Ports:
             try:
                 for mapping in group:
                     for item in bind(endpoint, _fill(mapping, number, given), given, proxy=self._proxy):
-                        self._check(item)
+                        self._check(item, occupied)
             except Conflict:
                 continue
             if not asked.host_port:
                 self._next = number - low + asked.count
             return number
         if asked.host_port:
-            where = _place(asked.host_ip or given.host_binding or "0.0.0.0", asked.host_port)
+            where = place(asked.host_ip or given.host_binding or "0.0.0.0", asked.host_port)
             raise Conflict(f"Bind for {where}-{asked.host_port_end} failed: all ports are already allocated")
         raise Unavailable(
             f"publish port {asked.container_port}/{asked.protocol}: no free port from {low} to {high}",
             remedy="name a host port, or widen net.ipv4.ip_local_port_range",
         )
 
-    def _check(self, item: Binding) -> None:
+    def _check(self, item: Binding, occupied: Occupied) -> None:
         if item.is_door:
             return
         self._check_owners(item)
-        where = _anywhere(item)
-        for number in range(item.host_port, item.host_port + item.count):
-            _try_bind(item.family, item.protocol, where, number)
+        ports = range(item.host_port, item.host_port + item.count)
+        occupied.check(item.family, item.protocol, _anywhere(item), ports)
 
     def _check_owners(self, item: Binding) -> None:
         own = set(split([item]))
         for number in range(item.host_port, item.host_port + item.count):
             for host_ip, owner in self._owners.get((item.family, item.protocol, number), {}).items():
                 if owner not in own and (not item.host_ip or host_ip in ("", item.host_ip)):
-                    raise Conflict(f"Bind for {_place(_anywhere(item), number)} failed: port is already allocated")
+                    raise Conflict(f"Bind for {place(_anywhere(item), number)} failed: port is already allocated")
 
     def _add(self, item: Binding) -> None:
         for port in _ports_of_the_host(item):
@@ -200,7 +193,7 @@ def bind(endpoint: Endpoint, mapping: PortMapping, given: Options, *, proxy: boo
     Without a host port there are only doors. Raises `InvalidArgument` and `Unsupported` for what cannot be.
     """
     last = max(mapping.host_port, mapping.container_port) + mapping.count - 1
-    if mapping.protocol not in _SOCKETS:
+    if mapping.protocol not in SOCKETS:
         raise InvalidArgument(f"publish a port: no protocol {mapping.protocol!r}", remedy="tcp, udp or sctp")
     if mapping.count < 1 or mapping.host_port < 0 or mapping.container_port < 1 or last > 65535:
         raise InvalidArgument(
@@ -263,30 +256,3 @@ def _targets(endpoint: Endpoint, *, proxy: bool) -> dict[int, str]:
 
 def _anywhere(item: Binding) -> str:
     return item.host_ip or ("0.0.0.0" if item.family == 4 else "::")
-
-
-def _place(address: str, port: int) -> str:
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-
-
-def _try_bind(family: int, protocol: str, address: str, port: int) -> None:
-    """Bind and let go, in the calling thread's network namespace. As a server would: TIME_WAIT is no
-    hindrance.
-    """
-    kind, number = _SOCKETS[protocol]
-    try:
-        probe = socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6, kind | socket.SOCK_CLOEXEC, number)
-    except OSError as error:
-        if error.errno in (errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT, errno.ESOCKTNOSUPPORT):
-            return  # no process of this host can have the port either
-        raise
-    with closing(probe):
-        if family == 6:
-            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        if protocol != "udp":
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address, port))
-        except OSError as error:
-            words = f"listen {protocol}{family} {_place(address, port)}: bind: {os.strerror(error.errno or 0).lower()}"
-            raise (Conflict if error.errno == errno.EADDRINUSE else System)(words) from error
