@@ -34,9 +34,8 @@ from sampan.linux.namespaces import call_in_netns, new_netns
 from sampan.linux.netlink import Link, Netlink
 from sampan.linux.nftables import LibraryMissing, NftError
 from sampan_network_bridge import bindings, docker_user, explain, forward, links, options
-from sampan_network_bridge.bridges import Bridge, bridge_of
 from sampan_network_bridge.firewall import Firewall
-from sampan_network_bridge.networks import Networks
+from sampan_network_bridge.networks import Networks, Plan
 from sampan_network_bridge.options import Options
 from sampan_network_bridge.ports import Ports
 from sampan_network_bridge.reaper import Reaper
@@ -157,20 +156,19 @@ class BridgeDriver(NetworkDriver):
         """Make the veth pair, down in the sandbox: what is slow about an attach, and needs no address."""
         opened = self._need_open()
         with _translated(f"prepare a sandbox of network {network.name}"):
-            opened.networks.need(network)
-            links.make_veth(self._veth(network, endpoint), endpoint.interface, netns)
+            links.make_veth(self._veth(opened.networks.need(network), endpoint), endpoint.interface, netns)
 
     def attach(self, network: Network, endpoint: Endpoint, netns: int) -> Attachment:
         """Reserve the ports, make the link, then publish: the first thing seen from outside is the last thing
         done.
         """
         opened = self._need_open()
-        veth = self._veth(network, endpoint)
         address = endpoint.ipv4 or endpoint.ipv6
         mac = endpoint.mac or (netlink.mac_of(address) if address else "")
         with _translated(f"attach endpoint {endpoint.id[:12]} to network {network.name}"):
-            opened.networks.need(network)
-            resolved, elements = self._reserve(opened, network, endpoint, endpoint.ports, options.parse(network.options))
+            plan = opened.networks.need(network)
+            veth = self._veth(plan, endpoint)
+            resolved, elements = self._reserve(opened, network, endpoint, endpoint.ports, plan.given)
             try:
                 links.make_veth(veth, endpoint.interface, netns, mac=mac)
                 try:
@@ -187,13 +185,14 @@ class BridgeDriver(NetworkDriver):
     def detach(self, network: Network, endpoint: Endpoint) -> None:
         """Take back every port that leads to the endpoint's addresses, then delete the link."""
         with _translated(f"detach endpoint {endpoint.id[:12]} from network {network.name}"):
-            self._unpublish_all(self._need_open(), endpoint)
-            links.delete_veth(self._veth(network, endpoint))
+            opened = self._need_open()
+            self._unpublish_all(opened, endpoint)
+            links.delete_veth(self._veth(opened.networks.plan(network), endpoint))
 
     def release(self, network: Network, endpoint: Endpoint) -> None:
         """Take back the ports and shut the link; it is deleted with the sandbox or after it, and nobody waits."""
         opened = self._need_open()
-        veth = self._veth(network, endpoint)
+        veth = self._veth(opened.networks.plan(network), endpoint)
         with _translated(f"release endpoint {endpoint.id[:12]} of network {network.name}"):
             self._unpublish_all(opened, endpoint)
             if links.shut(veth):
@@ -203,7 +202,8 @@ class BridgeDriver(NetworkDriver):
         """Reserve the ports, then add them to the maps."""
         opened = self._need_open()
         with _translated(f"publish ports of endpoint {endpoint.id[:12]}"):
-            resolved, elements = self._reserve(opened, network, endpoint, ports, options.parse(network.options))
+            given = opened.networks.plan(network).given
+            resolved, elements = self._reserve(opened, network, endpoint, ports, given)
             try:
                 _publish(opened.firewall, elements)
             except BaseException:
@@ -214,7 +214,7 @@ class BridgeDriver(NetworkDriver):
     def unpublish(self, network: Network, endpoint: Endpoint, ports: Sequence[PortMapping]) -> None:
         """Take the ports from the maps; those that this endpoint does not have are no error."""
         opened = self._need_open()
-        given = options.parse(network.options)
+        given = opened.networks.plan(network).given
         with _translated(f"unpublish ports of endpoint {endpoint.id[:12]}"):
             others = [mapping for mapping in endpoint.ports if mapping not in ports]
             asked = set(opened.ports.elements(endpoint, ports, given))
@@ -225,12 +225,12 @@ class BridgeDriver(NetworkDriver):
         """Look at the link on both sides, addresses, default routes and ports."""
         opened = self._need_open()
         with _translated(f"check endpoint {endpoint.id[:12]}"):
-            damage = self._check_host(network, endpoint)
+            plan = opened.networks.plan(network)
+            damage = _check_host(self._veth(plan, endpoint))
             damage += sandbox.damage(network, endpoint, netns)
             live = set(opened.firewall.published())
-            given = options.parse(network.options)
             for mapping in endpoint.ports:
-                if not set(opened.ports.elements(endpoint, [mapping], given)) <= live:
+                if not set(opened.ports.elements(endpoint, [mapping], plan.given)) <= live:
                     damage.append(f"port {mapping.host_port}/{mapping.protocol} is not published")
             damage += opened.networks.damage(network)
         return tuple(damage)
@@ -258,7 +258,7 @@ class BridgeDriver(NetworkDriver):
         opened = self._need_open()
         with _translated(f"repair endpoint {endpoint.id[:12]}"):
             mended = opened.networks.mend(network)
-            veth = self._veth(network, endpoint)
+            veth = self._veth(opened.networks.plan(network), endpoint)
             if links.rejoin(veth):
                 mended.append(f"link {veth.name} in bridge {veth.bridge}")
             return (*mended, *self._publish_again(opened, network, endpoint))
@@ -267,11 +267,11 @@ class BridgeDriver(NetworkDriver):
         """Say which packets reach it and which it may send, with the live table beside what should be in it."""
         opened = self._need_open()
         with _translated(f"explain endpoint {endpoint.id[:12]}"):
-            given = options.parse(network.options)
-            veth = self._veth(network, endpoint)
+            plan = opened.networks.plan(network)
+            veth = self._veth(plan, endpoint)
             subject = explain.Subject(
-                network, endpoint, given, veth.bridge, veth.name, opened.firewall.table, self.context.proxy_port,
-                published=opened.ports.elements(endpoint, endpoint.ports, given),
+                network, endpoint, plan.given, veth.bridge, veth.name, opened.firewall.table, self.context.proxy_port,
+                published=opened.ports.elements(endpoint, endpoint.ports, plan.given),
                 live=frozenset(opened.firewall.published()),
             )  # fmt: skip
             return tuple(explain.sentences(subject))
@@ -306,18 +306,13 @@ class BridgeDriver(NetworkDriver):
         if self._settings.docker_user:
             docker_user.keep(self.context.engine_id, opened.networks.forwarded())
 
-    def _bridge(self, network: Network) -> Bridge:
-        given = options.parse(network.options)
-        return bridge_of(network, given, links.marks(self.context.engine_id), mtu=self._settings.mtu)
-
-    def _veth(self, network: Network, endpoint: Endpoint) -> links.Veth:
-        bridge = self._bridge(network)
+    def _veth(self, plan: Plan, endpoint: Endpoint) -> links.Veth:
         return links.Veth(
             name=links.veth_name(self.context.engine_id, endpoint.id),
-            bridge=bridge.name,
+            bridge=plan.bridge.name,
             mark=links.marks(self.context.engine_id).endpoint(endpoint.id),
-            mtu=bridge.mtu,
-            icc=options.parse(network.options).icc,
+            mtu=plan.bridge.mtu,
+            icc=plan.given.icc,
         )
 
     @staticmethod
@@ -332,7 +327,7 @@ class BridgeDriver(NetworkDriver):
 
     def _publish_again(self, opened: _Opened, network: Network, endpoint: Endpoint) -> list[str]:
         """If somebody took the table away, that is renewed too."""
-        wanted = opened.ports.elements(endpoint, endpoint.ports, options.parse(network.options))
+        wanted = opened.ports.elements(endpoint, endpoint.ports, opened.networks.plan(network).given)
         if not wanted or opened.firewall.has(wanted):
             return []
         opened.ports.restore(wanted)
@@ -354,18 +349,18 @@ class BridgeDriver(NetworkDriver):
         opened.firewall.unpublish(elements)
         opened.ports.release(elements)
 
-    def _check_host(self, network: Network, endpoint: Endpoint) -> list[str]:
-        name, bridge = links.veth_name(self.context.engine_id, endpoint.id), self._bridge(network).name
-        with Netlink() as kernel:
-            there = {link.name: link for link in kernel.links()}
-        damage = []
-        if bridge not in there or not there[bridge].up:
-            damage.append(f"bridge {bridge} is {'down' if bridge in there else 'missing'}")
-        if name not in there:
-            damage.append(f"link {name} is missing")
-        elif not there[name].up or (bridge in there and there[name].master != there[bridge].index):
-            damage.append(f"link {name} is not up in bridge {bridge}")
-        return damage
+
+def _check_host(veth: links.Veth) -> list[str]:
+    with Netlink() as kernel:
+        bridge, link = kernel.link(veth.bridge), kernel.link(veth.name)
+    damage = []
+    if bridge is None or not bridge.up:
+        damage.append(f"bridge {veth.bridge} is {'down' if bridge else 'missing'}")
+    if link is None:
+        damage.append(f"link {veth.name} is missing")
+    elif not link.up or (bridge and link.master != bridge.index):
+        damage.append(f"link {veth.name} is not up in bridge {veth.bridge}")
+    return damage
 
 
 def _publish(firewall: Firewall, elements: Sequence[bindings.Binding]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from threading import Lock
 
 from sampan.api.errors import Conflict, SampanError
@@ -12,8 +13,18 @@ from sampan.api.network import Network
 from sampan_network_bridge import bridges, forwarding, options, sets
 from sampan_network_bridge.bridges import Bridge
 from sampan_network_bridge.firewall import Firewall
+from sampan_network_bridge.options import Options
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a network is on the host, by its options."""
+
+    given: Options
+    bridge: Bridge
+    elements: sets.Elements
 
 
 class Networks:
@@ -25,96 +36,101 @@ class Networks:
         self._marks = marks
         self._mtu = mtu
         self._lock = Lock()
-        self._made: dict[str, sets.Elements] = {}
+        self._made: dict[str, Plan] = {}
+
+    def plan(self, network: Network) -> Plan:
+        """Give the network's plan, made or not. Raises `InvalidArgument`."""
+        return self._made.get(network.id) or self._plan(network)
+
+    def need(self, network: Network) -> Plan:
+        """Give the plan of a made network; one that could not be made when the driver opened is tried anew. As `create`."""
+        return self._made.get(network.id) or self.create(network)
 
     def open(self, networks: Sequence[Network]) -> None:
         """Make what is missing of these, and take away the elements of others. One that cannot be is left out, and told."""
         made = {}
         for network in networks:
             try:
-                self._make_bridge(network)
-                made[network.id] = self._elements(network)
+                plan = self._plan(network)
+                _make_bridge(network, plan.bridge)
+                made[network.id] = plan
             except (SampanError, OSError) as error:
                 log.warning("network %s is not up: %s", network.name, error)
         self._keep(made)
 
-    def create(self, network: Network) -> None:
+    def create(self, network: Network) -> Plan:
         """Make the bridge, then the elements; all or nothing. Raises `InvalidArgument`, `Conflict`."""
         options.check(network)
-        elements = self._elements(network)
+        plan = self._plan(network)
         with self._lock:
-            if any(elements["bridges"] & others["bridges"] for key, others in self._made.items() if key != network.id):
+            if any(plan.bridge.name == other.bridge.name for key, other in self._made.items() if key != network.id):
                 raise Conflict(
                     f"create network {network.name}: networks have same bridge name", remedy=f"choose another {options.NAME}"
                 )
-            self._make_bridge(network)
+            _make_bridge(network, plan.bridge)
             try:
-                self._firewall.change({}, elements)
+                self._firewall.change({}, plan.elements)
             except BaseException:
-                bridges.delete(self.bridge(network))
+                bridges.delete(plan.bridge)
                 raise
-            self._made[network.id] = elements
+            self._made[network.id] = plan
+        return plan
 
     def delete(self, network: Network) -> None:
         """Remove the elements, then the bridge if it is ours. Idempotent."""
         with self._lock:
-            elements = self._made.pop(network.id, None) or self._elements(network)
-            self._firewall.change(elements, sets.merged(self._made.values()))
-            bridges.delete(self.bridge(network))
-
-    def need(self, network: Network) -> None:
-        """Try once more to make a network that could not be when the driver opened. Raises as `create`."""
-        if network.id not in self._made:
-            self.create(network)
+            plan = self._made.pop(network.id, None) or self._plan(network)
+            self._firewall.change(plan.elements, sets.common(plan.elements, self._elements()))
+            bridges.delete(plan.bridge)
 
     def keep(self, networks: Sequence[Network]) -> None:
-        """Take away the elements of all but these."""
-        self._keep({network.id: self._elements(network) for network in networks})
+        """Take away the elements of all but these, of which some may not be made."""
+        self._keep({network.id: self._made[network.id] for network in networks if network.id in self._made})
 
     def renew(self) -> None:
         """Put back what elements of a table that others changed are missing."""
         with self._lock:
-            self._firewall.change(self._firewall.elements(), sets.merged(self._made.values()))
+            self._firewall.change(self._firewall.elements(), self._elements())
 
     def forwarded(self) -> dict[str, list[int]]:
         """Give the bridges that packets are forwarded from and to → their IP versions."""
         with self._lock:
             return {
-                bridge.strip('"'): [version for version in sets.FAMILIES if elements[f"local{version}"]]
-                for elements in self._made.values()
-                if not elements["shut"]
-                for bridge in elements["bridges"]
+                plan.bridge.name: [version for version in sets.FAMILIES if plan.elements[f"local{version}"]]
+                for plan in self._made.values()
+                if not plan.elements["shut"]
             }
 
     def damage(self, network: Network) -> list[str]:
         """Name what is missing in the table."""
         there = self._firewall.elements()
-        missing = sorted(name for name, elements in self._elements(network).items() if not elements <= there[name])
+        wanted = self.plan(network).elements
+        missing = sorted(name for name, elements in wanted.items() if not elements <= there[name])
         table = self._firewall.table
         return [f"network {network.name} is missing in table {table}: {', '.join(missing)}"] if missing else []
 
     def mend(self, network: Network) -> list[str]:
         """Make the bridge again if it is missing, and what it lacks; name it then. One that cannot be made stays as it is."""
-        if network.id not in self._made:
-            return []
-        return [f"bridge {self.bridge(network).name}"] if self._make_bridge(network) else []
+        plan = self._made.get(network.id)
+        return [f"bridge {plan.bridge.name}"] if plan and _make_bridge(network, plan.bridge) else []
 
-    def bridge(self, network: Network) -> Bridge:
-        """Give the bridge that the network should have."""
-        return bridges.bridge_of(network, options.parse(network.options), self._marks, mtu=self._mtu)
-
-    def _elements(self, network: Network) -> sets.Elements:
-        prefixes = [subnet.prefix for subnet in network.subnets]
+    def _plan(self, network: Network) -> Plan:
         given = options.parse(network.options)
-        return sets.network(self.bridge(network).name, prefixes, given, internal=network.internal)
+        bridge = bridges.bridge_of(network, given, self._marks, mtu=self._mtu)
+        prefixes = [subnet.prefix for subnet in network.subnets]
+        return Plan(given, bridge, sets.network(bridge.name, prefixes, given, internal=network.internal))
 
-    def _make_bridge(self, network: Network) -> bool:
-        if not network.internal:
-            for version in {subnet.version for subnet in network.subnets}:
-                forwarding.enable(version)
-        return bridges.make(self.bridge(network))
+    def _elements(self) -> sets.Elements:
+        return sets.merged(plan.elements for plan in self._made.values())
 
-    def _keep(self, made: dict[str, sets.Elements]) -> None:
+    def _keep(self, made: dict[str, Plan]) -> None:
         with self._lock:
-            self._firewall.change(self._firewall.elements(), sets.merged(made.values()))
             self._made = made
+            self._firewall.change(self._firewall.elements(), self._elements())
+
+
+def _make_bridge(network: Network, bridge: Bridge) -> bool:
+    if not network.internal:
+        for version in {subnet.version for subnet in network.subnets}:
+            forwarding.enable(version)
+    return bridges.make(bridge)

@@ -89,6 +89,11 @@ def merged(networks: Iterable[Elements]) -> Elements:
     return {name: frozenset[str]().union(*(elements[name] for elements in found)) for name in SETS}
 
 
+def common(one: Elements, other: Elements) -> Elements:
+    """Give the elements that are in both."""
+    return {name: one[name] & other[name] for name in SETS}
+
+
 def declarations(table: str) -> Iterator[str]:
     """Declare the sets and maps; those that are there stay as they are."""
     for name, declared in SETS.items():
