@@ -95,15 +95,16 @@ class _Client:
 class PortProxy(Service):
     """Passes on to the endpoints it is told of."""
 
-    def __init__(self) -> None:
-        """It listens when the daemon hands over the sockets."""
+    def __init__(self, most: int | None = None) -> None:
+        """It listens when the daemon hands over the sockets. `most`: connections at one time, half of them of one endpoint."""
         self._loop = asyncio.get_running_loop()
         self._tcp: socket.socket | None = None
         self._udp: socket.socket | None = None
         self._endpoints: dict[str, _Endpoint] = {}
         self._clients: dict[_Key, str] = {}
         self._connections = 0
-        self._most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4  # of two descriptors each: the rest is for names
+        # of two descriptors each: the rest is for names
+        self._most = most or resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4
         self._sweep: asyncio.TimerHandle | None = None
 
     def operations(self) -> Mapping[str, Operation]:
@@ -204,12 +205,16 @@ class PortProxy(Service):
             raw = client.getsockopt(socket.IPPROTO_IPV6, IP6T_SO_ORIGINAL_DST, _SOCKADDR.size)
             address = socket.inet_ntop(socket.AF_INET6, raw[8:24])
             found = self._find("tcp", address, int.from_bytes(raw[2:4]))
-        if found is None or self._connections >= self._most:
+        if found is None:
             _reset(client)
             return
         endpoint_id, target = found
-        task = self._loop.create_task(self._pass(client, target))
         connections = self._endpoints[endpoint_id].connections
+        if self._connections >= self._most or len(connections) >= self._most // 2:
+            logger.warning("connection to %s refused: there are %d already", target, self._connections)
+            _reset(client)
+            return
+        task = self._loop.create_task(self._pass(client, target))
         connections.add(task)
         task.add_done_callback(connections.discard)
 
