@@ -23,7 +23,6 @@ from sampan.engine import links
 from sampan.engine import spec as oci
 from sampan.engine.connections import Connections
 from sampan.engine.container import Container
-from sampan.engine.container_networks import CONTAINER_MODE
 from sampan.engine.containers import Containers
 from sampan.engine.drivers import contained, driver_config
 from sampan.engine.files import bound_files, write_files
@@ -160,14 +159,6 @@ class Starter:
 
     # ------------------------------------------------------------------ what a start needs
 
-    def _networked(self, container: Container) -> Container:
-        """Give the container whose network this one has: itself, or the one that `container:ID` names, in the end."""
-        mode = container.record.host.network_mode
-        while mode.startswith(CONTAINER_MODE):
-            container = self._containers.get(mode.removeprefix(CONTAINER_MODE))
-            mode = container.record.host.network_mode
-        return container
-
     def _shared_namespaces(self, container: Container) -> dict[str, str]:
         """Give the namespaces that are the host's ("") or another container's (a path)."""
         host = container.record.host
@@ -225,7 +216,7 @@ class Starter:
         """Write the container's own files and its spec, in one go on a thread; hooks see the spec in between."""
         linked = self._connections.legacy_links(container.record)
         gateways = list(self._settings.host_gateway_ip) or self._connections.host_gateways()
-        networked = self._networked(container)
+        networked = self._connections.sandbox_owner(container)
 
         def build() -> oci.Spec:
             record = container.record
