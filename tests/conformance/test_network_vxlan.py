@@ -112,6 +112,7 @@ def test_containers_of_two_machines_reach_each_other(lab: Lab, here: Machine, th
 
 UNDERLAYS = {
     "ipv6": {"remotes": f"{HOST6},{OUTSIDE6}"},
+    "without learning": {"remotes": f"{HOST},{OUTSIDE}", "learning": "false"},
     "another port": {"remotes": f"{HOST},{OUTSIDE}", "port": "8472"},
 }
 

@@ -1,8 +1,14 @@
 from __future__ import annotations
 
+import re
+from contextlib import suppress
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sampan.api.errors import InvalidArgument
+from sampan_network_vxlan import rules
 from sampan_network_vxlan.options import Options, parse
 
 LEAST = {"vni": "42", "remotes": "192.0.2.2"}
@@ -53,6 +59,9 @@ def test_options_of_others_are_none_of_ours() -> None:
         ({"remotes": ""}, "-o remotes=ADDRESS,… or -o group=MULTICAST"),
         ({"remotes": "", "learning": "false"}, "-o parent=LINK"),
         ({"remotes": "192.0.2.2 192.0.2.3"}, "is no IP address"),
+        ({"vni": "1" * 5000}, "a number from 1 to"),
+        ({"remotes": "fe80::1%eth0"}, "names a link: do that by -o parent=LINK"),
+        ({"local": "fe80::1%x } accept"}, "names a link"),
         ({"remotes": "machine2"}, "'machine2' is no IP address"),
         ({"remotes": "239.1.1.1"}, "239.1.1.1 is not the address of a machine"),
         ({"remotes": "0.0.0.0"}, "0.0.0.0 is not the address of a machine"),
@@ -71,3 +80,11 @@ def test_what_is_refused(options: dict[str, str], words: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
         parse({**LEAST, **options}, 4789)
     assert words in str(caught.value)
+
+
+@given(st.dictionaries(st.sampled_from(["vni", "port", "remotes", "group", "parent", "local", "learning", "x"]), st.text()))
+def test_whatever_is_said_is_read_or_refused(options: dict[str, str]) -> None:
+    """And what is read has no room for more than values in a rule."""
+    with suppress(InvalidArgument):
+        text = rules.render("t", "sx-*", {"id": parse({**LEAST, **options}, 4789)})
+        assert re.fullmatch(r"[^\n\";]*|[^\n\"]*\"[^\n\"]*\"[^\n\"]*", text.splitlines()[-1].removesuffix(' comment "network id"'))

@@ -83,7 +83,7 @@ def _number(options: Mapping[str, str], key: str, low: int, high: int, *, defaul
     value = options.get(key, "")
     if default is not None and value in ("", "0"):
         return default
-    if not (value.isascii() and value.isdecimal() and low <= int(value) <= high):
+    if not (value.isascii() and value.isdecimal() and len(value) < 10 and low <= int(value) <= high):
         cause = f"{key}={value!r} is none" if value else f"{key} is missing"
         raise InvalidArgument(f"network option {cause}", remedy=f"a number from {low} to {high}")
     return int(value)
@@ -132,6 +132,9 @@ def _local(options: Mapping[str, str], others: tuple[str, ...]) -> str:
 
 def _address(key: str, text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     try:
-        return ipaddress.ip_address(text.strip())
+        address = ipaddress.ip_address(text.strip())
     except ValueError as error:
         raise InvalidArgument(f"network option {key}: {text.strip()!r} is no IP address") from error
+    if address.version == 6 and address.scope_id is not None:
+        raise InvalidArgument(f"network option {key}: {text.strip()!r} names a link", remedy=f"do that by -o {PARENT}=LINK")
+    return address
