@@ -120,13 +120,15 @@ def _address_fault(text: str, subnet: IPNetwork) -> str:
         address = ipaddress.ip_address(text)
     except ValueError:
         return "invalid address"
+    if "%" in text:  # a zone, which no address of a network has
+        return "invalid address"
     if address.version != subnet.version:
         return f"parent subnet is an IPv{subnet.version} block"
     return "" if address in subnet else f"parent subnet {subnet} doesn't contain this address"
 
 
 def _interface(text: str) -> IPInterface | None:
-    if "/" not in text:
+    if "/" not in text or "%" in text:  # a zone, which no network has
         return None
     try:
         return ipaddress.ip_interface(text)

@@ -52,7 +52,7 @@ def _mapping(port: str, binding: PortBinding) -> PortMapping:
     number, protocol = parse_port(port)
     if binding.host_ip:
         try:
-            ipaddress.ip_address(binding.host_ip)
+            ipaddress.ip_address(binding.host_ip if "%" not in binding.host_ip else "")  # a zone is any text: Docker takes none
         except ValueError:
             raise InvalidArgument(f"invalid IP address: {binding.host_ip}") from None
     text = binding.host_port

@@ -14,6 +14,7 @@ IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 def parse_range(text: str, what: str) -> IPNetwork:
     """Read CIDR text; bits after the prefix do not matter. Raises `InvalidArgument`, which calls it `what`."""
     try:
+        _refuse_zone(text)
         return ipaddress.ip_network(text, strict=False)
     except ValueError as error:
         raise InvalidArgument(f"{what} {text!r} is no address range", remedy="give it as CIDR: 172.28.0.0/16") from error
@@ -22,12 +23,19 @@ def parse_range(text: str, what: str) -> IPNetwork:
 def parse_address(text: str, within: IPNetwork, what: str) -> IPAddress:
     """Read an address that must lie in `within`. Raises `InvalidArgument`, which calls it `what`."""
     try:
+        _refuse_zone(text)
         address = ipaddress.ip_address(text)
     except ValueError as error:
         raise InvalidArgument(f"{what} {text!r} is no address") from error
     if address not in within:
         raise InvalidArgument(f"{what} {address} is not in {within}")
     return address
+
+
+def _refuse_zone(text: str) -> None:
+    """Raise `ValueError` for a zone (RFC 4007): it is any text, and belongs to no address that others are given."""
+    if "%" in text:
+        raise ValueError("it has a zone")
 
 
 def hosts(network: IPNetwork) -> range:

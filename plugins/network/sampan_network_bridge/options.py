@@ -139,6 +139,8 @@ def _host_binding(options: Mapping[str, str]) -> str:
         address = str(ipaddress.ip_address(value or "0.0.0.0"))
     except ValueError as error:
         raise InvalidArgument(f"network option {HOST_BINDING}={value!r} is no IP address") from error
+    if "%" in address:
+        raise InvalidArgument(f"network option {HOST_BINDING}={value!r} has a zone", remedy="name an address of this host without it")
     return "" if address == "0.0.0.0" else address  # of both versions, as without it
 
 
