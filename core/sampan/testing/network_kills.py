@@ -42,6 +42,10 @@ def _detach(scene: _Scene, driver: NetworkDriver) -> None:
     driver.detach(scene.network, scene.endpoint)
 
 
+def _release(scene: _Scene, driver: NetworkDriver) -> None:
+    driver.release(scene.network, scene.endpoint)
+
+
 def _prepare(scene: _Scene, driver: NetworkDriver) -> None:
     driver.prepare(scene.network, scene.endpoint, scene.sandbox.fd)
 
@@ -128,6 +132,11 @@ class KillCases:
     def test_detach_is_killed(self, lab: Lab, way: str) -> None:
         """A half detached endpoint can be detached once more, and is gc's."""
         self._kill_on_the_way(lab, _detach, attached=True, detach=way == "detach")
+
+    @needs(NetworkCapability.ADDRESSES)
+    def test_release_is_killed(self, lab: Lab) -> None:
+        """A half released endpoint is gc's."""
+        self._kill_on_the_way(lab, _release, attached=True, detach=False)
 
     @needs(NetworkCapability.ADDRESSES)
     def test_gc_is_killed(self, lab: Lab) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -11,9 +13,11 @@ import pytest
 
 from sampan.api.errors import Conflict, SampanError
 from sampan.api.network import Network, NetworkCapability, NetworkDriver, PortMapping, SandboxKind
-from sampan.testing.namespaces import listen, reaches, unreachable
-from sampan.testing.network_ground import Lab, address_of, mac_of_link
+from sampan.testing.namespaces import PATIENCE, listen, reaches, unreachable
+from sampan.testing.network_ground import HOST, Lab, address_of, mac_of_link
 from sampan.testing.selection import needs
+
+_LOOK_AGAIN = 0.02  # seconds
 
 
 class RuleCases:
@@ -80,21 +84,6 @@ class RuleCases:
         assert lab.host.links() == before
 
     @needs(NetworkCapability.ADDRESSES)
-    def test_what_is_released_is_free_at_once(self, lab: Lab) -> None:
-        """The link of an ended container may go later, but its address and ports are the next one's already."""
-        network, ports = lab.network(), lab.ports(PortMapping("tcp", 80, 8080))
-        ended, endpoint, _ = lab.container(network, ports=ports)
-        neighbour, _, _ = lab.container(network)
-        for _ in range(2):
-            lab.host.run(lab.driver.release, network, endpoint)
-        with listen(ended, 80) as server:
-            assert unreachable(neighbour, address_of(endpoint), 80, server)
-        following, second, _ = lab.container(network, ipv4=endpoint.ipv4, ports=ports)
-        with listen(following, 80) as server:
-            assert reaches(neighbour, address_of(endpoint), 80, server)
-        assert lab.check(network, second, following) == ()
-
-    @needs(NetworkCapability.ADDRESSES)
     def test_an_attach_that_fails_at_once_leaves_nothing(self, lab: Lab) -> None:
         """An attach that fails at once leaves nothing."""
         network = lab.network()
@@ -124,6 +113,63 @@ class RuleCases:
         sandbox, endpoint, attachment = lab.container(lab.network(), mac="02:42:00:00:be:ef")
         assert attachment.mac == mac_of_link(sandbox, endpoint.interface) == "02:42:00:00:be:ef"
 
+    # ------------------------------------------------------------------ the end of a container
+
+    @needs(NetworkCapability.ADDRESSES)
+    def test_what_is_released_is_free_at_once(self, lab: Lab) -> None:
+        """Nothing reaches a released endpoint any more, its addresses and ports are the next one's, and its link goes soon."""
+        network = lab.network(versions=lab.versions)
+        neighbour, _, _ = lab.container(network)
+        before = lab.host.links()
+        ports = lab.ports(PortMapping("tcp", 80, 8080), PortMapping("udp", 53, 5300))
+        old, first, _ = lab.container(network, ports=ports)
+        with listen(old, 80) as server:
+            assert reaches(neighbour, address_of(first), 80, server)
+            for _ in range(2):
+                lab.host.run(lab.driver.release, network, first)
+            assert unreachable(neighbour, address_of(first), 80, server)
+        new = lab.namespace()
+        second = lab.endpoint(network, ipv4=first.ipv4, ipv6=first.ipv6, ports=ports)
+        lab.attach(network, second, new)
+        old.close()
+        assert lab.check(network, second, new) == ()
+        with listen(new, 80) as server:
+            assert reaches(neighbour, address_of(second), 80, server)
+            if ports:
+                assert reaches(lab.outside, HOST, 8080, server)
+        lab.detach(network, second)
+        _wait_until(lambda: lab.host.links() == before)
+
+    @needs(NetworkCapability.ADDRESSES)
+    def test_what_is_released_before_a_crash_is_swept(self, lab: Lab) -> None:
+        """A daemon that comes back finds links that were to go a little later."""
+        network = lab.network()
+        before = lab.host.links()
+        _, endpoint, _ = lab.container(network)
+        lab.host.run(lab.driver.release, network, endpoint)
+        lab.restart(network)
+        lab.host.run(lab.driver.gc, [network], [])
+        assert lab.host.links() == before
+
+    @needs(NetworkCapability.ADDRESSES)
+    def test_what_never_was_is_released_and_detached(self, lab: Lab) -> None:
+        """An endpoint or network that never was is no error to take away; nor is one that a daemon before this one made."""
+        network, nowhere = lab.describe(), lab.describe()
+        before = lab.host.links()
+        lab.host.run(lab.driver.create_network, network)
+        sandbox, endpoint, _ = lab.container(network)
+        made = lab.host.links() - before
+        for operation in (lab.driver.release, lab.driver.detach):
+            lab.host.run(operation, network, lab.endpoint(network))
+            lab.host.run(operation, nowhere, lab.endpoint(nowhere))
+        lab.host.run(lab.driver.delete_network, nowhere)
+        assert lab.check(network, endpoint, sandbox) == ()
+        assert lab.host.links() == before | made
+        lab.restart()  # it knows no network
+        lab.detach(network, endpoint)
+        lab.host.run(lab.driver.delete_network, network)
+        assert lab.host.links() == before
+
 
 def _live_in(lab: Lab, network: Network) -> None:
     sandbox, endpoint, _ = lab.container(network)
@@ -135,3 +181,10 @@ def _live_in(lab: Lab, network: Network) -> None:
         lab.detach(network, endpoint)
     for _ in range(2):
         lab.host.run(lab.driver.delete_network, network)
+
+
+def _wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(_LOOK_AGAIN)
