@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -126,16 +126,32 @@ class Connections:
             await self._discovery.leave(endpoint.network_id, container_id)
             await self._endpoints.release(endpoint)
 
-    async def restore(self) -> None:
-        """Tell the name server of all running containers, after the daemon was away."""
+    async def damage(self, container: Container) -> list[tuple[EndpointRecord, str]]:
+        """Name what is damaged about a running container's endpoints. Raises `NotFound` if it is ending, and as `check`."""
+        with _sandbox_of(container) as netns:
+            return [
+                (endpoint, line)
+                for endpoint in self._endpoints.of(container.id)
+                for line in await self._endpoints.check(endpoint, netns)
+            ]
+
+    async def restore(self, cut: Collection[str]) -> None:
+        """Tell the name server of all running containers after the daemon was away, and have them lead out as they should.
+
+        `cut`: ids of containers that were joining or leaving a network when an earlier daemon died.
+        """
         for container in self._containers.all():
             if not (container.is_running and self._endpoints.of(container.id)):
                 continue
             try:
                 with _sandbox_of(container) as netns:
+                    await self._lead(container.record, netns)
+                    if container.id in cut:
+                        for _, endpoint in self._places_of(container.record):
+                            await self._endpoints.lead_again(endpoint, netns)
                     await self._announce(container.record, netns)
             except SampanError as error:
-                log.warning("restore the names of container %s: %s", container.id[:12], error)
+                log.warning("restore the networks of container %s: %s", container.id[:12], error)
 
     # ------------------------------------------------------------------ one network
 
@@ -153,9 +169,9 @@ class Connections:
                     raise Forbidden(f"endpoint with name {record.name} already exists in network {network.name}")
                 if not container.is_running:
                     return
-            self._check_links(asked)
             container_networks.add(record, network, asked)
             try:
+                self._check_links(asked)
                 await self._containers.write(container)
                 if container.is_running:
                     await self._join_live(container, network, asked)
@@ -177,7 +193,7 @@ class Connections:
             gateway_for=leads[network.id],
         )
         with _sandbox_of(container) as netns:
-            endpoint = await self._endpoints.attach(place, netns)
+            endpoint = await self._endpoints.attach_live(place, netns)
             try:
                 await self._lead(container.record, netns)
                 await self._announce(container.record, netns)
@@ -218,7 +234,7 @@ class Connections:
         record = container.record
         endpoint = next(item for item in self._endpoints.of(container.id) if item.id == endpoint_id)
         await self._discovery.leave(endpoint.network_id, container.id)
-        await self._endpoints.detach(endpoint)
+        await self._endpoints.detach_live(endpoint)
         if any(item.id == endpoint_id for item in self._endpoints.of(container.id)):
             raise System(f"disconnect container {record.name}: its endpoint {endpoint_id[:12]} cannot be taken away")
         await self._lead(record, netns, _ports(endpoint))

@@ -64,6 +64,10 @@ class Endpoints:
         """Give a running container's endpoints, in the order of joining."""
         return list(self._by_container.get(container_id, ()))
 
+    def holders(self) -> list[str]:
+        """Give the ids of the containers that have endpoints."""
+        return list(self._by_container)
+
     def inside(self, network: NetworkRecord) -> list[EndpointRecord]:
         """Give the endpoints in a network, those that are being made too."""
         up = [endpoint for endpoints in self._by_container.values() for endpoint in endpoints]
@@ -72,30 +76,54 @@ class Endpoints:
     # ------------------------------------------------------------------ joining
 
     async def attach(self, place: Place, netns: int) -> EndpointRecord:
-        """Give a container's sandbox a place in a network: addresses, link, ports. All or nothing.
+        """Give a starting container's sandbox a place in a network: addresses, link, ports. All or nothing.
 
         Raises as the network's drivers, `NotFound` if the network is going away.
         """
-        plank = await self._networks.driver_of(place.network)
         endpoint = await self._allocate(place)
         try:
-            given = replace(to_endpoint(endpoint), ports=place.ports)
-            attachment = await plank.call(plank.driver.attach, to_network(place.network), given, netns)
-            made = {
-                "host_interface": attachment.host_interface,
-                "mac": attachment.mac or endpoint.mac,
-                "ports": _port_records(attachment.ports),
-            }
-            endpoint = endpoint.model_copy(update=made)
+            endpoint = await self._make(place, endpoint, netns)
             # recorded after it exists: one that a crash leaves unrecorded is found by its engine's mark, by `gc`
             await self._metadata.database.note(lambda tx: self._metadata.endpoints.insert(tx, endpoint))
             self._by_container.setdefault(place.container_id, []).append(endpoint)
         finally:
             self._joining = [item for item in self._joining if item.id != endpoint.id]
+        await self._tell(place.network, endpoint)
+        return endpoint
+
+    async def attach_live(self, place: Place, netns: int) -> EndpointRecord:
+        """As `attach`, for a container that runs. Recorded before it exists, so that a crash lets the next daemon undo it."""
+        planned = (await self._allocate(place)).model_copy(update={"whole": False})
+        try:
+            await self._metadata.database.note(lambda tx: self._metadata.endpoints.insert(tx, planned))
+            try:
+                endpoint = await self._make(place, planned, netns)
+            except BaseException:
+                await self._metadata.database.note(partial(self._metadata.endpoints.delete, key=planned.id))
+                raise
+            endpoint = endpoint.model_copy(update={"whole": True})
+            self._by_container.setdefault(place.container_id, []).append(endpoint)
+            await self._replace(endpoint)
+        finally:
+            self._joining = [item for item in self._joining if item.id != planned.id]
+        await self._tell(place.network, endpoint)
+        return endpoint
+
+    async def _make(self, place: Place, endpoint: EndpointRecord, netns: int) -> EndpointRecord:
+        plank = await self._networks.driver_of(place.network)
+        given = replace(to_endpoint(endpoint), ports=place.ports)
+        attachment = await plank.call(plank.driver.attach, to_network(place.network), given, netns)
+        made = {
+            "host_interface": attachment.host_interface,
+            "mac": attachment.mac or endpoint.mac,
+            "ports": _port_records(attachment.ports),
+        }
+        return endpoint.model_copy(update=made)
+
+    async def _tell(self, network: NetworkRecord, endpoint: EndpointRecord) -> None:
         if endpoint.ports:
             await self._proxy.publish(endpoint)
-        self._emit("connect", place.network, place.container_id)
-        return endpoint
+        self._emit("connect", network, endpoint.container_id)
 
     async def _allocate(self, place: Place) -> EndpointRecord:
         """Choose the addresses and hold them: the endpoint is in `_joining` when this returns."""
@@ -134,6 +162,12 @@ class Endpoints:
         await self._replace(changed)
         return changed
 
+    async def lead_again(self, endpoint: EndpointRecord, netns: int) -> None:
+        """Have the default routes that are an endpoint's go by it, whatever has happened to them. Raises as `set_gateway`."""
+        network = self._networks.resolve(endpoint.network_id)
+        plank = await self._networks.driver_of(network)
+        await plank.call(plank.driver.set_gateway, to_network(network), to_endpoint(endpoint), netns)
+
     async def publish(self, endpoint: EndpointRecord, ports: Sequence[PortMapping]) -> EndpointRecord:
         """Publish ports of a live endpoint that has none yet. Raises as the driver's `publish`."""
         network = self._networks.resolve(endpoint.network_id)
@@ -166,7 +200,25 @@ class Endpoints:
         plank = await self._networks.driver_of(network)
         return list(await plank.call(plank.driver.explain, to_network(network), to_endpoint(endpoint)))
 
+    async def check(self, endpoint: EndpointRecord, netns: int) -> list[str]:
+        """Name what is damaged about a live endpoint. Raises as the driver's `check`."""
+        network = self._networks.resolve(endpoint.network_id)
+        plank = await self._networks.driver_of(network)
+        return list(await plank.call(plank.driver.check, to_network(network), to_endpoint(endpoint), netns))
+
+    async def repair(self, endpoint: EndpointRecord) -> None:
+        """Make again what is missing of a live endpoint on the host. Raises as the driver's `repair`."""
+        network = self._networks.resolve(endpoint.network_id)
+        plank = await self._networks.driver_of(network)
+        for mended in await plank.call(plank.driver.repair, to_network(network), to_endpoint(endpoint)):
+            log.warning("network %s: mended %s", network.name, mended)
+
     # ------------------------------------------------------------------ leaving
+
+    async def detach_live(self, endpoint: EndpointRecord) -> None:
+        """As `detach`, for a container that goes on: a crash lets the next daemon finish it."""
+        await self._replace(endpoint.model_copy(update={"whole": False}))
+        await self.detach(endpoint)
 
     async def detach(self, endpoint: EndpointRecord) -> None:
         """Take an endpoint of a living sandbox away. Best-effort: what fails stays recorded, for the next sweep."""
@@ -196,10 +248,14 @@ class Endpoints:
         if network is not None:
             self._emit("disconnect", network, endpoint.container_id)
 
-    async def sweep(self, living: set[str]) -> None:
-        """Remove from host and store whatever belongs to containers that no longer run, and mend what the others lack."""
-        for container_id in set(self._by_container) - living:
-            for stale in self.of(container_id):
+    async def sweep(self, living: set[str]) -> set[str]:
+        """Remove from host and store whatever belongs to containers that no longer run, and mend what the others lack.
+
+        Gives the ids of running containers that were just joining or leaving a network: they are out of it now.
+        """
+        known = [endpoint for endpoints in self._by_container.values() for endpoint in endpoints]
+        for stale in known:
+            if stale.container_id not in living or not stale.whole:
                 await self.detach(stale)
         networks = {record.id: record for record in self._networks.all()}
         endpoints = [endpoint for endpoints in self._by_container.values() for endpoint in endpoints]
@@ -214,6 +270,7 @@ class Endpoints:
                         log.warning("network %s: mended %s", plank.name, mended)
                 except SampanError as error:
                     log.error("network %s: container %s stays damaged: %s", plank.name, endpoint.container_id[:12], error)
+        return {stale.container_id for stale in known if not stale.whole} & living
 
     def _emit(self, action: str, network: NetworkRecord, container_id: str) -> None:
         attributes = {"container": container_id, "name": network.name, "type": network.driver}

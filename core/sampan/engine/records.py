@@ -104,6 +104,8 @@ class EndpointRecord(Record):
     host_interface: str = ""
     ports: list[tuple[str, int, int, str, int]] = []
     """(protocol, container port, host port, host ip, count) as published."""
+    whole: bool = True
+    """Not while a container that runs joins or leaves: a crash leaves an endpoint that is to be taken away."""
 
 
 class NetworkRecord(Record):
