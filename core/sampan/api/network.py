@@ -205,9 +205,9 @@ class NetworkDriver(Driver):
         """Take the endpoint out: ports, link. The sandbox may be gone already, or live on. Idempotent, best-effort."""
 
     def release(self, network: Network, endpoint: Endpoint) -> None:
-        """As `detach`, for a sandbox that has ended: nothing reaches or leaves the endpoint, its addresses and ports are free.
+        """As `detach`, for a sandbox that has ended: ports are free when it returns, and addresses for the next `attach`.
 
-        A link that takes the kernel long to delete may go a little later, unless a crash comes before: `gc` finds it.
+        What takes the kernel long may be done a little later, unless a crash comes before: `gc` finds it.
         """
         self.detach(network, endpoint)
 

@@ -166,6 +166,7 @@ class BridgeDriver(NetworkDriver):
         address = endpoint.ipv4 or endpoint.ipv6
         mac = endpoint.mac or (netlink.mac_of(address) if address else "")
         with _translated(f"attach endpoint {endpoint.id[:12]} to network {network.name}"):
+            opened.reaper.settle()
             plan = opened.networks.need(network)
             veth = self._veth(plan, endpoint)
             resolved, elements = self._reserve(opened, network, endpoint, endpoint.ports, plan.given)
@@ -190,13 +191,12 @@ class BridgeDriver(NetworkDriver):
             links.delete_veth(self._veth(opened.networks.plan(network), endpoint))
 
     def release(self, network: Network, endpoint: Endpoint) -> None:
-        """Take back the ports and shut the link; it is deleted with the sandbox or after it, and nobody waits."""
+        """Take back the ports; the link is shut before the next `attach`, and deleted with the sandbox or after it."""
         opened = self._need_open()
         veth = self._veth(opened.networks.plan(network), endpoint)
         with _translated(f"release endpoint {endpoint.id[:12]} of network {network.name}"):
             self._unpublish_all(opened, endpoint)
-            if links.shut(veth):
-                opened.reaper.take(veth)
+            opened.reaper.take(veth)
 
     def publish(self, network: Network, endpoint: Endpoint, ports: Sequence[PortMapping]) -> tuple[PortMapping, ...]:
         """Reserve the ports, then add them to the maps."""

@@ -96,16 +96,17 @@ def rejoin(veth: Veth) -> bool:
 
 def shut(veth: Veth) -> bool:
     """Let nothing pass an endpoint's link any more; say whether it is still there. Raises `OSError`."""
-    with Netlink() as kernel:
-        found = kernel.link(veth.name)
-        if found is None or found.alias != veth.mark:
-            return False
-        try:
-            kernel.run(netlink.shut_port(found.index))
-        except OSError as error:
-            if error.errno != errno.ENODEV:
-                raise
-            return False
+    try:
+        index = netlink.link_index(veth.name)  # waits for no lock, as netlink would if the sandbox is being taken apart
+        with Netlink() as kernel:
+            found = kernel.link(veth.name)
+            if found is None or found.alias != veth.mark:
+                return False
+            kernel.run(netlink.shut_port(index))
+    except OSError as error:
+        if error.errno != errno.ENODEV:
+            raise
+        return False
     return True
 
 
