@@ -195,6 +195,29 @@ class CrashCases:
             assert set(pool.map(live, work)) == {()}
         assert lab.host.links() == before
 
+    @needs(NetworkCapability.ADDRESSES, NetworkCapability.MULTIPLE)
+    def test_networks_come_and_go_at_once(self, lab: Lab) -> None:
+        """Networks come and go at once, beside one that is in use and does not notice."""
+        network = lab.network()
+        sandbox, endpoint, _ = lab.container(network, ports=lab.ports(PortMapping("tcp", 80, 8080)))
+        planned = [lab.describe() for _ in range(6)]
+        before = lab.host.links()
+        work = [(each, lab.endpoint(each, ports=lab.ports(PortMapping("tcp", 80, 0))), lab.namespace()) for each in planned]
+
+        def live(item: tuple[Network, Endpoint, Namespace]) -> tuple[str, ...]:
+            own, guest, place = item
+            call_in_netns(lab.host.fd, lambda: lab.driver.create_network(own))
+            made = call_in_netns(lab.host.fd, lambda: lab.driver.attach(own, guest, place.fd))
+            damage = call_in_netns(lab.host.fd, lambda: lab.driver.check(own, replace(guest, ports=made.ports), place.fd))
+            call_in_netns(lab.host.fd, lambda: lab.driver.detach(own, guest))
+            call_in_netns(lab.host.fd, lambda: lab.driver.delete_network(own))
+            return damage
+
+        with ThreadPoolExecutor(6) as pool:
+            assert set(pool.map(live, work)) == {()}
+        assert lab.host.links() == before
+        assert lab.check(network, endpoint, sandbox) == ()
+
 
 def _repaired(lab: Lab, network: Network, *endpoints: Endpoint) -> list[str]:
     return [line for endpoint in endpoints for line in lab.host.run(lab.driver.repair, network, endpoint)]

@@ -95,6 +95,24 @@ class RuleCases:
         assert lab.check(network, endpoint, sandbox) == (), "the endpoint that was there is as before"
 
     @needs(NetworkCapability.ADDRESSES)
+    def test_an_endpoint_attached_again_is_a_conflict_and_harms_nobody(self, lab: Lab) -> None:
+        """The same endpoint once more, in its own sandbox or another, is refused; it goes on, and its ports are its own."""
+        network = lab.network()
+        sandbox, endpoint, _ = lab.container(network, ports=lab.ports(PortMapping("tcp", 80, 8080)))
+        neighbour, _, _ = lab.container(network)
+        other, before = lab.namespace(), lab.host.links()
+        for place in (sandbox, other):
+            with pytest.raises(SampanError):
+                lab.attach(network, endpoint, place)
+            assert lab.check(network, endpoint, sandbox) == ()
+        assert (lab.host.links(), other.links()) == (before, {"lo"})
+        with listen(sandbox, 80) as server:
+            assert reaches(neighbour, address_of(endpoint), 80, server)
+        if endpoint.ports:
+            with pytest.raises(Conflict, match="already allocated"):
+                lab.container(network, ports=endpoint.ports)
+
+    @needs(NetworkCapability.ADDRESSES)
     def test_an_attach_that_fails_midway_leaves_nothing(self, lab: Lab) -> None:
         """An attach that fails midway leaves nothing."""
         network = lab.network()
