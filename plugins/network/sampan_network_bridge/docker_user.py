@@ -10,7 +10,7 @@ from collections.abc import Collection
 from typing import Any
 
 from sampan.linux.nftables import Nftables, NftError
-from sampan_network_bridge.forward import DOCKER_USER
+from sampan_network_bridge.obstacles import DOCKER_USER
 
 TABLES = ("ip filter", "ip6 filter")
 

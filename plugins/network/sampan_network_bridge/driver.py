@@ -33,7 +33,7 @@ from sampan.linux.conntrack import forget_flows_sent_to, forget_flows_to
 from sampan.linux.namespaces import call_in_netns, new_netns
 from sampan.linux.netlink import Link, Netlink
 from sampan.linux.nftables import LibraryMissing, NftError
-from sampan_network_bridge import bindings, docker_user, explain, forward, links, options
+from sampan_network_bridge import bindings, docker_user, explain, links, obstacles, options
 from sampan_network_bridge.firewall import Firewall
 from sampan_network_bridge.networks import Networks, Plan
 from sampan_network_bridge.options import Options
@@ -280,7 +280,7 @@ class BridgeDriver(NetworkDriver):
         """Name the tables of others that drop what is forwarded from or to our bridges."""
         opened = self._need_open()
         with _translated("look for firewalls that drop forwarded packets"):
-            return tuple(forward.find(opened.networks.forwarded()))
+            return tuple(obstacles.find(opened.networks.forwarded()))
 
     # ------------------------------------------------------------------ parts
 
