@@ -135,7 +135,7 @@ class RuleCases:
 
     @needs(NetworkCapability.ADDRESSES)
     def test_what_is_released_is_free_at_once(self, lab: Lab) -> None:
-        """Nothing reaches a released endpoint any more, its addresses and ports are the next one's, and its link goes soon."""
+        """Addresses and ports of a released endpoint are the next one's; soon nothing reaches the old one, and its link goes."""
         network = lab.network(versions=lab.versions)
         neighbour, _, _ = lab.container(network)
         before = lab.host.links()
@@ -145,7 +145,7 @@ class RuleCases:
             assert reaches(neighbour, address_of(first), 80, server)
             for _ in range(2):
                 lab.host.run(lab.driver.release, network, first)
-            assert unreachable(neighbour, address_of(first), 80, server)
+            _wait_until(lambda: unreachable(neighbour, address_of(first), 80, server))
         new = lab.namespace()
         second = lab.endpoint(network, ipv4=first.ipv4, ipv6=first.ipv6, ports=ports)
         lab.attach(network, second, new)
