@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar
@@ -36,6 +37,11 @@ class DriverHandle(Generic[D]):
         self.capabilities = capabilities
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix=f"driver-{driver.name}")
         self._long_pool = ThreadPoolExecutor(THREADS, thread_name_prefix=f"driver-{driver.name}-long")
+        self._running = 0
+        self._admitted = asyncio.Event()
+        self._admitted.set()
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     @property
     def name(self) -> str:
@@ -56,9 +62,35 @@ class DriverHandle(Generic[D]):
         """Run `function` without a deadline, in a thread that quick operations don't wait for."""
         return await self._run(self._long_pool, function, *args, **kwargs)
 
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[Callable[..., Awaitable[Any]]]:
+        """Hold up the driver's operations: those under way end first, new ones wait. Gives what calls one meanwhile."""
+        await self._admission()
+        self._admitted.clear()
+        try:
+            await self._idle.wait()
+            yield partial(self._work, self._pool)
+        finally:
+            self._admitted.set()
+
     async def _run(
         self, pool: ThreadPoolExecutor, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
+        await self._admission()
+        self._running += 1
+        self._idle.clear()
+        try:
+            return await self._work(pool, function, *args, **kwargs)
+        finally:
+            self._running -= 1
+            if not self._running:
+                self._idle.set()
+
+    async def _admission(self) -> None:
+        while not self._admitted.is_set():  # another who waited may have come first
+            await self._admitted.wait()
+
+    async def _work(self, pool: ThreadPoolExecutor, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         try:
             work = partial(contained, function, *args, **kwargs)
             return await asyncio.get_running_loop().run_in_executor(pool, work)

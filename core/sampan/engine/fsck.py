@@ -18,6 +18,7 @@ from sampan.engine.engine import Engine
 from sampan.engine.faults import Fault, Look, lasting
 from sampan.engine.fsck_content import ContentCheck
 from sampan.engine.fsck_files import ContainerCheck, StrayCheck, VolumeCheck
+from sampan.engine.fsck_networks import NetworkCheck
 from sampan.store.database import Transaction
 
 log = logging.getLogger(__name__)
@@ -79,6 +80,9 @@ class Fsck:
         states = await engine.storage.states()
         strays = StrayCheck(engine.settings, {state.name for state in states}, engine.registry.names("volume"))
         containers = ContainerCheck(engine.settings, engine.metadata.engine_id, engine.containers)
+        networks = NetworkCheck(
+            engine.networks, engine.endpoints, engine.sandboxes, engine.connections, engine.containers
+        )
         drivers = [partial(self._storage, state.name) for state in states if state.state == "open"]
         closed = [(state.name, state.reason) for state in states if state.name in engine.storage.unavailable]
         unavailable = partial(_unavailable, closed)
@@ -89,6 +93,7 @@ class Fsck:
             unavailable,
             containers.look,
             VolumeCheck(engine.volumes).look,
+            networks.look,
             strays.look,
         ]
 

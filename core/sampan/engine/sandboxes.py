@@ -14,6 +14,7 @@ import os
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
 from sampan.api.errors import SampanError
 from sampan.api.network import Endpoint, NetworkCapability, NetworkDriver
@@ -35,7 +36,7 @@ PAUSE = 0.05
 """Seconds from a sandbox's taking to the making of the next: the start that took it has the processors to itself."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Sandbox:
     """A network namespace behind a descriptor that is the holder's to close.
 
@@ -66,6 +67,7 @@ class Sandboxes:
         self._size = size
         self._pools: dict[str, _Pool] = {}  # by network id, the one joined last at the end
         self._filler: asyncio.Task[None] | None = None
+        self._prepared: WeakKeyDictionary[Sandbox, str] = WeakKeyDictionary()  # a start holds its sandbox to its end
 
     async def take(self, network: NetworkRecord | None) -> Sandbox:
         """Give a sandbox for a container that joins this network by `eth0`, or an empty one (None)."""
@@ -89,9 +91,12 @@ class Sandboxes:
         while pool is not None and pool.waiting:
             pool.waiting.popleft().close()
 
-    def waiting(self) -> list[str]:
-        """Give the ids of the endpoints whose links wait: the sweep of a working engine leaves them alone."""
-        return [sandbox.endpoint_id for pool in self._pools.values() for sandbox in pool.waiting if sandbox.endpoint_id]
+    def prepared(self) -> list[tuple[str, str]]:
+        """Give network and endpoint ids of links that are, or are being, made beforehand, until a start has used them.
+
+        The sweep of a working engine leaves them alone.
+        """
+        return [(network_id, sandbox.endpoint_id) for sandbox, network_id in self._prepared.items()]
 
     async def close(self) -> None:
         """Let go of all that waits."""
@@ -121,6 +126,7 @@ class Sandboxes:
             return Sandbox(await _new_netns())
         endpoint = Endpoint(new_id(), network.id, container_id="", interface=INTERFACE)
         sandbox = Sandbox(await _new_netns(), endpoint.id)
+        self._prepared[sandbox] = network.id
         try:
             await plank.call(plank.driver.prepare, to_network(network), endpoint, sandbox.netns)
         except BaseException:
