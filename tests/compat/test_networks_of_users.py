@@ -232,6 +232,11 @@ def test_links_on_the_default_bridge(client: Client) -> None:
     client("start", "db")
     assert networks_of(client, "db")["bridge"]["IPAddress"] != address
     client("exec", "web", "ping", "-c", "1", "-w", "5", "store")
+    client("run", "-d", "--name", "loose", "--link", "db:tie", "busybox", "sleep", "600")
+    assert set(client.out("ps", "--filter", "name=db", "--format", "{{.Names}}", "--no-trunc").split(",")) == {"db", "web/store", "loose/tie"}
+    client("rm", "--link", "loose/tie")
+    client("exec", "loose", "ping", "-c", "1", "-w", "2", "tie", check=1)
+    assert client.out("inspect", "-f", "{{json .HostConfig.Links}}", "loose") == "null"
     client("stop", "-t", "0", "db", "web")
     assert b"Cannot link to a non running container: /db AS /web/store" in client("start", "web", check=1).stderr
     absent = client("run", "--rm", "--link", "absent", "busybox", "true", check=125)

@@ -339,6 +339,23 @@ class Connections:
                 raise Conflict(f"Cannot link to /{target.record.name}, as it does not belong to the default network")
             raise Conflict(f"Cannot link to a non running container: /{target.record.name} AS /{record.name}/{alias}")
 
+    async def unlink(self, text: str) -> None:
+        """Remove a link, `PARENT/ALIAS`; both containers stay. Raises `NotFound`, `InvalidArgument` for a container's name."""
+        name, _, alias = text.removeprefix("/").rpartition("/")
+        if not name:
+            raise InvalidArgument("Conflict, cannot remove the default link name of the container")
+        parent = self._containers.get(name)
+        async with parent.lock:
+            kept = [(target_id, other) for target_id, other in parent.record.links if other != alias]
+            if len(kept) == len(parent.record.links):
+                raise NotFound(f"No such link: {text}")
+            if parent.is_running:
+                for link in self.legacy_links(parent.record):
+                    if link.alias == alias:
+                        files.replace_host(parent.directories.files, links.names(alias, link.target), [])
+            parent.record.links = kept
+            await self._containers.write(parent)
+
     def update_linked(self, container: Container) -> None:
         """Have the running containers that are linked to this one find it at its new address."""
         for other in self._containers.all():

@@ -66,7 +66,7 @@ class ContainerRoutes:
         router.add("POST", "/containers/{id}/resize", self.resize)
         router.add("POST", "/containers/{id}/wait", self.wait)
         router.add("POST", "/containers/{id}/attach", self.attach)
-        router.add("DELETE", "/containers/{id}", self.remove)
+        router.add("DELETE", "/containers/{id:path}", self.remove)
 
     def _get(self, request: Request) -> Container:
         return self._engine.containers.get(request.params["id"])
@@ -173,9 +173,10 @@ class ContainerRoutes:
         return empty(200)
 
     async def remove(self, request: Request) -> Response:
-        """Remove a container."""
+        """Remove a container, or a link to one."""
         if request.query.get_bool("link"):
-            raise Unsupported("remove a link: links are not built yet")
+            await asyncio.shield(self._engine.connections.unlink(request.params["id"]))
+            return empty()
         await asyncio.shield(
             self._engine.lifecycle.remove(
                 self._get(request), force=request.query.get_bool("force"), volumes=request.query.get_bool("v")
