@@ -3,10 +3,11 @@ from __future__ import annotations
 import socket
 import struct
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from sampan.api.errors import Conflict, InvalidArgument, Unavailable, Unsupported
 from sampan.api.network import Attachment, Endpoint, Network, NetworkDriver, PortMapping
+from sampan.linux.namespaces import call_in_netns
 from sampan.linux.netlink import Netlink, add_address, add_route, add_veth, delete_link, link_index, set_link
 from sampan.linux.sysctl import get_sysctl, set_sysctl
 from sampan.linux.vxlan import flood_list
@@ -146,16 +148,38 @@ def test_a_multicast_group_finds_the_machines(lab: Lab, here: Machine, there: Ma
         assert reaches(one, address_of(second), 80, server) == address_of(first)
 
 
-def test_three_machines_flood_to_each(lab: Lab, here: Machine, there: Machine) -> None:
+THIRD, THIRD6 = ("198.51.100.1", "198.51.100.9"), ("2001:db8:3::1", "2001:db8:3::9")
+
+
+def behind(lab: Lab) -> Namespace:
+    """Give a machine on another wire of the host's, which forwards."""
     third = lab.namespace()
-    lab.host.run(cable_third, third)
-    change(third, set_link("lo", up=True), set_link("wire", up=True))
-    third.run(number_third)
+
+    def near() -> None:
+        with Netlink() as kernel:
+            kernel.run(add_veth("uplink3", peer="wire", netns=third.fd))
+            index = link_index("uplink3")
+            kernel.run(add_address(index, f"{THIRD[0]}/24"), add_address(index, f"{THIRD6[0]}/64"))
+        for switch in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+            set_sysctl(switch, "1")
+
+    def far() -> None:
+        with Netlink() as kernel:
+            index = link_index("wire")
+            kernel.run(set_link("lo", up=True), set_link(index, up=True))
+            kernel.run(add_address(index, f"{THIRD[1]}/24"), add_address(index, f"{THIRD6[1]}/64"))
+            kernel.run(add_route("0.0.0.0/0", gateway=THIRD[0], index=index), add_route("::/0", gateway=THIRD6[0], index=index))
+
+    lab.host.run(near)
+    third.run(far)
     change(lab.outside, add_route("198.51.100.0/24", gateway=HOST))
-    lab.host.run(Path("/proc/sys/net/ipv4/ip_forward").write_text, "1")
-    elsewhere = machine(lab, third, "7h1rd000")
-    machines = f"{HOST},{OUTSIDE},198.51.100.9"
-    network = over(lab, here, there, options={"vni": "4711", "remotes": machines})
+    return third
+
+
+def test_three_machines_flood_to_each(lab: Lab, here: Machine, there: Machine) -> None:
+    """One of them has two addresses, and is known to the others by one."""
+    elsewhere = machine(lab, behind(lab), "7h1rd000")
+    network = over(lab, here, there, options={"vni": "4711", "remotes": f"{HOST},{OUTSIDE},{THIRD[1]}"})
     elsewhere.create(network)
     one, first, _ = here.container(network)
     two, second, _ = there.container(network)
@@ -163,18 +187,6 @@ def test_three_machines_flood_to_each(lab: Lab, here: Machine, there: Machine) -
     for sandbox, endpoint in ((one, first), (two, second)):
         with listen(sandbox, 80) as server:
             assert reaches(three, address_of(endpoint), 80, server)
-
-
-def cable_third(third: Namespace) -> None:
-    with Netlink() as kernel:
-        kernel.run(add_veth("uplink3", peer="wire", netns=third.fd))
-        kernel.run(add_address(link_index("uplink3"), "198.51.100.1/24"))
-
-
-def number_third() -> None:
-    with Netlink() as kernel:
-        index = link_index("wire")
-        kernel.run(add_address(index, "198.51.100.9/24"), add_route("0.0.0.0/0", gateway="198.51.100.1", index=index))
 
 
 @pytest.mark.parametrize("family", [4, 6])
@@ -258,10 +270,11 @@ def who_has(sandbox: Namespace, address: str) -> str:
     return ""
 
 
-@pytest.mark.parametrize("flushed", [False, True])
-def test_the_host_takes_nothing_from_the_network(lab: Lab, flushed: bool) -> None:
-    """Not even from a container that has found out the bridge's hardware address."""
+@pytest.mark.parametrize(("flushed", "loose"), [(False, False), (True, False), (True, True)])
+def test_the_host_takes_nothing_from_the_network(lab: Lab, flushed: bool, loose: bool) -> None:
+    """Not even from a container that has found out the bridge's hardware address, and where systemd has made rp_filter loose."""
     network = lab.network()
+    lab.host.run(set_sysctl, "ipv4/conf/all/rp_filter", "2" if loose else "0")
     sandbox, endpoint, _ = lab.container(network)
     mac = bridge_mac(lab, network)
     if flushed:
@@ -275,7 +288,7 @@ def test_the_host_takes_nothing_from_the_network(lab: Lab, flushed: bool) -> Non
 
 
 def send(address: str, port: int, data: bytes) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out:
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as out:
         out.sendto(data, (address, port))
 
 
@@ -307,26 +320,31 @@ def hello(to: Endpoint) -> bytes:
     return b"\xff" * 6 + bytes.fromhex("020000000099") + b"\x08\x00" + head + udp
 
 
-@pytest.mark.parametrize("options", [{"remotes": OUTSIDE}, {"group": "239.1.1.1", "parent": "uplink"}], ids=["remotes", "group"])
+WAYS_IN = {
+    "remotes": {"remotes": OUTSIDE},
+    "group": {"group": "239.1.1.1", "parent": "uplink"},
+    "remotes by ipv6": {"remotes": OUTSIDE6},
+    "group by ipv6": {"group": "ff05::100", "parent": "uplink"},
+}
+
+
+@pytest.mark.parametrize("options", WAYS_IN.values(), ids=WAYS_IN)
 def test_only_machines_of_the_network_get_a_frame_in(lab: Lab, options: Mapping[str, str]) -> None:
     """A container behind the host, as of a bridge network, sends to the tunnel's port: of its own host and of the other."""
-    stranger = lab.namespace()
-    lab.host.run(cable_third, stranger)
-    change(stranger, set_link("lo", up=True), set_link("wire", up=True))
-    stranger.run(number_third)
-    lab.host.run(Path("/proc/sys/net/ipv4/ip_forward").write_text, "1")
+    by_ipv6 = ":" in "".join(options.values())
+    host, near, other = (HOST6, THIRD6[0], OUTSIDE6) if by_ipv6 else (HOST, THIRD[0], OUTSIDE)
+    stranger = behind(lab)
     network = replace(lab.describe(), options={"vni": "4711", **options})
     lab.host.run(lab.driver.create_network, network)
     sandbox, endpoint, _ = lab.container(network)
-    with listen(sandbox, 9, protocol="udp") as server, listen(lab.outside, 4789, protocol="udp") as other:
+    with listen(sandbox, 9, protocol="udp") as server, listen(lab.outside, 4789, protocol="udp", family=6 if by_ipv6 else 4) as tunnel:
         frame = tunnelled(4711, hello(endpoint))
-        stranger.run(send, HOST, 4789, frame)
-        stranger.run(send, "198.51.100.1", 4789, frame)
-        stranger.run(send, OUTSIDE, 4789, frame)
-        stranger.run(send, OUTSIDE, 4789, tunnelled(4712, b"another network's"))
-        while (packet := other.recv(200)) != tunnelled(4712, b"another network's"):
+        for address in (host, near, other):
+            stranger.run(send, address, 4789, frame)
+        stranger.run(send, other, 4789, tunnelled(4712, b"another network's"))
+        while (packet := tunnel.recv(200)) != tunnelled(4712, b"another network's"):
             assert b"forged" not in packet, "the host let a forged frame pass to the other machine"
-        lab.outside.run(send, HOST, 4789, tunnelled(4711, hello(endpoint).replace(b"forged", b"lawful")))
+        lab.outside.run(send, host, 4789, tunnelled(4711, hello(endpoint).replace(b"forged", b"lawful")))
         assert server.recv(16) == b"lawful", "a forged frame got in"
 
 
@@ -434,6 +452,20 @@ def test_a_firewall_that_sees_bridged_packets_is_named_and_its_remedy_helps(lab:
         assert lab.host.run(lab.driver.obstacles) == ()
         with listen(two, 80) as server:
             assert reaches(one, address_of(second), 80, server)
+
+
+def test_networks_come_and_go_at_once(lab: Lab) -> None:
+    networks = [lab.describe() for _ in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+
+        def in_host(operation: Callable[[Network], None], network: Network) -> None:
+            call_in_netns(lab.host.fd, lambda: operation(network))
+
+        list(pool.map(partial(in_host, lab.driver.create_network), networks))
+        sandbox, endpoint, _ = lab.container(networks[-1])
+        list(pool.map(partial(in_host, lab.driver.delete_network), networks[:-1]))
+    assert lab.check(networks[-1], endpoint, sandbox) == ()
+    assert lab.host.run(lab.driver.orphans, networks[-1:], [endpoint]) == ()
 
 
 # ---------------------------------------------------------------------- options
