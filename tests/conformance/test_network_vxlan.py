@@ -21,7 +21,7 @@ from sampan.linux.sysctl import get_sysctl, set_sysctl
 from sampan.linux.vxlan import flood_list
 from sampan.testing.namespaces import Namespace, listen, reaches, unreachable
 from sampan.testing.network import HOST, HOST6, OUTSIDE, OUTSIDE6, Lab, NetworkDriverSuite, address6_of, address_of
-from sampan.testing.network_ground import change, forge, mac_of_link
+from sampan.testing.network_ground import change, forge, mac_of_link, udp_packet
 from sampan_network_vxlan import links
 from sampan_network_vxlan.driver import VxlanDriver
 
@@ -312,12 +312,8 @@ def tunnelled(vni: int, frame: bytes) -> bytes:
 
 def hello(to: Endpoint) -> bytes:
     """A broadcast frame with a UDP packet for port 9 of an endpoint."""
-    udp = struct.pack(">HHHH", 4444, 9, 8 + 6, 0) + b"forged"
-    head = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 1, 0, 64, 17, 0, socket.inet_aton("10.1.0.99"), socket.inet_aton(address_of(to)))
-    total = sum(struct.unpack(">10H", head))
-    total = (total & 0xFFFF) + (total >> 16)
-    head = head[:10] + struct.pack(">H", ~(total + (total >> 16)) & 0xFFFF) + head[12:]
-    return b"\xff" * 6 + bytes.fromhex("020000000099") + b"\x08\x00" + head + udp
+    packet = udp_packet(("10.1.0.99", address_of(to)), 9, b"forged")
+    return b"\xff" * 6 + bytes.fromhex("020000000099") + b"\x08\x00" + packet
 
 
 WAYS_IN = {

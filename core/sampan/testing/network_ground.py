@@ -32,7 +32,7 @@ from sampan.testing.namespaces import Namespace, join
 
 __all__ = [
     "ENGINE", "HOST", "HOST6", "OTHER_ENGINE", "OUTSIDE", "OUTSIDE6", "SERVER", "SERVER6", "Lab", "address6_of", "address_of",
-    "change", "forge", "has_address", "mac_of_link",
+    "change", "forge", "has_address", "mac_of_link", "udp_packet",
 ]  # fmt: skip
 
 ENGINE, OTHER_ENGINE = "5a3bca7e", "5a3b0000"
@@ -182,13 +182,17 @@ def has_address(where: Namespace, name: str, address: str) -> bool:
         return any(item.index == index and item.address.startswith(f"{address}/") for item in kernel.addresses())
 
 
-def forge(where: Namespace, interface: str, mac: str, addresses: tuple[str, str], port: int, data: bytes) -> None:
-    """Send a UDP packet to a hardware address that a well-behaved stack would not send there. RFC 791, RFC 768."""
+def udp_packet(addresses: tuple[str, str], port: int, data: bytes) -> bytes:
+    """Give an IPv4 packet from the first address to the second, with a UDP packet without a checksum. RFC 791, RFC 768."""
     source, target = (socket.inet_aton(address) for address in addresses)
     udp = struct.pack(">HHHH", 4444, port, 8 + len(data), 0) + data
     head = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 1, 0, 64, socket.IPPROTO_UDP, 0, source, target)
     total = sum(struct.unpack(">10H", head))
     total = (total & 0xFFFF) + (total >> 16)
-    head = head[:10] + struct.pack(">H", ~(total + (total >> 16)) & 0xFFFF) + head[12:]
+    return head[:10] + struct.pack(">H", ~(total + (total >> 16)) & 0xFFFF) + head[12:] + udp
+
+
+def forge(where: Namespace, interface: str, mac: str, addresses: tuple[str, str], port: int, data: bytes) -> None:
+    """Send a UDP packet to a hardware address that a well-behaved stack would not send there."""
     with where.run(socket.socket, socket.AF_PACKET, socket.SOCK_DGRAM, 0) as wire:
-        wire.sendto(head + udp, (interface, _ETH_P_IP, 0, 0, bytes.fromhex(mac.replace(":", ""))))
+        wire.sendto(udp_packet(addresses, port, data), (interface, _ETH_P_IP, 0, 0, bytes.fromhex(mac.replace(":", ""))))
