@@ -55,3 +55,24 @@ def test_neighbour_does_not_reach_what_is_published_on_loopback(daemon: Daemon, 
     _there(neighbour, "sysctl -q -w net.ipv4.conf.all.route_localnet=1", check=False)
     _there(neighbour, f"ip route replace 127.0.0.1/32 via {HOST} dev far", check=False)
     assert _fetch(neighbour, "127.0.0.1", 8080) == b""
+
+
+def test_a_container_does_not_reach_what_is_published_on_loopback(daemon: Daemon) -> None:
+    """Not even one that has taken its own network over. Bites: it reaches the port that is published for all."""
+    serve = "mkdir /w; echo here > /w/index.html; httpd -f -h /w -p 80"
+    daemon.docker("run", "-d", "--name", "web", "-p", "127.0.0.1:8080:80", "-p", "[::1]:8080:80", "-p", "8081:80", "busybox",
+                  "sh", "-c", serve)  # fmt: skip
+    assert daemon.run("curl", "-s", "--retry", "5", "--retry-connrefused", "http://127.0.0.1:8080/").stdout == b"here\n"
+    daemon.docker("run", "-d", "--name", "evil", "busybox", "sleep", "1000")
+    told = daemon.api("GET", "/containers/evil/json")
+    gateway = told["NetworkSettings"]["Networks"]["bridge"]["Gateway"]
+    netns = os.open(f"/proc/{told['State']['Pid']}/ns/net", os.O_RDONLY)
+    try:
+        assert _fetch(netns, gateway, 8081) == b"here\n"
+        assert _fetch(netns, gateway, 8080) == b""
+        _there(netns, "sysctl -q -w net.ipv4.conf.all.route_localnet=1")
+        _there(netns, "ip link set lo down")
+        _there(netns, f"ip route add 127.0.0.1/32 via {gateway} dev eth0")
+        assert _fetch(netns, "127.0.0.1", 8080) == b""
+    finally:
+        os.close(netns)

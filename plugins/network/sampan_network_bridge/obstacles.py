@@ -14,11 +14,20 @@ from sampan.linux.nftables import Nftables
 DOCKER_USER = "DOCKER-USER"
 
 
-# ---------------------------------------------------------------- obstacles
+def find(bridges: Mapping[str, Sequence[int]]) -> list[str]:
+    """Give the obstacles on this host for bridges (→ IP versions), in the calling thread's network namespace.
+
+    Raises `NftError`.
+    """
+    nft = Nftables()
+    try:
+        return among(tables(nft), bridges)
+    finally:
+        nft.close()
 
 
-def obstacles(bridges: Mapping[str, Sequence[int]], others: Sequence[Table]) -> list[str]:
-    """Say which tables keep packets from and to these bridges (→ IP versions) from their way, each with its remedy."""
+def among(others: Sequence[Table], bridges: Mapping[str, Sequence[int]]) -> list[str]:
+    """Say which tables keep packets from and to the bridges from their way, each with its remedy."""
     told = []
     for table in others:
         ways = {
@@ -59,12 +68,3 @@ def _remedy(table: Table, bridge: str) -> str:
         f"nft insert rule {table.family} {table.name} {table.base} iifname {bridge} accept;"
         f" nft insert rule {table.family} {table.name} {table.base} oifname {bridge} accept"
     )
-
-
-def find(bridges: Mapping[str, Sequence[int]]) -> list[str]:
-    """Give the obstacles on this host, in the calling thread's network namespace. Raises `NftError`."""
-    nft = Nftables()
-    try:
-        return obstacles(bridges, tables(nft))
-    finally:
-        nft.close()
