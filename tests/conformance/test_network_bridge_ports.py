@@ -138,3 +138,17 @@ def test_ports_are_known_again_after_a_restart(lab: Lab) -> None:
     lab.detach(network, endpoint)
     gone = ruleset(lab)
     assert "elements" in before and all(f" {port}" not in gone for port in (8080, 8081, 7000))
+
+
+def test_ports_that_were_not_recorded_are_swept(lab: Lab) -> None:
+    """A daemon that died after it published one more of a live endpoint's ports; the others stay as they are."""
+    network = lab.network()
+    sandbox, endpoint, _ = lab.container(network, ports=(PortMapping("tcp", 80, 8080),))
+    lab.host.run(lab.driver.publish, network, endpoint, [PortMapping("tcp", 80, 8081)])
+    lab.restart(network)
+    assert lab.host.run(lab.driver.gc, [network], [endpoint]) != ()
+    with listen(sandbox, 80) as server:
+        assert reaches(lab.outside, HOST, 8080, server)
+        assert unreachable(lab.outside, HOST, 8081, server)
+    assert lab.host.run(lab.driver.gc, [network], [endpoint]) == ()
+    lab.container(network, ports=(PortMapping("tcp", 80, 8081),))

@@ -238,13 +238,13 @@ class BridgeDriver(NetworkDriver):
     def orphans(self, networks: Sequence[Network], endpoints: Sequence[Endpoint]) -> tuple[str, ...]:
         """Name ports that lead to nobody, and links."""
         with _translated("look for orphans of bridge networks"):
-            return _names(self._stale_ports(endpoints), self._stale_links(networks, endpoints))
+            return _names(self._stale_ports(networks, endpoints), self._stale_links(networks, endpoints))
 
     def gc(self, networks: Sequence[Network], endpoints: Sequence[Endpoint]) -> tuple[str, ...]:
         """Sweep by alias: a link without it is not ours, whatever its name."""
         opened = self._need_open()
         with _translated("sweep bridge networks"):
-            ports, unused = self._stale_ports(endpoints), self._stale_links(networks, endpoints)
+            ports, unused = self._stale_ports(networks, endpoints), self._stale_links(networks, endpoints)
             for elements in ports.values():
                 self._withdraw(opened, elements)
             opened.networks.keep(networks)
@@ -289,11 +289,23 @@ class BridgeDriver(NetworkDriver):
             raise Unavailable("network driver bridge is not open")
         return self._opened
 
-    def _stale_ports(self, endpoints: Sequence[Endpoint]) -> dict[str, list[bindings.Binding]]:
-        """Give the published ports of addresses that no endpoint has."""
-        ports = self._need_open().ports
-        living = {address for endpoint in endpoints for address in _addresses(endpoint)}
-        return {target: ports.of(target) for target in ports.targets() if target not in living}
+    def _stale_ports(self, networks: Sequence[Network], endpoints: Sequence[Endpoint]) -> dict[str, list[bindings.Binding]]:
+        """Give, by address, the published ports that no endpoint has."""
+        opened, known = self._need_open(), {network.id: network for network in networks}
+        wanted: set[bindings.Binding] = set()
+        for endpoint in endpoints:
+            if endpoint.network_id in known:
+                wanted |= self._wanted_ports(opened, known[endpoint.network_id], endpoint)
+        stale = {target: [item for item in opened.ports.of(target) if item not in wanted] for target in opened.ports.targets()}
+        return {target: elements for target, elements in stale.items() if elements}
+
+    @staticmethod
+    def _wanted_ports(opened: _Opened, network: Network, endpoint: Endpoint) -> set[bindings.Binding]:
+        """Give what should stand in the table for an endpoint; what does, where that cannot be told any more."""
+        try:
+            return set(opened.ports.elements(endpoint, endpoint.ports, opened.networks.plan(network).given))
+        except SampanError:
+            return set(opened.ports.of(*_addresses(endpoint)))
 
     def _stale_links(self, networks: Sequence[Network], endpoints: Sequence[Endpoint]) -> list[Link]:
         marks = links.marks(self.context.engine_id)
