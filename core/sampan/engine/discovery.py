@@ -7,17 +7,14 @@ sandbox's name server are made here and held by both processes: while sampan-net
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import socket
 from typing import Any
 
-from sampan.api.errors import NotFound, SampanError
+from sampan.api.errors import NotFound
 from sampan.engine.netd import Ask, Netd
 from sampan.netd.door import Door, open_door
 from sampan.netd.names import NAMESERVER, Member, Sandbox, Upstream
-
-log = logging.getLogger(__name__)
 
 __all__ = ["NAMESERVER", "Discovery", "Member", "Sandbox", "Upstream"]
 
@@ -37,21 +34,20 @@ class Discovery:
     async def serve(self, sandbox: Sandbox, netns: int) -> None:
         """Answer names in a sandbox from now on, or change what is answered there. Before its container starts.
 
-        Raises `System` where the kernel cannot lead a sandbox's queries, or sampan-netd does not start.
+        All names that were told before are known then. Does not wait for sampan-netd to start: until then queries wait
+        in the sockets. Raises `System` where the kernel cannot lead a sandbox's queries.
         """
         served = self._served.get(sandbox.container_id)
         if served is None or served.inode != os.fstat(netns).st_ino:
             served = await self._begin(sandbox, netns)
         served.sandbox = sandbox
-        try:
-            await self._netd.request("serve", served.descriptors(), inode=served.inode, sandbox=sandbox.to_data())
-        except BaseException:
-            await self.forget(sandbox.container_id)
-            raise
+        await self._netd.tell("serve", served.descriptors(), inode=served.inode, sandbox=sandbox.to_data())
+        self._netd.start()
 
     async def _begin(self, sandbox: Sandbox, netns: int) -> _Served:
         await self.forget(sandbox.container_id)
-        await self._netd.find()
+        if not self._settled:
+            await self._netd.find()
         if self._left.get(sandbox.container_id) == os.fstat(netns).st_ino:
             door = await self._borrow(sandbox.container_id, netns)
         else:
@@ -75,18 +71,18 @@ class Discovery:
         served = self._served.pop(container_id, None)
         if served is not None:
             served.close()
-            await self._netd.tell("forget", container=container_id)
+            self._netd.tell("forget", container=container_id)
 
     async def join(self, network_id: str, member: Member) -> None:
         """Have a container found in a network; once more with other names replaces them."""
         self._members.setdefault(network_id, {})[member.container_id] = member
-        await self._netd.tell("join", network=network_id, member=member.to_data())
+        self._netd.tell("join", network=network_id, member=member.to_data())
 
     async def leave(self, network_id: str, container_id: str) -> None:
         """Have a container found there no more. Idempotent."""
         members = self._members.get(network_id, {})
         if members.pop(container_id, None) is not None:
-            await self._netd.tell("leave", network=network_id, container=container_id)
+            self._netd.tell("leave", network=network_id, container=container_id)
         if not members:
             self._members.pop(network_id, None)
 
@@ -113,18 +109,14 @@ class Discovery:
     async def restore(self, ask: Ask) -> None:
         """Tell all names and sandboxes. Before `settle` nothing is taken back of what the process knows already."""
         if self._settled:
-            await ask("replace", **self._everything())
+            self._netd.tell("replace", **self._everything())
         else:
-            for network_id, members in list(self._members.items()):
-                for member in list(members.values()):
-                    await ask("join", network=network_id, member=member.to_data())
-        if not self._settled:
             self._left = await ask("served")
-        for container_id, served in list(self._served.items()):
-            try:
-                await ask("serve", served.descriptors(), inode=served.inode, sandbox=served.sandbox.to_data())
-            except SampanError as error:  # the others shall not go without
-                log.error("serve names in container %s: %s", container_id[:12], error)
+            for network_id, members in self._members.items():
+                for member in members.values():
+                    self._netd.tell("join", network=network_id, member=member.to_data())
+        for served in self._served.values():
+            self._netd.tell("serve", served.descriptors(), inode=served.inode, sandbox=served.sandbox.to_data())
 
     def _everything(self) -> dict[str, Any]:
         members = {key: [member.to_data() for member in some.values()] for key, some in self._members.items()}

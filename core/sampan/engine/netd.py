@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -43,7 +43,10 @@ class Tenant(Protocol):
         """Whether a process that died is to be replaced at once."""
 
     async def restore(self, ask: Ask) -> None:
-        """Tell all that a process should know. It may know some already: it served an earlier daemon."""
+        """Tell all that a process should know. It may know some already: it served an earlier daemon.
+
+        Changes made meanwhile go by `Netd.tell`: what is told together must not be cut in two by waiting.
+        """
 
 
 class Netd:
@@ -56,7 +59,8 @@ class Netd:
         self._connecting = asyncio.Lock()
         self._channel: Channel | None = None
         self._process: Process | None = None
-        self._watch: asyncio.Task[None] | None = None
+        self._keeping: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def add(self, tenant: Tenant) -> None:
         """Have a tenant asked to tell all whenever the engine is connected to a process."""
@@ -75,11 +79,22 @@ class Netd:
         except Unavailable:  # it died: the next one is told all, and this once more
             return await self._ask(await self._ensure(), op, fds, **fields)
 
-    async def tell(self, op: str, fds: Sequence[int] = (), **fields: Any) -> None:
-        """Tell of a change that tenants would tell a new process as well: nothing is started for it. Raises its errors."""
+    def tell(self, op: str, fds: Sequence[int] = (), **fields: Any) -> Awaitable[None]:
+        """Tell of a change at once, in the order of calls; what it gives can be awaited until the change is made.
+
+        Where there is no process, nothing is told: tenants tell it one that is started later.
+        """
         if self._channel is not None and self.connected:
             with contextlib.suppress(Unavailable):
-                await self._ask(self._channel, op, fds, **fields)
+                return self._spawn(self._told(op, self._channel, self._channel.begin(op, fds, **fields)))
+        nothing = asyncio.get_running_loop().create_future()
+        nothing.set_result(None)
+        return nothing
+
+    def start(self) -> None:
+        """Have a process soon, if there is none, and don't wait."""
+        if not self.connected and (self._keeping is None or self._keeping.done()):
+            self._keeping = self._spawn(self._keep())
 
     async def find(self) -> bool:
         """Connect to the process of an earlier daemon, if there is one."""
@@ -88,8 +103,8 @@ class Netd:
 
     async def close(self) -> None:
         """Let go of the process; it ends by itself when it serves nobody."""
-        if self._watch is not None:
-            self._watch.cancel()
+        for task in self._tasks:
+            task.cancel()
         async with self._connecting:
             if self._channel is not None:
                 self._channel.close()
@@ -116,6 +131,9 @@ class Netd:
         except Unavailable:
             channel.close()
             return False
+        except asyncio.CancelledError:
+            channel.close()
+            raise
         if tuple(hello["version"])[0] != VERSION[0] or tuple(hello["version"]) < VERSION:
             log.info("sampan-netd is of another version: it is replaced, and names pause for a moment")
             self._process.kill()
@@ -148,6 +166,9 @@ class Netd:
         channel = Channel(ours, "sampan-netd")
         try:
             await self._ask(channel, "hello", version=VERSION)
+        except asyncio.CancelledError:
+            channel.close()
+            raise
         except Unavailable as error:
             raise System("start sampan-netd: it ended at once", remedy="its last words are in the daemon's log") from error
         await self._take(channel)
@@ -158,30 +179,50 @@ class Netd:
         async def ask(op: str, fds: Sequence[int] = (), **fields: Any) -> Any:
             return await self._ask(channel, op, fds, **fields)
 
+        self._channel = channel
         try:
             for tenant in self._tenants:
                 await tenant.restore(ask)
         except BaseException:
             channel.close()
             raise
-        self._channel = channel
-        self._watch = asyncio.create_task(self._replace_when_dead(channel))
+        self._spawn(self._replace_when_dead(channel))
 
     async def _replace_when_dead(self, channel: Channel) -> None:
         await channel.closed.wait()
         log.warning("sampan-netd is gone; another one is told what it served")
+        self.start()
+
+    async def _keep(self) -> None:
         while any(tenant.in_use for tenant in self._tenants):
             try:
                 await self._ensure()
                 return
             except SampanError as error:
-                log.error("replace sampan-netd: %s", error)
+                log.error("names and proxied ports have to wait: %s", error)
                 await asyncio.sleep(RETRY)
 
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _told(self, op: str, channel: Channel, answer: Coroutine[Any, Any, Any]) -> None:
+        try:
+            await self._in_time(op, channel, answer)
+        except Unavailable:  # it died: another one is told all
+            return
+        except SampanError as error:
+            log.error("%s: %s", op, error)
+
     async def _ask(self, channel: Channel, op: str, fds: Sequence[int] = (), **fields: Any) -> Any:
+        return await self._in_time(op, channel, channel.begin(op, fds, **fields))
+
+    async def _in_time(self, op: str, channel: Channel, answer: Coroutine[Any, Any, Any]) -> Any:
         try:
             async with asyncio.timeout(DEADLINE):
-                return await channel.request(op, fds, **fields)
+                return await answer
         except TimeoutError as error:
             if self._process is not None:
                 self._process.kill()

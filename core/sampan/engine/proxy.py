@@ -76,7 +76,7 @@ class Proxy:
         self._endpoints = {endpoint.id: made for endpoint in endpoints if (made := passages(endpoint))}
         self._settled = True
         if await self._netd.find():
-            await self._netd.tell("proxy", endpoints=self._endpoints, exactly=True)
+            self._netd.tell("proxy", endpoints=self._endpoints, exactly=True)
         elif self._endpoints:
             self._start()
 
@@ -87,14 +87,14 @@ class Proxy:
             return
         self._endpoints[endpoint.id] = made
         if self._netd.connected:
-            await self._netd.tell("publish", endpoint=endpoint.id, passages=made)
+            self._netd.tell("publish", endpoint=endpoint.id, passages=made)
         else:
             self._start()
 
     async def withdraw(self, endpoint_id: str) -> None:
         """Pass on nothing more to an endpoint. Idempotent."""
         if self._endpoints.pop(endpoint_id, None) is not None:
-            await self._netd.tell("withdraw", endpoint=endpoint_id)
+            self._netd.tell("withdraw", endpoint=endpoint_id)
 
     def _start(self) -> None:
         task = asyncio.create_task(self._tell_all())

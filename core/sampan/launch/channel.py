@@ -13,7 +13,7 @@ import os
 import socket
 import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,10 @@ class Channel:
 
     async def request(self, op: str, fds: Sequence[int] = (), **fields: Any) -> Any:
         """Ask, and wait for the answer. Raises what the other side raised; `Unavailable` if it goes away."""
+        return await self.begin(op, fds, **fields)
+
+    def begin(self, op: str, fds: Sequence[int] = (), **fields: Any) -> Coroutine[Any, Any, Any]:
+        """Ask at once, and give what waits for the answer as `request` does. Raises `Unavailable`."""
         if self.closed.is_set():
             raise self._gone(op)
         number = next(self._ids)
@@ -70,6 +74,9 @@ class Channel:
         self._unsent.append((number, messages.encode({"id": number, "op": op, **fields}), tuple(fds)))
         if len(self._unsent) == 1:
             self._send()
+        return self._answer_to(number, op, answer)
+
+    async def _answer_to(self, number: int, op: str, answer: asyncio.Future[Any]) -> Any:
         try:
             reply = await answer
         finally:

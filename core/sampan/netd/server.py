@@ -129,8 +129,8 @@ class Connection:
         except BlockingIOError:
             self._loop.remove_reader(self._sock.fileno())
             self._loop.add_writer(self._sock.fileno(), self._resume)
-        except OSError:
-            self.close()
+        except OSError:  # nobody hears the answer; what was asked before the end is still to be done
+            self._unsent.clear()
 
     def _resume(self) -> None:
         self._loop.remove_writer(self._sock.fileno())
