@@ -250,6 +250,24 @@ def test_two_networks_cannot_share_a_bridge(lab: Lab) -> None:
         lab.network(options={f"{BRIDGE}.name": "theirs"})
 
 
+@pytest.mark.parametrize("internal", [False, True])
+@pytest.mark.parametrize("options", [
+    {}, mode("nat-unprotected"), mode("routed"), {f"{BRIDGE}.enable_icc": "false"}, {f"{BRIDGE}.trusted_host_interfaces": "a:b"},
+    {f"{DOCKER}.host_ipv4": HOST, f"{DOCKER}.host_ipv6": HOST6}, {f"{BRIDGE}.enable_ip_masquerade": "false"},
+])  # fmt: skip
+def test_what_is_rendered_is_in_the_table_and_goes_with_the_network(lab: Lab, options: dict[str, str], internal: bool) -> None:
+    """Written by nft's text, read back by its JSON: both are the same, so that a restart finds no difference."""
+    empty = _table(lab)
+    networks = [lab.network(versions=(4, 6), options=options, internal=internal) for _ in range(2)]
+    sandbox, endpoint, _ = lab.container(networks[0])
+    assert lab.check(networks[0], endpoint, sandbox) == ()
+    lab.host.run(lab.driver.delete_network, networks[1])
+    assert lab.check(networks[0], endpoint, sandbox) == ()
+    lab.detach(networks[0], endpoint)
+    lab.host.run(lab.driver.delete_network, networks[0])
+    assert _table(lab) == empty
+
+
 # ---------------------------------------------------------------- several endpoints
 
 

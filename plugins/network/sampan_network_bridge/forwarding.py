@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from sampan.api.errors import Unsupported
 from sampan.linux.netlink import Netlink
 from sampan.linux.sysctl import set_sysctl
 
@@ -14,7 +15,9 @@ _SYSCTL = Path("/proc/sys/net")  # the calling thread's network namespace decide
 
 
 def enable(version: int) -> None:
-    """Let the host forward packets of this IP version. Raises `OSError`."""
+    """Let the host forward packets of this IP version. Raises `OSError`, `Unsupported` where the kernel has none of it."""
+    if version == 6 and not (_SYSCTL / "ipv6").exists():
+        raise Unsupported("forward IPv6: this host has none", remedy="boot it without ipv6.disable=1, or leave out --ipv6")
     name = {4: "ipv4/ip_forward", 6: "ipv6/conf/all/forwarding"}[version]
     if (_SYSCTL / name).read_text().strip() == "1":
         return
