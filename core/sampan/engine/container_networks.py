@@ -7,9 +7,10 @@ import re
 from collections.abc import Callable, Mapping
 
 from sampan.api.errors import InvalidArgument
+from sampan.api.network import NetworkCapability
 from sampan.api.sysctls import interface_sysctls
 from sampan.api.types import ContainerConfig, EndpointIpamConfig, EndpointSettings, HostConfig
-from sampan.engine import interfaces
+from sampan.engine import gateways, interfaces
 from sampan.engine.networks import Networks
 from sampan.engine.records import ContainerRecord, NetworkRecord
 
@@ -83,6 +84,20 @@ async def settle(record: ContainerRecord, networks: Networks, container: Callabl
     _give_mac(config, joined, first.name)
     for name in sorted(joined, key=lambda name: name != first.name):
         add(record, networks.resolve(name), joined[name])
+
+
+async def discarded_ports(record: ContainerRecord, networks: Networks) -> list[str]:
+    """Warn of published ports that no network of a new container can publish, as it is asked for now."""
+    host = record.host
+    if not (host.port_bindings or host.publish_all_ports) or not record.networks or "host" in record.networks:
+        return []
+    joined = [(networks.resolve(name), asked) for name, asked in record.networks.items()]
+    publisher = networks.find(gateways.publisher([gateways.candidate(item, asked.gw_priority) for item, asked in joined]))
+    if publisher is None:
+        return [f"Published ports are discarded: the container leads out by no network ({', '.join(record.networks)})"]
+    if NetworkCapability.PUBLISH not in (await networks.driver_of(publisher)).capabilities:
+        return [f"Published ports are discarded: driver {publisher.driver} of network {publisher.name} publishes none"]
+    return []
 
 
 def _give_mac(config: ContainerConfig, joined: Mapping[str, EndpointSettings], name: str) -> None:

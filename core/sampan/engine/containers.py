@@ -147,6 +147,8 @@ class Containers:
             container = self._container(container_id, name, image, config, request)
             with self._storage.changing(container.record.storage_driver, container_id):
                 await self._make(container, image)
+            with contextlib.suppress(SampanError):  # the container is made: its start tells what is wrong with its networks
+                warnings += await container_networks.discarded_ports(container.record, self._networks)
         except NotFound as error:
             raise InvalidArgument(error.message, remedy=error.remedy) from error
         finally:
