@@ -359,6 +359,7 @@ def test_a_restart_mends_what_is_missing_and_nothing_else(lab: Lab, here: Machin
         (["ip", "link", "set", made.host_interface, "nomaster"], f"link {made.host_interface} is not in bridge"),
         (["bridge", "fdb", "del", "00:00:00:00:00:00", "dev", name.tunnel, "dst", OUTSIDE], f"no way to {OUTSIDE}"),
         (["nft", "delete", "table", "inet", "sampan_vxlan_5a3bca7e"], "rules of network"),
+        (["nft", "flush", "chain", "inet", "sampan_vxlan_5a3bca7e", "passing"], "rules of network"),
     ):
         lab.host.run(subprocess.run, damage, check=True)
         assert any(words in line for line in here.check(network, first, one)), words

@@ -172,8 +172,8 @@ class VxlanDriver(NetworkDriver):
         with _translated(f"check endpoint {endpoint.id[:12]}"):
             damage = links.damage(network, endpoint, given, self._marks)
             damage += sandbox.damage(network, endpoint, netns)
-            if network.id not in guard.kept():
-                damage.append(f"the rules of network {network.name} are missing in table {guard.table}")
+            if not guard.is_whole(network.id):
+                damage.append(f"rules of network {network.name} are missing in table {guard.table}")
         return tuple(damage)
 
     def repair(self, network: Network, endpoint: Endpoint) -> tuple[str, ...]:
@@ -182,7 +182,7 @@ class VxlanDriver(NetworkDriver):
         with _translated(f"repair endpoint {endpoint.id[:12]}"):
             mended = self._make(network)
             mended += links.repair_endpoint(network, endpoint, self._marks)
-            if network.id not in guard.kept():
+            if not guard.is_whole(network.id):
                 guard.add(network.id, given)
                 mended.append(f"rules of network {network.name} in table {guard.table}")
         return tuple(mended)

@@ -41,13 +41,20 @@ class Guard:
             self._write({key: given for key, given in self._networks.items() if key != network_id})
 
     def kept(self) -> set[str]:
-        """Give the ids of the networks that the kernel has rules of."""
+        """Give the ids of the networks that the kernel has rules of, be they all or some."""
+        return {about.removeprefix("network ") for _, about in self._rules() if about.startswith("network ")}
+
+    def is_whole(self, network_id: str) -> bool:
+        """Say whether the kernel has all rules that keep a network."""
+        return set(rules.subjects(network_id)) <= self._rules()
+
+    def _rules(self) -> set[tuple[str, str]]:
+        """Give the chain of each rule in the kernel, and what it is about."""
         try:
             objects = self._nft.list(f"table inet {self.table}")
         except NftError:  # there is no such table
             return set()
-        comments = (item.get("rule", {}).get("comment", "") for item in objects)
-        return {comment.removeprefix("network ") for comment in comments if comment}
+        return {(item["rule"]["chain"], item["rule"].get("comment", "")) for item in objects if "rule" in item}
 
     def _write(self, networks: dict[str, Options]) -> None:
         self._nft.run(rules.render(self.table, self._bridges, networks))

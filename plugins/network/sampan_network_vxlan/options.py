@@ -14,7 +14,7 @@ MTU = "com.docker.network.driver.mtu"
 
 _KNOWN = (VNI, PORT, REMOTES, GROUP, PARENT, LOCAL, LEARNING)
 _TRUE, _FALSE = {"1", "t", "T", "TRUE", "true", "True"}, {"0", "f", "F", "FALSE", "false", "False"}
-_LINK_NAME = re.compile(r'[^/\s:"]{1,15}')
+_LINK_NAME = re.compile(r'[^/\s:"*\\]{1,15}')
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ def _boolean(options: Mapping[str, str], key: str) -> bool:
 def _parent(options: Mapping[str, str]) -> str:
     value = options.get(PARENT, "")
     if value and not (_LINK_NAME.fullmatch(value) and value not in (".", "..")):
-        raise InvalidArgument(f"network option {PARENT}={value!r} is no link name", remedy="1 to 15 bytes without / : or space")
+        raise InvalidArgument(f"network option {PARENT}={value!r} is no link name", remedy="1 to 15 bytes without / : * or space")
     return value
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 
 from sampan_network_vxlan.options import Options
 
+_HOST = "host"
 _VNI = "@th,96,24"
 """VXLAN's header stands 8 bytes into UDP, the VNI 4 bytes into that: RFC 7348, section 5."""
 
@@ -33,14 +34,23 @@ def render(table: str, bridges: str, networks: Mapping[str, Options]) -> str:
         f"add chain inet {table} passing {{ type filter hook forward priority filter; }}",
         f"flush table inet {table}",
         # such a link takes no address of the host's; this is for broadcasts from nowhere, as DHCP's
-        f'add rule inet {table} arriving iifname "{bridges}" drop',
+        f'add rule inet {table} arriving iifname "{bridges}" drop comment "{_HOST}"',
         *(f"add rule inet {table} {rule}" for network_id, given in networks.items() for rule in _rules(network_id, given)),
     ]) + "\n"  # fmt: skip
 
 
+def subjects(network_id: str) -> list[tuple[str, str]]:
+    """Give the rules that keep a network: the chain and the comment of each."""
+    return [("arriving", _HOST), ("arriving", _about(network_id)), ("passing", _about(network_id))]
+
+
+def _about(network_id: str) -> str:
+    return f"network {network_id}"
+
+
 def _rules(network_id: str, given: Options) -> Iterator[str]:
     packet = f"udp dport {given.port} {_VNI} {given.vni}"
-    end = f'drop comment "network {network_id}"'
+    end = f'drop comment "{_about(network_id)}"'
     if given.remotes:
         ip = "ip" if given.version == 4 else "ip6"
         machines = f"{{ {', '.join(given.remotes)} }}"
