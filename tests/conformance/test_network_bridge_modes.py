@@ -180,6 +180,7 @@ def test_ipv6_only(lab: Lab) -> None:
     with listen(one, 80, family=6) as server:
         assert reaches(two, address6_of(first), 80, server)
         assert reaches(two, HOST6, 8080, server)
+        assert reaches(one, HOST6, 8080, server), "its own, by way of the host"
         assert reaches(lab.outside, HOST6, 8080, server) == OUTSIDE6
         assert unreachable(lab.outside, HOST, 8080, server)
     with listen(lab.outside, 82, family=6) as server:
@@ -241,6 +242,16 @@ def test_switches_of_one_interface(lab: Lab) -> None:
     with pytest.raises(InvalidArgument, match="ipv4/conf/eth0/no_such"):
         lab.container(network, options={f"{DOCKER}.endpoint.sysctls": "net.ipv4.conf.IFNAME.no_such=1"})
     assert lab.host.links() == before
+
+
+def test_ports_on_one_ipv6_address_unless_said_otherwise(lab: Lab) -> None:
+    network = lab.network(versions=(4, 6), options={f"{BRIDGE}.host_binding_ipv4": HOST6})
+    sandbox, _, made = lab.container(network, ports=(PortMapping("tcp", 80, 8080), PortMapping("tcp", 80, 8081, "0.0.0.0")))
+    assert made.ports[0].host_ip == HOST6
+    with listen(sandbox, 80, family=6) as server:
+        assert reaches(lab.outside, HOST6, 8080, server) == OUTSIDE6
+        assert unreachable(lab.outside, HOST, 8080, server)
+        assert reaches(lab.outside, HOST, 8081, server)
 
 
 def test_two_networks_cannot_share_a_bridge(lab: Lab) -> None:
@@ -370,6 +381,17 @@ def _table(lab: Lab) -> str:
 
 
 # ---------------------------------------------------------------- what others broke
+
+
+def test_a_host_whose_new_links_do_not_forward(lab: Lab) -> None:
+    for name in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+        lab.host.run(set_sysctl, name, "1")
+    for name in ("ipv4/conf/default/forwarding", "ipv6/conf/default/forwarding", "ipv6/conf/default/disable_ipv6"):
+        lab.host.run(set_sysctl, name, str(int(name.endswith("disable_ipv6"))))
+    sandbox, _, _ = lab.container(lab.network(versions=(4, 6)))
+    with listen(lab.outside, 82, family=6) as server:
+        assert reaches(sandbox, OUTSIDE, 82, server) == f"::ffff:{HOST}"
+        assert reaches(sandbox, OUTSIDE6, 82, server) == HOST6
 
 
 def test_a_lost_bridge_is_made_again_with_its_links(lab: Lab) -> None:

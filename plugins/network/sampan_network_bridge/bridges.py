@@ -21,7 +21,7 @@ _IPV6 = Path("/proc/sys/net/ipv6")
 class Bridge:
     """A network's bridge: `addresses` are the host's in it, with prefix length, `mtu` is in bytes, `mark` its alias.
 
-    `ipv6`: the host speaks IPv6 there. Else it would by a link-local address that no option gave it.
+    `ipv6`: the host speaks IPv6 there. Else it would by a link-local address that no option gave it. `forwards`: IP versions.
     """
 
     name: str
@@ -30,6 +30,7 @@ class Bridge:
     mtu: int
     addresses: tuple[str, ...]
     ipv6: bool
+    forwards: tuple[int, ...]
 
 
 def bridge_of(network: Network, given: Options, marks: Marks, *, mtu: int) -> Bridge:
@@ -46,6 +47,7 @@ def bridge_of(network: Network, given: Options, marks: Marks, *, mtu: int) -> Br
             f"{subnet.gateway}/{ipaddress.ip_network(subnet.prefix).prefixlen}" for subnet in gateways.values()
         ),
         ipv6=any(subnet.version == 6 for subnet in network.subnets) and 6 not in isolated,
+        forwards=() if network.internal else tuple(sorted({subnet.version for subnet in network.subnets})),
     )
 
 
@@ -92,6 +94,7 @@ def delete(bridge: Bridge) -> None:
 def _switch(bridge: Bridge, *, own: bool) -> bool:
     """Set what the kernel decides by link. Router advertisements there would be a container's (CVE-2020-13401)."""
     wanted = {f"ipv4/conf/{bridge.name}/route_localnet": "1"}  # for ports published on 127.0.0.1
+    wanted |= {f"ipv{version}/conf/{bridge.name}/forwarding": "1" for version in bridge.forwards}
     if _IPV6.exists():
         if own:
             wanted[f"ipv6/conf/{bridge.name}/accept_ra"] = "0"

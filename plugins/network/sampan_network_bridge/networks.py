@@ -52,7 +52,7 @@ class Networks:
         for network in networks:
             try:
                 plan = self._plan(network)
-                _make_bridge(network, plan.bridge)
+                _make_bridge(plan.bridge)
                 made[network.id] = plan
             except (SampanError, OSError) as error:
                 log.warning("network %s is not up: %s", network.name, error)
@@ -67,7 +67,7 @@ class Networks:
                 raise Conflict(
                     f"create network {network.name}: networks have same bridge name", remedy=f"choose another {options.NAME}"
                 )
-            _make_bridge(network, plan.bridge)
+            _make_bridge(plan.bridge)
             try:
                 self._firewall.change({}, plan.elements)
             except BaseException:
@@ -112,7 +112,7 @@ class Networks:
     def mend(self, network: Network) -> list[str]:
         """Make the bridge again if it is missing, and what it lacks; name it then. One that cannot be made stays as it is."""
         plan = self._made.get(network.id)
-        return [f"bridge {plan.bridge.name}"] if plan and _make_bridge(network, plan.bridge) else []
+        return [f"bridge {plan.bridge.name}"] if plan and _make_bridge(plan.bridge) else []
 
     def _plan(self, network: Network) -> Plan:
         given = options.parse(network.options)
@@ -129,8 +129,7 @@ class Networks:
             self._firewall.change(self._firewall.elements(), self._elements())
 
 
-def _make_bridge(network: Network, bridge: Bridge) -> bool:
-    if not network.internal:
-        for version in {subnet.version for subnet in network.subnets}:
-            forwarding.enable(version)
+def _make_bridge(bridge: Bridge) -> bool:
+    for version in bridge.forwards:
+        forwarding.enable(version)
     return bridges.make(bridge)
