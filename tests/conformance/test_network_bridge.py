@@ -131,6 +131,23 @@ class TestBridge(NetworkDriverSuite):
         lab.host.run(lab.driver.close)  # waits for what it owes
         assert other.links() == {"lo"}
 
+    def test_without_its_table_it_takes_away_and_mends(self, lab: Lab) -> None:
+        """Somebody flushed all tables of the host: what goes is gone, what stays is told and made again."""
+        network, going = lab.network(), lab.network()
+        sandbox, endpoint, _ = lab.container(network)
+        _, leaving, _ = lab.container(network, ports=(PortMapping("tcp", 80, 8080),))
+        lab.host.run(subprocess.run, ["nft", "flush", "ruleset"], check=True)
+        assert any("missing in table sampan_5a3bca7e" in line for line in lab.check(network, endpoint, sandbox))
+        for _ in range(2):
+            lab.detach(network, leaving)
+            lab.host.run(lab.driver.delete_network, going)
+        assert lab.host.run(lab.driver.repair, network, endpoint) == (f"network {network.name} in table sampan_5a3bca7e",)
+        assert lab.check(network, endpoint, sandbox) == ()
+        assert lab.host.run(lab.driver.repair, network, endpoint) == ()
+        with listen(lab.outside, 82) as server:
+            assert reaches(sandbox, OUTSIDE, 82, server) == HOST
+        lab.container(network, ports=(PortMapping("tcp", 80, 8080),))
+
     def test_the_machines_own_kernel_view_agrees(self, lab: Lab) -> None:
         """Our netlink code is judged by somebody else's: pyroute2 sees what `attach` says it made."""
         import pyroute2

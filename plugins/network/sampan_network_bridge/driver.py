@@ -258,6 +258,10 @@ class BridgeDriver(NetworkDriver):
         opened = self._need_open()
         with _translated(f"repair endpoint {endpoint.id[:12]}"):
             mended = opened.networks.mend(network)
+            if opened.networks.damage(network):
+                opened.firewall.make(self.context.proxy_port)
+                opened.networks.renew()
+                mended.append(f"network {network.name} in table {opened.firewall.table}")
             veth = self._veth(opened.networks.plan(network), endpoint)
             if links.rejoin(veth):
                 mended.append(f"link {veth.name} in bridge {veth.bridge}")

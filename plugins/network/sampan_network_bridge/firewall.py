@@ -31,6 +31,10 @@ class Firewall:
         """
         self._nft.run(rules.base(self.table, proxy_port))
 
+    def is_there(self) -> bool:
+        """Say whether the table is there: anybody may flush all tables of the host, and `nftables.service` does."""
+        return any(item["table"]["name"] == self.table for item in self._nft.list("tables inet"))
+
     def elements(self) -> Elements:
         """Give what the networks' sets and maps hold now."""
         found = {name: frozenset[str]() for name in sets.SETS}
@@ -62,9 +66,10 @@ class Firewall:
         return True
 
     def change(self, old: Elements, new: Elements) -> None:
-        """Go from the elements `old` to `new` in one transaction."""
+        """Go from the elements `old` to `new` in one transaction. To take some away, the table need not be there."""
+        takes = all(elements <= old.get(name, frozenset()) for name, elements in new.items())
         if commands := sets.change(self.table, old, new):
-            self._nft.run(commands)
+            self._run(commands, takes=takes)
 
     def publish(self, elements: Iterable[Binding]) -> None:
         """Add to the maps in one transaction."""
@@ -74,10 +79,24 @@ class Firewall:
     def unpublish(self, elements: Iterable[Binding]) -> None:
         """Take from the maps in one transaction; what is not there is no error."""
         if commands := bindings.unpublish(self.table, elements):
+            self._run(commands, takes=True)
+
+    def _run(self, commands: str, *, takes: bool) -> None:
+        """Run commands; those that only take away have nothing to do without the table."""
+        try:
             self._nft.run(commands)
+        except NftError:
+            if not takes or self.is_there():
+                raise
 
     def _list(self) -> Iterator[dict[str, Any]]:
-        return iter(self._nft.list(f"table inet {self.table}"))
+        """List the table's contents; none without the table."""
+        try:
+            return iter(self._nft.list(f"table inet {self.table}"))
+        except NftError:
+            if self.is_there():
+                raise
+            return iter(())
 
 
 def _element(entry: Any) -> str:
