@@ -21,12 +21,17 @@ from sampan.linux.namespaces import call_in_netns
 from sampan.linux.netlink import Netlink, Request
 from sampan.linux.sysctl import set_sysctl
 
-__all__ = ["announce", "configure", "damage", "set_gateway"]
+__all__ = ["announce", "configure", "damage", "prepare", "set_gateway"]
 
 T = TypeVar("T")
 
 DEFAULTS = {4: "0.0.0.0/0", 6: "::/0"}
 _SYSCTL = Path("/proc/sys/net")  # the calling thread's network namespace decides what is seen here
+
+
+def prepare(network: Network, endpoint: Endpoint, netns: int) -> None:
+    """Do in a sandbox that waits what `configure` would, as far as it needs no addresses; the link stays down. Raises `System`."""
+    _inside(f"prepare {endpoint.interface} of endpoint {endpoint.id[:12]}", netns, lambda: _prepare(network, endpoint))
 
 
 def configure(network: Network, endpoint: Endpoint, netns: int, *, mac: str = "") -> None:
@@ -63,10 +68,19 @@ def damage(network: Network, endpoint: Endpoint, netns: int) -> tuple[str, ...]:
     return _inside(f"look at endpoint {endpoint.id[:12]}", netns, lambda: tuple(_damage(network, endpoint)))
 
 
-def _configure(network: Network, endpoint: Endpoint, mac: str) -> None:
+def _prepare(network: Network, endpoint: Endpoint) -> None:
+    _switch_ipv6(endpoint.interface, on=any(subnet.version == 6 for subnet in network.subnets))
+    with Netlink() as kernel:
+        kernel.run(netlink.set_link("lo", up=True))
+
+
+def _switch_ipv6(interface: str, *, on: bool) -> None:
     if (_SYSCTL / "ipv6").exists():
-        without = not any(":" in address for address in endpoint.addresses)
-        set_sysctl(f"ipv6/conf/{endpoint.interface}/disable_ipv6", str(int(without)))
+        set_sysctl(f"ipv6/conf/{interface}/disable_ipv6", "0" if on else "1")
+
+
+def _configure(network: Network, endpoint: Endpoint, mac: str) -> None:
+    _switch_ipv6(endpoint.interface, on=any(":" in address for address in endpoint.addresses))
     index = netlink.link_index(endpoint.interface)
     requests = [
         netlink.set_link("lo", up=True),

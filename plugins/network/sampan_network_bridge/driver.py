@@ -157,6 +157,7 @@ class BridgeDriver(NetworkDriver):
         opened = self._need_open()
         with _translated(f"prepare a sandbox of network {network.name}"):
             links.make_veth(self._veth(opened.networks.need(network), endpoint), endpoint.interface, netns)
+            sandbox.prepare(network, endpoint, netns)  # if this fails, the pair goes with the sandbox
 
     def attach(self, network: Network, endpoint: Endpoint, netns: int) -> Attachment:
         """Reserve the ports, make the link, then publish: the first thing seen from outside is the last thing
