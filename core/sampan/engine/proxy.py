@@ -6,7 +6,6 @@ The listening sockets are made here and held by both processes: while sampan-net
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import ipaddress
@@ -16,7 +15,6 @@ import socket
 from collections.abc import Iterable
 from pathlib import Path
 
-from sampan.api.errors import SampanError
 from sampan.engine.netd import Ask, Netd
 from sampan.engine.records import EndpointRecord
 from sampan.linux.files import write_atomic
@@ -43,7 +41,6 @@ class Proxy:
         self._endpoints: dict[str, list[Passage]] = {}
         self._settled = False
         self._netd_listens = False
-        self._starting: set[asyncio.Task[None]] = set()
         netd.add(self)
 
     async def open(self) -> None:
@@ -78,7 +75,7 @@ class Proxy:
         if await self._netd.find():
             self._netd.tell("proxy", endpoints=self._endpoints, exactly=True)
         elif self._endpoints:
-            self._start()
+            self._netd.start()
 
     async def publish(self, endpoint: EndpointRecord) -> None:
         """Pass on to an endpoint's published ports from now on. Does not wait for sampan-netd to start."""
@@ -86,31 +83,16 @@ class Proxy:
         if not made or not self.port:
             return
         self._endpoints[endpoint.id] = made
-        if self._netd.connected:
-            self._netd.tell("publish", endpoint=endpoint.id, passages=made)
-        else:
-            self._start()
+        self._netd.tell("publish", endpoint=endpoint.id, passages=made)
+        self._netd.start()
 
     async def withdraw(self, endpoint_id: str) -> None:
         """Pass on nothing more to an endpoint. Idempotent."""
         if self._endpoints.pop(endpoint_id, None) is not None:
             self._netd.tell("withdraw", endpoint=endpoint_id)
 
-    def _start(self) -> None:
-        task = asyncio.create_task(self._tell_all())
-        self._starting.add(task)
-        task.add_done_callback(self._starting.discard)
-
-    async def _tell_all(self) -> None:
-        try:
-            await self._netd.request("proxy", endpoints=self._endpoints, exactly=self._settled)
-        except SampanError as error:
-            log.error("published ports are not reached over IPv6: %s", error)
-
     def close(self) -> None:
         """Let go of the sockets; sampan-netd goes on."""
-        for task in self._starting:
-            task.cancel()
         for sock in self._sockets:
             sock.close()
         self._sockets = ()
