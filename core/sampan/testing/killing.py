@@ -47,7 +47,7 @@ def places_of_change(look: Callable[[], object], make_ready: Callable[[], T], ac
     """Run `action` in a child, and give the lines before which `look` saw another thing than before the line before.
 
     Where a kill leaves only what `look` sees, to be killed at one of these, or at the first line, is all that can happen.
-    `look` is called in whatever thread comes to a line.
+    `look` is called in whatever thread comes to a line, in one at a time.
     """
     reader, writer = os.pipe()
     seen: list[object] = []
@@ -94,12 +94,14 @@ def _in_child(make_ready: Callable[[], T], action: Callable[[T], object], arrive
 
 def _tracer(armed: Event, arrive: Callable[[Place, int], None]) -> Callable[[FrameType, str, Any], Any]:
     seen: set[Place] = set()
+    one_at_a_time = threading.Lock()
 
     def trace_line(frame: FrameType, event: str, _: Any) -> Any:
         place = (frame.f_code.co_filename, frame.f_lineno)
         if event == "line" and place not in seen:
-            seen.add(place)
-            arrive(place, len(seen))
+            with one_at_a_time:
+                seen.add(place)
+                arrive(place, len(seen))
         return trace_line
 
     def trace_call(frame: FrameType, event: str, _: Any) -> Any:
