@@ -16,7 +16,16 @@ import pytest
 from sampan.api.errors import Conflict, InvalidArgument, Unavailable, Unsupported
 from sampan.api.network import Attachment, Endpoint, Network, NetworkDriver, PortMapping
 from sampan.linux.namespaces import call_in_netns
-from sampan.linux.netlink import Netlink, add_address, add_route, add_veth, delete_link, link_index, set_link
+from sampan.linux.netlink import (
+    Netlink,
+    add_address,
+    add_bridge,
+    add_route,
+    add_veth,
+    delete_link,
+    link_index,
+    set_link,
+)
 from sampan.linux.sysctl import get_sysctl, set_sysctl
 from sampan.linux.vxlan import flood_list
 from sampan.testing.namespaces import Namespace, listen, reaches, unreachable
@@ -416,6 +425,21 @@ def test_entries_of_another_program_stay(lab: Lab) -> None:
     assert lab.check(network, endpoint, sandbox) == ()
     with lab.host.run(Netlink) as kernel:
         assert flood_list(kernel, lab.host.run(link_index, tunnel)) == {OUTSIDE}
+
+
+def test_links_of_others_by_our_names_are_left_alone(lab: Lab) -> None:
+    network = lab.describe()
+    name = links.names(lab.driver.context.engine_id, network.id)
+    change(lab.host, add_bridge(name.bridge), set_link(name.bridge, alias="sampan 5a3b0000 vxlan network 00"))
+    with pytest.raises(Conflict, match="there is one, of sampan 5a3b0000 vxlan network 00"):
+        lab.host.run(lab.driver.create_network, network)
+    lab.host.run(lab.driver.delete_network, network)
+    assert lab.host.links() == {"lo", "uplink", name.bridge}
+    endpoint = lab.endpoint(network)
+    veth = links.veth_name(lab.driver.context.engine_id, endpoint.id)
+    change(lab.host, add_bridge(veth))
+    lab.detach(network, endpoint)
+    assert veth in lab.host.links()
 
 
 # ---------------------------------------------------------------------- beside a firewall

@@ -154,8 +154,8 @@ class VxlanDriver(NetworkDriver):
     def detach(self, network: Network, endpoint: Endpoint) -> None:
         """Delete the link."""
         self._need_open()
-        with _translated(f"detach endpoint {endpoint.id[:12]} from network {network.name}"), Netlink() as kernel:
-            kernel.discard(links.veth_name(self.context.engine_id, endpoint.id))
+        with _translated(f"detach endpoint {endpoint.id[:12]} from network {network.name}"):
+            links.delete_endpoint(endpoint, self._marks)
 
     def publish(self, network: Network, endpoint: Endpoint, ports: Sequence[PortMapping]) -> tuple[PortMapping, ...]:
         """Refuse, unless there is nothing to publish."""

@@ -92,10 +92,8 @@ def delete_network(network: Network, marks: Marks) -> None:
     """Delete a network's links if they are ours. Idempotent. Raises `OSError`."""
     name, mark = names(marks.engine_id, network.id), marks.network(network.id)
     with Netlink() as kernel:
-        for link in (name.bridge, name.tunnel):
-            found = kernel.link(link)
-            if found is not None and found.alias == mark:
-                kernel.discard(found.index)
+        _delete(kernel, name.bridge, mark)
+        _delete(kernel, name.tunnel, mark)
 
 
 def _make_tunnel(kernel: Netlink, name: str, mark: str, given: Options, ground: Underlay) -> list[str]:
@@ -115,7 +113,8 @@ def _make_tunnel(kernel: Netlink, name: str, mark: str, given: Options, ground: 
             ) from error
         made.append(f"tunnel {name}")
     index = netlink.link_index(name)
-    missing = [remote for remote in ground.remotes if remote not in flood_list(kernel, index)]
+    known = flood_list(kernel, index)
+    missing = [remote for remote in ground.remotes if remote not in known]
     kernel.run(*(add_flood(index, remote) for remote in missing))
     if found is not None:
         made += [f"way of tunnel {name} to {remote}" for remote in missing]
@@ -157,8 +156,16 @@ def _own(kernel: Netlink, name: str, mark: str) -> Link | None:
     """Give our link of this name, or None. Raises `Conflict` if it is somebody else's."""
     found = kernel.link(name)
     if found is not None and found.alias != mark:
-        raise Conflict(f"make link {name}: there is one, of somebody else", remedy=f"ip link delete {name}")
+        raise Conflict(
+            f"make link {name}: there is one, of {found.alias or 'somebody else'}", remedy="create the network anew: it gets another name"
+        )
     return found
+
+
+def _delete(kernel: Netlink, name: str, mark: str) -> None:
+    found = kernel.link(name)
+    if found is not None and found.alias == mark:
+        kernel.discard(found.index)
 
 
 def _set_mtu(kernel: Netlink, link: Link, mtu: int) -> list[str]:
@@ -190,6 +197,12 @@ def make_endpoint(network: Network, endpoint: Endpoint, netns: int, marks: Marks
             kernel.discard(name)
             raise
     return master.mtu
+
+
+def delete_endpoint(endpoint: Endpoint, marks: Marks) -> None:
+    """Delete an endpoint's link if it is ours. Idempotent. Raises `OSError`."""
+    with Netlink() as kernel:
+        _delete(kernel, veth_name(marks.engine_id, endpoint.id), marks.endpoint(endpoint.id))
 
 
 def repair_endpoint(network: Network, endpoint: Endpoint, marks: Marks) -> list[str]:
