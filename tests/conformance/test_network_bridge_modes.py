@@ -373,6 +373,12 @@ def test_internal_is_within_and_the_host(lab: Lab) -> None:
     with listen(lab.outside, 82, family=6) as server:
         assert unreachable(sandbox, OUTSIDE, 82, server)
         assert unreachable(sandbox, OUTSIDE6, 82, server)
+    published, _, _ = lab.container(lab.network(versions=(4, 6)), ports=(PortMapping("tcp", 80, 8080),))
+    with listen(published, 80, family=6) as server:
+        assert reaches(lab.host, gateway, 8080, server)
+        for address in (gateway, gateway6):
+            with pytest.raises(ConnectionRefusedError):
+                sandbox.run(socket.create_connection, (address, 8080), 5)
 
 
 def _table(lab: Lab) -> str:

@@ -123,8 +123,8 @@ _CHAINS: dict[str, list[str]] = {
     # and containers must not reach the host's own
     "guard": ["iifname @bridges ip daddr 127.0.0.0/8 drop", _guard(4), _guard(6)],
     # nor may a neighbour on the wire, by a packet to 127.0.0.1 that we would turn around before the kernel
-    # drops it
-    "incoming": ["ip daddr 127.0.0.0/8 return", "jump translate"],
+    # drops it. From internal networks only the host itself is reached, not what is published there
+    "incoming": ["ip daddr 127.0.0.0/8 return", "iifname @shut return", "jump translate"],
     "outgoing": ["jump translate"],
     "translate": ["meta nfproto ipv6 jump divert", *_translate(4), *_translate(6)],
     "leaving": ["ip saddr 127.0.0.0/8 oifname @bridges masquerade", *_leaving(4), *_leaving(6)],
