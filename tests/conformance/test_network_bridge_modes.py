@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from sampan.api.errors import Conflict, InvalidArgument
-from sampan.api.network import Endpoint, Network, PortMapping
+from sampan.api.errors import Conflict, InvalidArgument, SampanError
+from sampan.api.network import Endpoint, Network, PortMapping, Subnet
 from sampan.linux.netlink import Netlink, add_address, add_bridge, add_route, add_veth, delete_link, link_index
 from sampan.linux.sysctl import set_sysctl
 from sampan.testing.namespaces import Namespace, listen, reaches, unreachable
@@ -252,6 +252,13 @@ def test_ports_on_one_ipv6_address_unless_said_otherwise(lab: Lab) -> None:
         assert reaches(lab.outside, HOST6, 8080, server) == OUTSIDE6
         assert unreachable(lab.outside, HOST, 8080, server)
         assert reaches(lab.outside, HOST, 8081, server)
+
+
+def test_a_network_that_cannot_be_finished_leaves_nothing(lab: Lab) -> None:
+    before, table = lab.host.links(), _table(lab)
+    with pytest.raises(SampanError):  # no link can have a multicast address, and the bridge is made by then
+        lab.network(subnets=(Subnet("10.9.0.0/24", "10.9.0.1"), Subnet("fd09::/64", "ff02::9")))
+    assert (lab.host.links(), _table(lab)) == (before, table)
 
 
 def test_two_networks_cannot_share_a_bridge(lab: Lab) -> None:

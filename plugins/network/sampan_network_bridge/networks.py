@@ -67,8 +67,8 @@ class Networks:
                 raise Conflict(
                     f"create network {network.name}: networks have same bridge name", remedy=f"choose another {options.NAME}"
                 )
-            _make_bridge(plan.bridge)
             try:
+                _make_bridge(plan.bridge)
                 self._firewall.change({}, plan.elements)
             except BaseException:
                 bridges.delete(plan.bridge)
