@@ -26,6 +26,7 @@ from sampan_ipam_default.ranges import (
     overlapping,
     parse_address,
     parse_range,
+    taken_numbers,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -74,9 +75,8 @@ class DefaultIpam(IpamDriver):
         So an address that was given back is given again at once if it is the lowest.
         """
         network = parse_range(request.subnet.prefix, "subnet")
-        taken = {int(ipaddress.ip_address(address)) for address in request.in_use}
-        if request.subnet.gateway is not None:
-            taken.add(int(ipaddress.ip_address(request.subnet.gateway)))
+        gateway = [request.subnet.gateway] if request.subnet.gateway is not None else []
+        taken = taken_numbers([*request.in_use, *gateway], network.version)
         chosen: int | None
         if request.preferred is not None:
             chosen = int(parse_address(request.preferred, network, "preferred address"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 from collections.abc import Collection, Iterable, Sequence
 
 from sampan.api.errors import InvalidArgument
@@ -36,6 +37,17 @@ def _refuse_zone(text: str) -> None:
     """Raise `ValueError` for a zone (RFC 4007): it is any text, and belongs to no address that others are given."""
     if "%" in text:
         raise ValueError("it has a zone")
+
+
+def taken_numbers(texts: Iterable[str], version: int) -> set[int]:
+    """Give the addresses of a version among `texts` as numbers. By inet_pton(3): a start waits for it, and there may be a
+    thousand. Raises `InvalidArgument`.
+    """
+    family, is_version_6 = (socket.AF_INET6, True) if version == 6 else (socket.AF_INET, False)
+    try:
+        return {int.from_bytes(socket.inet_pton(family, text), "big") for text in texts if (":" in text) is is_version_6}
+    except OSError as error:
+        raise InvalidArgument(f"an address in use is none: {', '.join(texts)}") from error
 
 
 def hosts(network: IPNetwork) -> range:
