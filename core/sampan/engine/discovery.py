@@ -38,10 +38,13 @@ class Discovery:
         in the sockets. Raises `System` where the kernel cannot lead a sandbox's queries.
         """
         served = self._served.get(sandbox.container_id)
-        if served is None or served.inode != os.fstat(netns).st_ino:
+        is_new = served is None or served.inode != os.fstat(netns).st_ino
+        if served is None or is_new:
             served = await self._begin(sandbox, netns)
         served.sandbox = sandbox
-        await self._netd.tell("serve", served.descriptors(), inode=served.inode, sandbox=sandbox.to_data())
+        told = self._netd.tell("serve", served.descriptors(), inode=served.inode, sandbox=sandbox.to_data())
+        if not is_new:  # else what is asked meanwhile waits
+            await told
         self._netd.start()
 
     async def _begin(self, sandbox: Sandbox, netns: int) -> _Served:

@@ -208,7 +208,7 @@ class Netd:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _told(self, op: str, channel: Channel, answer: Coroutine[Any, Any, Any]) -> None:
+    async def _told(self, op: str, channel: Channel, answer: asyncio.Future[Any]) -> None:
         try:
             await self._in_time(op, channel, answer)
         except Unavailable:  # it died: another one is told all
@@ -219,7 +219,7 @@ class Netd:
     async def _ask(self, channel: Channel, op: str, fds: Sequence[int] = (), **fields: Any) -> Any:
         return await self._in_time(op, channel, channel.begin(op, fds, **fields))
 
-    async def _in_time(self, op: str, channel: Channel, answer: Coroutine[Any, Any, Any]) -> Any:
+    async def _in_time(self, op: str, channel: Channel, answer: asyncio.Future[Any]) -> Any:
         try:
             async with asyncio.timeout(DEADLINE):
                 return await answer

@@ -13,7 +13,7 @@ import os
 import socket
 import sys
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,8 @@ class Channel:
         self._sock = sock
         self._loop = asyncio.get_running_loop()
         self._ids = itertools.count(1)
-        self._answers: dict[int, asyncio.Future[Any]] = {}
-        self._unsent: deque[tuple[int, bytes, tuple[int, ...]]] = deque()
+        self._answers: dict[int, tuple[str, asyncio.Future[Any]]] = {}
+        self._unsent: deque[tuple[asyncio.Future[Any], bytes, tuple[int, ...]]] = deque()
         self._loop.add_reader(sock.fileno(), self._receive)
 
     @classmethod
@@ -64,28 +64,23 @@ class Channel:
         """Ask, and wait for the answer. Raises what the other side raised; `Unavailable` if it goes away."""
         return await self.begin(op, fds, **fields)
 
-    def begin(self, op: str, fds: Sequence[int] = (), **fields: Any) -> Coroutine[Any, Any, Any]:
-        """Ask at once, and give what waits for the answer as `request` does. Raises `Unavailable`."""
+    def begin(self, op: str, fds: Sequence[int] = (), **fields: Any) -> asyncio.Future[Any]:
+        """Ask at once, in the order of calls, and give what waits for the answer as `request` does. Raises `Unavailable`."""
         if self.closed.is_set():
             raise self._gone(op)
         number = next(self._ids)
         answer: asyncio.Future[Any] = self._loop.create_future()
-        self._answers[number] = answer
-        self._unsent.append((number, messages.encode({"id": number, "op": op, **fields}), tuple(fds)))
+        answer.add_done_callback(lambda done: self._forget(number, done))
+        self._answers[number] = (op, answer)
+        self._unsent.append((answer, messages.encode({"id": number, "op": op, **fields}), tuple(fds)))
         if len(self._unsent) == 1:
             self._send()
-        return self._answer_to(number, op, answer)
+        return answer
 
-    async def _answer_to(self, number: int, op: str, answer: asyncio.Future[Any]) -> Any:
-        try:
-            reply = await answer
-        finally:
-            self._answers.pop(number, None)
-        if reply is None:
-            raise self._gone(op)
-        if "error" in reply:
-            raise from_wire(reply["error"])
-        return reply.get("result")
+    def _forget(self, number: int, answer: asyncio.Future[Any]) -> None:
+        self._answers.pop(number, None)
+        if not answer.cancelled():
+            answer.exception()  # nobody may be left who waits for it
 
     def close(self) -> None:
         """Drop the connection; whoever waits for an answer gets `Unavailable`. Idempotent."""
@@ -96,9 +91,9 @@ class Channel:
         self._loop.remove_writer(self._sock.fileno())
         self._sock.close()
         self._unsent.clear()
-        for answer in self._answers.values():
+        for op, answer in self._answers.values():
             if not answer.done():
-                answer.set_result(None)
+                answer.set_exception(self._gone(op))
 
     def _gone(self, op: str) -> Unavailable:
         return Unavailable(f"{op}: {self.peer} is gone")
@@ -106,8 +101,8 @@ class Channel:
     def _send(self) -> None:
         try:
             while self._unsent:
-                number, payload, fds = self._unsent[0]
-                if number in self._answers:  # else it was cancelled, and its descriptors may be closed
+                answer, payload, fds = self._unsent[0]
+                if not answer.done():  # else it was cancelled, and its descriptors may be closed
                     messages.send(self._sock, payload, fds)
                 self._unsent.popleft()
         except BlockingIOError:
@@ -132,6 +127,10 @@ class Channel:
         reply, fds = received
         for fd in fds:
             os.close(fd)
-        answer = self._answers.get(reply["id"])
-        if answer is not None and not answer.done():
-            answer.set_result(reply)
+        _, answer = self._answers.get(reply["id"], ("", None))
+        if answer is None or answer.done():
+            return
+        if "error" in reply:
+            answer.set_exception(from_wire(reply["error"]))
+        else:
+            answer.set_result(reply.get("result"))
