@@ -93,6 +93,18 @@ def test_what_is_missing_on_the_host_is_made_again(daemon: Daemon) -> None:
     assert b"18081" in daemon.run("nft", "list", "map", "inet", table, "ports4").stdout
 
 
+def test_a_flush_of_all_tables_is_mended(daemon: Daemon) -> None:
+    """`systemctl restart nftables` does that, behind the engine's back."""
+    with_port, without, going = run(daemon, "-p", "18083:80"), run(daemon), run(daemon, "-p", "18084:80")
+    daemon.run("nft", "flush", "ruleset")
+    daemon.docker("rm", "-f", going)
+    assert {fault["Subject"] for fault in check(daemon)["Damage"]} == {
+        f"container {with_port[:12]}", f"container {without[:12]}"
+    }  # fmt: skip
+    assert repair(daemon)["Damage"] == []
+    run(daemon, "-p", "18084:80")
+
+
 def test_what_is_missing_in_the_container_takes_a_person(daemon: Daemon) -> None:
     container = run(daemon)
     in_container(daemon, container, "ip", "route", "delete", "default")

@@ -31,9 +31,10 @@ def test_a_parent_may_be_called_by_its_vlan(parent: str, vlan: tuple[str, int] |
     "options",
     [
         {"parent": "lo"}, {"parent": "."}, {"parent": "a b"}, {"parent": "a/b"}, {"parent": "sixteen-letters-"},
+        {"parent": "\ud800"}, {"parent": "\u00e4\u00f6\u00fc"}, {"parent": "a\n"},
         {"macvlan_mode": "Bridge"}, {"macvlan_mode": "source"}, {MTU: "-1"}, {MTU: "67"}, {MTU: "65536"}, {MTU: "x"},
     ],
 )  # fmt: skip
 def test_what_no_network_can_have(options: dict[str, str]) -> None:
-    with pytest.raises(InvalidArgument, match=next(iter(options.values())).replace(".", r"\.")):
+    with pytest.raises(InvalidArgument, match=r"parent|mode|mtu"):
         parse({**options})

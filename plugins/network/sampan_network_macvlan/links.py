@@ -21,7 +21,6 @@ from sampan.api.network import Endpoint, Network
 from sampan.linux import uppers
 from sampan.linux.namespaces import call_in_netns, new_netns
 from sampan.linux.netlink import Link, Netlink, Request, mac_of
-from sampan.linux.sysctl import set_sysctl
 from sampan.linux.uppers import Macvlan
 from sampan_network_macvlan.options import Options
 
@@ -38,8 +37,8 @@ def altname(marks: Marks, endpoint: Endpoint) -> str:
 def make(network: Network, endpoint: Endpoint, netns: int, parent: Link, given: Options, marks: Marks) -> str:
     """Make an endpoint's link, ready to use; give its hardware address. All or nothing.
 
-    Its neighbours hear of the address at once, by a gratuitous ARP or neighbour advertisement: the wire is not ours alone, and
-    who had the address before may have had another hardware address. Raises `OSError`, `Conflict`, `System`.
+    Its neighbours hear of it at once: the wire is not ours alone, and who had its addresses before may have had another hardware
+    address. Raises `OSError`, `Conflict`, `System`.
     """
     exclusive = given.mode == "passthru"
     mac = endpoint.mac or (mac_of(endpoint.ipv4) if endpoint.ipv4 and not exclusive else "")
@@ -62,6 +61,7 @@ def _make(
     try:
         made = call_in_netns(netns, lambda: _mark(endpoint, altname(marks, endpoint)))
         sandbox.configure(network, endpoint, netns, mac=mac)
+        sandbox.announce(endpoint, netns)
     except BaseException:
         call_in_netns(netns, lambda: _discard(endpoint.interface))
         raise
@@ -171,12 +171,9 @@ def _group(marks: Marks) -> int:
 
 
 def _mark(endpoint: Endpoint, mark: str) -> Macvlan:
-    """In the sandbox: name the link, and have it say hello as soon as it is up (`ip-sysctl.rst`)."""
+    """Name the link, in its sandbox; give it."""
     with Netlink() as kernel:
         kernel.run(uppers.add_altname(endpoint.interface, mark))
-    set_sysctl(f"ipv4/conf/{endpoint.interface}/arp_notify", "1")
-    if endpoint.ipv6:
-        set_sysctl(f"ipv6/conf/{endpoint.interface}/ndisc_notify", "1")
     made = _find(endpoint.interface)
     if made is None:
         raise OSError(errno.ENODEV, f"link {endpoint.interface} was made and is gone again")

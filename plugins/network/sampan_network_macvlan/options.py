@@ -13,8 +13,8 @@ PARENT = "parent"
 MODE = "macvlan_mode"
 MTU = "com.docker.network.driver.mtu"
 
-_LINK_NAME = re.compile(r"[^/\s:]{1,15}")
-_VLAN = re.compile(r"(.+)\.(\d{1,4})")
+_LINK_NAME = re.compile(r"[!-.0-9;-~]{1,15}")  # ASCII but / and : and what does not print
+_VLAN = re.compile(r"(.+)\.([0-9]{1,4})")
 
 
 @dataclass(frozen=True, slots=True)
