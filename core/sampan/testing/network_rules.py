@@ -11,11 +11,11 @@ from typing import ClassVar
 
 import pytest
 
-from sampan.api.errors import Conflict, SampanError
+from sampan.api.errors import Conflict, SampanError, Unsupported
 from sampan.api.network import Network, NetworkCapability, NetworkDriver, PortMapping, SandboxKind
 from sampan.testing.namespaces import PATIENCE, listen, reaches, unreachable
 from sampan.testing.network_ground import HOST, Lab, address_of, mac_of_link
-from sampan.testing.selection import needs
+from sampan.testing.selection import needs, needs_refusal
 
 _LOOK_AGAIN = 0.02  # seconds
 
@@ -53,6 +53,19 @@ class RuleCases:
             network = replace(network, subnets=lab.subnets(99)[:1])
         lab.host.run(lab.driver.create_network, network)
         _live_in(lab, network)
+
+    @needs_refusal(NetworkCapability.PUBLISH)
+    def test_ports_that_cannot_be_published_are_refused(self, lab: Lab) -> None:
+        """A driver without PUBLISH refuses to, and has nothing to take back."""
+        network = lab.network() if NetworkCapability.ADDRESSES in lab.capabilities else lab.driver.default_network()
+        assert network is not None
+        sandbox, endpoint, _ = lab.container(network)
+        ports = (PortMapping("tcp", 80, 8080),)
+        with pytest.raises(Unsupported):
+            lab.host.run(lab.driver.publish, network, endpoint, ports)
+        lab.host.run(lab.driver.unpublish, network, endpoint, ports)
+        assert lab.check(network, endpoint, sandbox) == ()
+        lab.detach(network, endpoint)
 
     # ------------------------------------------------------------------ links and addresses
 
