@@ -227,3 +227,30 @@ def test_udp_clients_are_told_apart_and_the_silent_make_room(host: Namespace, mo
             sock.close()
 
     run(host, scenario)
+
+
+def test_udp_clients_of_all_endpoints_are_bounded(host: Namespace) -> None:
+    """The endpoint with the most of them makes room."""
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        clients = [socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) for _ in range(6)]
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+            for sock in (server, other, *clients):
+                sock.setblocking(False)
+            server.bind((HERE, ECHO))
+            other.bind((HERE, MUTE))
+            async with serving(most=4) as (proxy, _):
+                two = [["udp", "::1", 8002, 1, HERE, MUTE]]
+                proxy.operations()["publish"]({"endpoint": "one", "passages": PASSAGES["udp"][:1]}, [])
+                proxy.operations()["publish"]({"endpoint": "two", "passages": two}, [])
+                for client in clients[:5]:
+                    await loop.sock_sendto(client, b"hello", ("::1", 8000, 0, 0))
+                    await loop.sock_recvfrom(server, 100)
+                await loop.sock_sendto(clients[5], b"other", ("::1", 8002, 0, 0))
+                assert (await loop.sock_recvfrom(other, 100))[0] == b"other"
+                assert [len(proxy._endpoints[name].clients) for name in ("one", "two")] == [3, 1]
+        for client in clients:
+            client.close()
+
+    run(host, scenario)

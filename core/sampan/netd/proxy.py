@@ -96,14 +96,17 @@ class PortProxy(Service):
     """Passes on to the endpoints it is told of."""
 
     def __init__(self, most: int | None = None) -> None:
-        """It listens when the daemon hands over the sockets. `most`: connections at one time, half of them of one endpoint."""
+        """It listens when the daemon hands over the sockets. `most`: connections, and UDP clients, at one time.
+
+        One endpoint has half of the connections at most.
+        """
         self._loop = asyncio.get_running_loop()
         self._tcp: socket.socket | None = None
         self._udp: socket.socket | None = None
         self._endpoints: dict[str, _Endpoint] = {}
         self._clients: dict[_Key, str] = {}
         self._connections = 0
-        # of two descriptors each: the rest is for names
+        # a connection has two descriptors, a client one; the last quarter is for names
         self._most = most or resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4
         self._sweep: asyncio.TimerHandle | None = None
 
@@ -296,6 +299,9 @@ class PortProxy(Service):
         endpoint = self._endpoints[endpoint_id]
         if len(endpoint.clients) >= MAX_CLIENTS:
             self._drop(endpoint, next(iter(endpoint.clients.values())))
+        elif len(self._clients) >= self._most:
+            crowded = max(self._endpoints.values(), key=lambda item: len(item.clients))
+            self._drop(crowded, next(iter(crowded.clients.values())))
         try:
             speaks = socket.socket(socket.AF_INET6 if ":" in destination[0] else socket.AF_INET, socket.SOCK_DGRAM)
         except OSError as error:
