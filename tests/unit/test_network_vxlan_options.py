@@ -72,6 +72,7 @@ def test_options_of_others_are_none_of_ours() -> None:
         ({"remotes": "", "group": "239.1.1.1"}, "-o parent=LINK"),
         ({"parent": "eth0/1"}, "no link name"),
         ({"parent": "eth*"}, "no link name"),
+        ({"parent": "ethø"}, "no link name"),
         ({"parent": 'x" drop'}, "no link name"),
         ({"learning": "perhaps"}, "not a truth value"),
         ({"com.docker.network.driver.mtu": "67"}, "mtu='67'"),

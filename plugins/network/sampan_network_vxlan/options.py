@@ -98,7 +98,7 @@ def _boolean(options: Mapping[str, str], key: str) -> bool:
 
 def _parent(options: Mapping[str, str]) -> str:
     value = options.get(PARENT, "")
-    if value and not (_LINK_NAME.fullmatch(value) and value not in (".", "..")):
+    if value and not (value.isascii() and _LINK_NAME.fullmatch(value) and value not in (".", "..")):
         raise InvalidArgument(f"network option {PARENT}={value!r} is no link name", remedy="1 to 15 bytes without / : * or space")
     return value
 
