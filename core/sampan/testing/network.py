@@ -30,6 +30,7 @@ from typing import Any, ClassVar
 import pytest
 
 from sampan.api.network import NetworkDriver
+from sampan.linux.netlink import Netlink
 from sampan.testing.leaks import Leaks
 from sampan.testing.network_crashes import CrashCases
 from sampan.testing.network_endpoints import EndpointCases
@@ -59,7 +60,9 @@ class NetworkDriverSuite(RuleCases, EndpointCases, PacketCases, PortCases, Crash
         """Give a lab; afterwards no descriptor is left open, and nothing of ours is outside of the lab's namespaces."""
         probe = self.driver_class.probe(tmp_path)
         assert probe.supported, probe.reason
-        leaks = Leaks.before(mark=ENGINE[:4])
+        leaks = Leaks.before(mark=ENGINE)
         with ExitStack() as stack:
             yield self.lab_class(self.driver_class, self.driver_config, tmp_path, stack)
         leaks.check()
+        with Netlink() as kernel:
+            assert [link.name for link in kernel.links() if ENGINE in link.alias] == []
