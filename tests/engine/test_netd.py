@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,8 @@ import pytest
 from ground.waiting import wait_until
 from sampan.engine import netd as supervisor
 from sampan.engine.netd import Ask, Netd
+from sampan.netd.outside import Outside
+from sampan.testing.namespaces import Namespace
 
 
 class Witness:
@@ -47,6 +51,12 @@ def processes(state: Path) -> list[int]:
 def state(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path
     wait_until(lambda: not processes(tmp_path), "sampan-netd ends when nobody needs it")
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
 
 
 async def until(condition: object, what: str) -> None:
@@ -128,3 +138,17 @@ def test_an_unknown_request_is_refused_in_words(state: Path) -> None:
         await netd.close()
 
     asyncio.run(scenario())
+
+
+def test_sockets_that_ask_the_world_are_limited_and_made_where_they_ask(stack: ExitStack) -> None:
+    outside, elsewhere = Outside(1), Namespace()
+    stack.callback(elsewhere.close)
+    stack.callback(outside.close)
+    for _ in range(2):
+        with outside.open(socket.AF_INET, socket.SOCK_DGRAM, elsewhere.fd) as first:
+            with pytest.raises(OSError, match="Too many open files"), outside.open(socket.AF_INET, socket.SOCK_DGRAM, outside.home):
+                pass
+            with pytest.raises(OSError, match="Network is unreachable"):
+                first.connect(("192.0.2.1", 53))
+        assert first.fileno() == -1
+    assert os.stat("/proc/thread-self/ns/net").st_ino == os.fstat(outside.home).st_ino

@@ -11,14 +11,13 @@ import asyncio
 import os
 import socket
 import struct
-from collections.abc import Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sampan.linux.namespaces import CLONE_NEWNET, setns
 from sampan.netd import dns
 from sampan.netd.names import NAMESERVER, Upstream
+from sampan.netd.outside import Outside
 
 PAUSES = (0.4, 1.0, 1.0)
 """Seconds of silence after which the next server is asked as well, the first time round, the second, the third."""
@@ -52,10 +51,10 @@ class _Server:
 class Forwarder:
     """The servers of one sandbox."""
 
-    def __init__(self, upstreams: Sequence[Upstream], netns: int, home: int) -> None:
-        """`netns`, `home`: descriptors of the sandbox's and the host's network namespace, which stay the caller's."""
-        self._home = home
-        self._servers = [server for upstream in upstreams if (server := _server(upstream, netns, home))][:SERVERS]
+    def __init__(self, upstreams: Sequence[Upstream], netns: int, outside: Outside) -> None:
+        """`netns`: a descriptor of the sandbox's network namespace, which stays the caller's."""
+        self._outside = outside
+        self._servers = [server for upstream in upstreams if (server := _server(upstream, netns, outside))][:SERVERS]
 
     async def ask(self, query: bytes, *, by_tcp: bool) -> bytes:
         """Give the answer to a query, with its id: a failing server's if there is no better. Raises `Failed` without any."""
@@ -100,7 +99,7 @@ class Forwarder:
 
     async def _by_udp(self, server: _Server, asked: bytes) -> bytes:
         loop = asyncio.get_running_loop()
-        with self._socket(server, socket.SOCK_DGRAM) as sock:
+        with self._outside.open(server.family, socket.SOCK_DGRAM, server.netns) as sock:
             sock.connect(server.address)
             sock.send(asked)
             while True:
@@ -110,17 +109,13 @@ class Forwarder:
 
     async def _by_tcp(self, server: _Server, asked: bytes) -> bytes:
         loop = asyncio.get_running_loop()
-        with self._socket(server, socket.SOCK_STREAM) as sock:
+        with self._outside.open(server.family, socket.SOCK_STREAM, server.netns) as sock:
             await loop.sock_connect(sock, server.address)
             await send_message(sock, asked)
             reply = await receive_message(sock)
         if not dns.answers(reply, asked):
             raise EOFError
         return reply
-
-    def _socket(self, server: _Server, kind: int) -> socket.socket:
-        with _inside(server.netns, self._home):
-            return socket.socket(server.family, kind | socket.SOCK_NONBLOCK)
 
 
 class _Race:
@@ -184,25 +179,15 @@ async def _exactly(sock: socket.socket, size: int) -> bytes:
     return bytes(parts)
 
 
-def _server(upstream: Upstream, netns: int, home: int) -> _Server | None:
+def _server(upstream: Upstream, netns: int, outside: Outside) -> _Server | None:
     """Find where a server is; None if it is ourselves, who would ask on for ever, or nowhere."""
     if upstream.address == NAMESERVER and not upstream.from_host:
         return None
-    where = home if upstream.from_host else netns
+    where = outside.home if upstream.from_host else netns
     try:
-        with _inside(where, home):  # a zone is the name of a link there
+        with outside.inside(where):  # a zone is the name of a link there
             found = socket.getaddrinfo(upstream.address, PORT, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST)
     except OSError:
         return None
     family, _, _, _, (address, *rest) = found[0]
     return _Server(family, (str(address).partition("%")[0], *rest), where)
-
-
-@contextmanager
-def _inside(netns: int, home: int) -> Iterator[None]:
-    """Have this thread in another network namespace for some lines without a pause: the process has no other thread."""
-    setns(netns, CLONE_NEWNET)
-    try:
-        yield
-    finally:
-        setns(home, CLONE_NEWNET)

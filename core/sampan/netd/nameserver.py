@@ -12,6 +12,7 @@ from sampan.netd import dns
 from sampan.netd.dns import Query
 from sampan.netd.forwarding import Failed, Forwarder, receive_message, send_message
 from sampan.netd.names import Member, Names, Sandbox
+from sampan.netd.outside import Outside
 
 BURST = 32
 """Queries of one sandbox that are answered before it is another's turn."""
@@ -35,19 +36,16 @@ LONGEST_QUERY = 4096
 class NameServer:
     """Serves one sandbox until `close`."""
 
-    def __init__(self, sandbox: Sandbox, names: Names, descriptors: list[int], home: int) -> None:
-        """`descriptors`: the sandbox's network namespace, its UDP and its listening TCP socket; ours from now on.
-
-        `home`: the host's network namespace.
-        """
+    def __init__(self, sandbox: Sandbox, names: Names, descriptors: list[int], outside: Outside) -> None:
+        """`descriptors`: the sandbox's network namespace, its UDP and its listening TCP socket; ours from now on."""
         self.sandbox = sandbox
         self._names = names
-        self._home = home
+        self._outside = outside
         self._netns, udp, tcp = descriptors
         self._loop = asyncio.get_running_loop()
         self._udp = socket.socket(fileno=udp)
         self._tcp = socket.socket(fileno=tcp)
-        self._forwarder = Forwarder(sandbox.servers, self._netns, home)
+        self._forwarder = Forwarder(sandbox.servers, self._netns, outside)
         self._forwarding: set[asyncio.Task[None]] = set()
         self._conversations: set[asyncio.Task[None]] = set()
         self._packed: dict[bytes, _Packed] = {}
@@ -71,7 +69,7 @@ class NameServer:
     def change(self, sandbox: Sandbox) -> None:
         """Answer by these rules from now on."""
         self.sandbox = sandbox
-        self._forwarder = Forwarder(sandbox.servers, self._netns, self._home)
+        self._forwarder = Forwarder(sandbox.servers, self._netns, self._outside)
         self._packed.clear()
 
     def close(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import resource
 import socket
 from collections.abc import Mapping
 
@@ -10,7 +10,11 @@ from sampan.api.errors import NotFound
 from sampan.linux.messages import Message
 from sampan.netd.names import Member, Names, Sandbox
 from sampan.netd.nameserver import NameServer
+from sampan.netd.outside import Outside
 from sampan.netd.service import Operation, Service
+
+MOST_OUTSIDE = 16384
+"""Sockets that may ask the world at once; fewer where a quarter of the descriptors is less."""
 
 
 class NameServers(Service):
@@ -20,7 +24,8 @@ class NameServers(Service):
         """Nothing is known and served yet."""
         self._names = Names()
         self._servers: dict[str, NameServer] = {}
-        self._home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._outside = Outside(min(descriptors // 4, MOST_OUTSIDE))
 
     def operations(self) -> Mapping[str, Operation]:
         """Give the requests: `serve`, `lend`, `forget`, `join`, `leave`, `replace`, `served`."""
@@ -43,7 +48,7 @@ class NameServers(Service):
         """Close every name server."""
         for container_id in list(self._servers):
             self._servers.pop(container_id).close()
-        os.close(self._home)
+        self._outside.close()
 
     def _serve(self, message: Message, fds: list[int]) -> None:
         """Serve a sandbox, or by other rules. Descriptors are needed for one that is not served yet, and harmless else."""
@@ -56,7 +61,7 @@ class NameServers(Service):
             raise NotFound(f"serve names in container {sandbox.container_id[:12]}: it is not served yet")
         if known is not None:
             self._servers.pop(sandbox.container_id).close()
-        self._servers[sandbox.container_id] = NameServer(sandbox, self._names, [fds.pop(0) for _ in range(3)], self._home)
+        self._servers[sandbox.container_id] = NameServer(sandbox, self._names, [fds.pop(0) for _ in range(3)], self._outside)
 
     def _lend(self, message: Message, fds: list[int]) -> None:
         """Send copies of a sandbox's sockets on the socket given: a later daemon holds them too."""
