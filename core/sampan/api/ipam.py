@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PoolRequest:
-    """What a new network asks for. `prefix` and `gateway` as the user gave them, or None; `in_use` are taken prefixes."""
+    """What a new network asks for. `prefix` and `gateway` as the user gave them, or None; `in_use` are taken prefixes.
+
+    `ip_range` is what the driver may give of the subnet, to the gateway too if that is not named. `version` is for a
+    request without prefix.
+    """
 
     prefix: str | None = None
     gateway: str | None = None
@@ -31,7 +35,10 @@ class PoolRequest:
 
 @dataclass(frozen=True, slots=True)
 class AddressRequest:
-    """What an endpoint asks for in `subnet`. `in_use` are addresses without prefix length, the gateway among them."""
+    """What an endpoint asks for in `subnet`. `in_use` are addresses without prefix length, the gateway among them.
+
+    `ip_range` bounds what the driver chooses; a `preferred` address may be any host's of the subnet.
+    """
 
     subnet: Subnet
     ip_range: str | None = None
@@ -48,11 +55,17 @@ class IpamDriver(Driver):
 
     @abstractmethod
     def choose_subnet(self, request: PoolRequest) -> Subnet:
-        """Give a subnet with its gateway. `Conflict` if the asked one overlaps, `Unavailable` if the pools are used up."""
+        """Give a subnet with its gateway, clear of `in_use`; one that nobody named is clear of what the host uses as well.
+
+        `InvalidArgument` for what makes no subnet, `Conflict` if the asked one overlaps, `Unavailable` if the pools are used up.
+        """
 
     @abstractmethod
     def choose_address(self, request: AddressRequest) -> str:
-        """Give an address with prefix length. `Conflict` if the preferred one is taken, `Unavailable` if all are."""
+        """Give an address with prefix length that is not in `in_use`; one that was given back may be given again at once.
+
+        `InvalidArgument` for a preferred one that no host can have, `Conflict` if it is taken, `Unavailable` if all are.
+        """
 
     def release(self, address: str) -> None:  # noqa: B027 - optional
         """Give an address back to where it was leased. Idempotent."""
