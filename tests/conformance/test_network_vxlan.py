@@ -545,3 +545,6 @@ def test_it_is_explained(lab: Lab) -> None:
     text = "\n".join(lab.host.run(lab.driver.explain, network, endpoint))
     for words in (OUTSIDE, "VNI 1", "UDP port 4789", "sampan_vxlan_5a3bca7e", "sx-5a3b-000001"):
         assert words in text
+    assert "But" not in text
+    change(lab.host, set_link("sx-5a3b-000001", up=False))
+    assert "But link sx-5a3b-000001 is down." in lab.host.run(lab.driver.explain, network, endpoint)

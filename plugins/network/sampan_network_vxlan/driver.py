@@ -168,13 +168,8 @@ class VxlanDriver(NetworkDriver):
 
     def check(self, network: Network, endpoint: Endpoint, netns: int) -> tuple[str, ...]:
         """Look at the links on both sides, the way to the other machines, addresses, default routes and the guard."""
-        guard, given = self._need_open(), self._options(network)
         with _translated(f"check endpoint {endpoint.id[:12]}"):
-            damage = links.damage(network, endpoint, given, self._marks)
-            damage += sandbox.damage(network, endpoint, netns)
-            if not guard.is_whole(network.id):
-                damage.append(f"rules of network {network.name} are missing in table {guard.table}")
-        return tuple(damage)
+            return (*self._damage(network, endpoint), *sandbox.damage(network, endpoint, netns))
 
     def repair(self, network: Network, endpoint: Endpoint) -> tuple[str, ...]:
         """Make again what is missing of the network, and put the endpoint's link back into its bridge."""
@@ -188,16 +183,18 @@ class VxlanDriver(NetworkDriver):
         return tuple(mended)
 
     def explain(self, network: Network, endpoint: Endpoint) -> tuple[str, ...]:
-        """Say who is in the network, and that nobody else is."""
+        """Say who is in the network, and that nobody else is; then what is damaged on the host, if anything."""
         guard, given = self._need_open(), self._options(network)
         with _translated(f"explain endpoint {endpoint.id[:12]}"):
             others = ", ".join(sorted(links.machines(network, self._marks))) or "none"
+            damage = self._damage(network, endpoint)
         name = links.names(self.context.engine_id, network.id)
         return (
             f"Containers of network {network.name} on this machine reach it, and it them, by bridge {name.bridge}.",
             f"So do those on other machines ({others}), by tunnel {name.tunnel}: VNI {given.vni}, UDP port {given.port}.",
             f"Packets of this VNI from elsewhere are dropped in table inet {guard.table}.",
             "The host and the world outside do not reach it by this network, nor it them; no port is published here.",
+            *(f"But {what}." for what in damage),
         )
 
     def obstacles(self) -> tuple[str, ...]:
@@ -233,6 +230,13 @@ class VxlanDriver(NetworkDriver):
 
     def _options(self, network: Network) -> Options:
         return options.parse(network.options, self._settings.port)
+
+    def _damage(self, network: Network, endpoint: Endpoint) -> list[str]:
+        guard, given = self._need_open(), self._options(network)
+        found = links.damage(network, endpoint, given, self._marks)
+        if not guard.is_whole(network.id):
+            found.append(f"rules of network {network.name} are missing in table {guard.table}")
+        return found
 
     def _lost_links(self, networks: Sequence[Network], endpoints: Sequence[Endpoint]) -> list[Link]:
         valid = {self._marks.network(network.id) for network in networks}
