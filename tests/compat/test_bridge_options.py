@@ -53,6 +53,15 @@ def test_ipv6_alone(client: Client) -> None:
     assert b"root:x:0:0" in client.daemon.run("curl", "-s", "--max-time", "5", f"http://[{own}]:81/passwd").stdout
 
 
+def test_an_isolated_network_keeps_no_address_for_a_gateway(client: Client) -> None:
+    client("network", "create", "--internal", "--subnet", "10.93.0.0/29", "-o", f"{BRIDGE}.gateway_mode_ipv4=isolated", "iso")
+    assert "Gateway" not in client.out("network", "inspect", "-f", "{{json .IPAM.Config}}", "iso")
+    first = serve(client, "--network", "iso")
+    assert address(client, first, "iso") == "10.93.0.1"
+    own = client("run", "--rm", "--network", "iso", "busybox", "wget", "-q", "-O", "-", "http://10.93.0.1/passwd")
+    assert b"root:x:0:0" in own.stdout
+
+
 def test_names_and_switches_of_interfaces(client: Client) -> None:
     client("network", "create", "-o", "com.docker.network.container_iface_prefix=lan", "named")
     switch = "driver-opt=com.docker.network.endpoint.sysctls=net.ipv4.conf.IFNAME.log_martians=1"

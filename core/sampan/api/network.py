@@ -178,6 +178,13 @@ class NetworkDriver(Driver):
     def default_network(self) -> Network | None:
         """Give what the driver's default network should be (name, options; no subnets: IPAM's), or None if it has none."""
 
+    def has_gateway(self, network: Network, version: int) -> bool:
+        """Say whether a network that is to be made, and has no subnets yet, has a gateway of this IP version.
+
+        If not, IPAM keeps no address for it, unless the user names one. `InvalidArgument` for a bad option.
+        """
+        return True
+
     @abstractmethod
     def create_network(self, network: Network) -> None:
         """Make the network on the host. `InvalidArgument` for a bad option, `Conflict` if the host's state forbids it."""

@@ -144,11 +144,14 @@ class Networks:
         subnets: list[tuple[str, str | None]] = []
         pools: list[IpamPool] = []
         if NetworkCapability.ADDRESSES in plank.capabilities:
+            described = Network("", request.name, plank.name, internal=request.internal, options=request.options)
             for version in (4, 6):
+                with_gateway = await plank.call(plank.driver.has_gateway, described, version)
                 for pool in network_request.pools_of(request, version):
                     subnet = await self._choose_subnet(request.ipam.driver, pool, version, [prefix for prefix, _ in subnets])
-                    subnets.append((subnet.prefix, subnet.gateway))
-                    pools.append(pool.model_copy(update={"subnet": subnet.prefix, "gateway": subnet.gateway or ""}))
+                    gateway = subnet.gateway if with_gateway or pool.gateway else None
+                    subnets.append((subnet.prefix, gateway))
+                    pools.append(pool.model_copy(update={"subnet": subnet.prefix, "gateway": gateway or ""}))
         return NetworkRecord(
             id=new_id(),
             name=request.name,

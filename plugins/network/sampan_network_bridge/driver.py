@@ -136,6 +136,10 @@ class BridgeDriver(NetworkDriver):
 
     # ------------------------------------------------------------------ networks
 
+    def has_gateway(self, network: Network, version: int) -> bool:
+        """Say no where the host has no address and nothing leads out."""
+        return options.has_gateway(network, version)
+
     def create_network(self, network: Network) -> None:
         """Make the bridge and the network's elements. On an error nothing of it is left."""
         opened = self._need_open()

@@ -93,6 +93,14 @@ def parse(options: Mapping[str, str]) -> Options:
     )
 
 
+def has_gateway(network: Network, version: int) -> bool:
+    """Say no for a network where the host has no address and nothing leads out. Raises `InvalidArgument`."""
+    given = parse(network.options)
+    if given.mode(version) is GatewayMode.ISOLATED:
+        return False
+    return not (version == 4 and given.inhibit_ipv4 and network.internal)
+
+
 def check(network: Network) -> None:
     """Refuse options that are wrong by themselves or for this network. Raises `InvalidArgument`."""
     given = parse(network.options)
