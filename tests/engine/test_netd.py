@@ -130,6 +130,20 @@ def test_one_that_hangs_is_replaced(state: Path, monkeypatch: pytest.MonkeyPatch
     asyncio.run(scenario())
 
 
+def test_it_holds_nothing_that_the_daemon_inherited(state: Path) -> None:
+    async def scenario() -> None:
+        reading, writing = os.pipe()
+        os.set_inheritable(writing, True)
+        netd = Netd(state)
+        await netd.request("hello")
+        os.close(writing)
+        assert os.read(reading, 1) == b""  # the end, for nobody else has it
+        os.close(reading)
+        await netd.close()
+
+    asyncio.run(scenario())
+
+
 def test_an_unknown_request_is_refused_in_words(state: Path) -> None:
     async def scenario() -> None:
         netd = Netd(state)

@@ -13,6 +13,7 @@ import socket
 import sys
 from pathlib import Path
 
+from sampan.linux.processes import keep_only
 from sampan.netd.nameservers import NameServers
 from sampan.netd.protocol import SOCKET
 from sampan.netd.proxy import PortProxy
@@ -27,6 +28,7 @@ def main() -> None:
     os.chdir("/")
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    keep_only((0, 1, 2, int(sys.argv[2])))  # the daemon's listening sockets may be among what was inherited
     first, state = socket.socket(fileno=int(sys.argv[2])), Path(sys.argv[3])
     logging.basicConfig(format="%(asctime)s %(levelname)s sampan-netd: %(message)s")
     for signum in (signal.SIGINT, signal.SIGHUP):  # meant for the daemon, where a terminal sends them
