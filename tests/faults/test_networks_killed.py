@@ -13,7 +13,7 @@ import pytest
 from ground.daemon import Daemon
 from ground.leaks import check_nothing_left
 
-DELAYS = [0.002 * step for step in range(1, 13)]
+DELAYS = [0.004 * step for step in range(1, 8)]
 """Seconds after which the daemon dies: a connect or a create takes some ten milliseconds."""
 
 

@@ -11,16 +11,16 @@ from pathlib import Path
 from sampan.api.errors import Conflict, Forbidden, InvalidArgument, NotFound, SampanError, System
 from sampan.api.network import NetworkCapability, PortMapping, SandboxKind
 from sampan.api.types import EndpointSettings
-from sampan.engine import container_networks, discovery, files, gateways, interfaces, links, resolver
+from sampan.engine import container_networks, files, gateways, interfaces, resolver
 from sampan.engine.container import Container
-from sampan.engine.container_networks import CONTAINER_MODE, parse_link
+from sampan.engine.container_networks import CONTAINER_MODE
 from sampan.engine.containers import Containers
-from sampan.engine.discovery import Discovery, Member
 from sampan.engine.endpoints import Endpoints, Place
+from sampan.engine.links import Links
+from sampan.engine.naming import Naming, has_names
 from sampan.engine.networks import Networks
 from sampan.engine.ports import PublishPolicy, mappings
 from sampan.engine.records import ContainerRecord, EndpointRecord, NetworkRecord, Status
-from sampan.engine.resolver import ResolvConf
 from sampan.engine.sandboxes import Sandbox
 
 log = logging.getLogger(__name__)
@@ -34,11 +34,13 @@ class Connections:
     """
 
     def __init__(
-        self, networks: Networks, endpoints: Endpoints, discovery: Discovery, containers: Containers, policy: PublishPolicy
-    ) -> None:
+        self, networks: Networks, endpoints: Endpoints, naming: Naming, links: Links, containers: Containers,
+        policy: PublishPolicy,
+    ) -> None:  # fmt: skip
         self._networks = networks
         self._endpoints = endpoints
-        self._discovery = discovery
+        self._naming = naming
+        self._links = links
         self._containers = containers
         self._policy = policy
 
@@ -64,7 +66,7 @@ class Connections:
 
     def preparable(self, record: ContainerRecord, networks: Sequence[NetworkRecord]) -> NetworkRecord | None:
         """Give the network whose link a sandbox may have before the container is known: the first, if it is as usual there."""
-        if not networks or self._interface(networks[0], _settings(record, networks[0]), ()) != "eth0":
+        if not networks or self._interface(networks[0], record.settings_in(networks[0]), ()) != "eth0":
             return None
         return networks[0]
 
@@ -75,34 +77,34 @@ class Connections:
 
         `sandbox`: None in the host's network.
         """
-        self._check_legacy_links(container.record)
+        self._links.check(container.record)
         for network in networks:
-            self._check_links(_settings(container.record, network))
+            self._naming.check_links(container.record.settings_in(network))
         netns = sandbox.netns if sandbox else -1
         made: list[EndpointRecord] = []
         for place in await self._places(container.record, networks, sandbox):
             with container.trace.span("start", "network.attach", place.network.driver):
                 made.append(await self._endpoints.attach(place, netns))
         with container.trace.span("start", "network.names"):
-            await self._announce(container.record, netns)
+            await self._naming.announce(container.record, netns)
         return made
 
     async def _places(
         self, record: ContainerRecord, networks: Sequence[NetworkRecord], sandbox: Sandbox | None
     ) -> list[Place]:
-        candidates = [gateways.candidate(network, _settings(record, network).gw_priority) for network in networks]
+        candidates = [gateways.candidate(network, record.settings_in(network).gw_priority) for network in networks]
         leads, publisher = gateways.choose(candidates), gateways.publisher(candidates)
         ports = mappings(record.host, record.config.exposed_ports, self._policy.addresses())
         names: list[str] = []
         places: list[Place] = []
         for network in networks:
-            names.append(self._interface(network, _settings(record, network), names))
+            names.append(self._interface(network, record.settings_in(network), names))
             place = Place(
                 network,
                 record.id,
-                _settings(record, network),
+                record.settings_in(network),
                 interface=names[-1],
-                mac=_settings(record, network).mac_address,
+                mac=record.settings_in(network).mac_address,
                 gateway_for=leads[network.id],
                 ports=tuple(ports) if network.id == publisher and await self._publishes(network) else (),
                 endpoint_id=sandbox.endpoint_id if sandbox and not places else "",
@@ -121,9 +123,9 @@ class Connections:
 
     async def leave(self, container_id: str) -> None:
         """Take a container out of all its networks, and its names away. Best-effort: what stays is swept later."""
-        await self._discovery.forget(container_id)
+        await self._naming.forget(container_id)
         for endpoint in self._endpoints.of(container_id):
-            await self._discovery.leave(endpoint.network_id, container_id)
+            await self._naming.withdraw(endpoint)
             await self._endpoints.release(endpoint)
 
     async def damage(self, container: Container) -> list[tuple[EndpointRecord, str]]:
@@ -147,9 +149,9 @@ class Connections:
                 with _sandbox_of(container) as netns:
                     await self._lead(container.record, netns)
                     if container.id in cut:
-                        for _, endpoint in self._places_of(container.record):
+                        for _, endpoint in self._endpoints.places(container.id):
                             await self._endpoints.lead_again(endpoint, netns)
-                    await self._announce(container.record, netns)
+                    await self._naming.announce(container.record, netns)
             except SampanError as error:
                 log.warning("restore the networks of container %s: %s", container.id[:12], error)
 
@@ -165,13 +167,13 @@ class Connections:
             _check_stays(container)
             self._networks.check_stays(network)
             if network.name in record.networks:
-                if any(endpoint.network_id == network.id for endpoint in self._endpoints.of(container.id)):
+                if self._endpoint_in(container, network):
                     raise Forbidden(f"endpoint with name {record.name} already exists in network {network.name}")
                 if not container.is_running:
                     return
             container_networks.add(record, network, asked)
             try:
-                self._check_links(asked)
+                self._naming.check_links(asked)
                 await self._containers.write(container)
                 if container.is_running:
                     await self._join_live(container, network, asked)
@@ -196,15 +198,15 @@ class Connections:
             endpoint = await self._endpoints.attach_live(place, netns)
             try:
                 await self._lead(container.record, netns)
-                await self._announce(container.record, netns)
+                await self._naming.announce(container.record, netns)
+                files.add_host_lines(container.directories.files, container.record, endpoint)
+                resolv_conf = self._naming.resolv_conf(container.record, SandboxKind.OWN)
+                resolver.write(files.bound_files(container.directories.files)["/etc/resolv.conf"], resolv_conf.text)
             except BaseException:
-                await self._leave_live(container, endpoint.id, netns)
+                if current := self._endpoint_in(container, network):
+                    await self._take_out(current)
+                    await self._settle_without(container, current, netns)
                 raise
-        files.add_host_lines(container.directories.files, container.record, endpoint)
-        resolver.write(
-            files.bound_files(container.directories.files)["/etc/resolv.conf"],
-            self.resolv_conf(container.record, SandboxKind.OWN).text,
-        )
 
     async def disconnect(self, container: Container, network: NetworkRecord | None, name: str) -> None:
         """Have a container be in a network no more, at once if it runs; `network` is None if only its `name` is left.
@@ -221,31 +223,38 @@ class Connections:
                 raise InvalidArgument(
                     "cannot disconnect container from host network - container was created in host network mode"
                 )
-            if container.is_running and network is not None:
-                for endpoint in self._endpoints.of(container.id):
-                    if endpoint.network_id == network.id:
-                        with _sandbox_of(container) as netns:
-                            await self._leave_live(container, endpoint.id, netns)
-                        files.remove_host_lines(container.directories.files, record, endpoint)
-            record.networks.pop(name, None)
-            await self._containers.write(container)
+            endpoint = self._endpoint_in(container, network) if container.is_running else None
+            if endpoint is None:
+                record.networks.pop(name)
+                await self._containers.write(container)
+                return
+            with _sandbox_of(container) as netns:
+                await self._take_out(endpoint)
+                record.networks.pop(name)
+                await self._containers.write(container)
+                await self._settle_without(container, endpoint, netns)
 
-    async def _leave_live(self, container: Container, endpoint_id: str, netns: int) -> None:
-        record = container.record
-        endpoint = next(item for item in self._endpoints.of(container.id) if item.id == endpoint_id)
-        await self._discovery.leave(endpoint.network_id, container.id)
+    def _endpoint_in(self, container: Container, network: NetworkRecord | None) -> EndpointRecord | None:
+        endpoints = self._endpoints.of(container.id)
+        return next((endpoint for endpoint in endpoints if network and endpoint.network_id == network.id), None)
+
+    async def _take_out(self, endpoint: EndpointRecord) -> None:
+        await self._naming.withdraw(endpoint)
         await self._endpoints.detach_live(endpoint)
-        if any(item.id == endpoint_id for item in self._endpoints.of(container.id)):
-            raise System(f"disconnect container {record.name}: its endpoint {endpoint_id[:12]} cannot be taken away")
-        await self._lead(record, netns, _ports(endpoint))
-        network = self._networks.find(endpoint.network_id)
+        if any(item.id == endpoint.id for item in self._endpoints.of(endpoint.container_id)):
+            raise System(f"take endpoint {endpoint.id[:12]} out of its network: it stays", remedy="the log says why")
+
+    async def _settle_without(self, container: Container, gone: EndpointRecord, netns: int) -> None:
+        await self._lead(container.record, netns, _ports(gone))
+        network = self._networks.find(gone.network_id)
         if network is not None and has_names(network):
-            await self._discovery.serve(self._served(record), netns)
+            await self._naming.serve(container.record, netns)
+        files.remove_host_lines(container.directories.files, container.record, gone)
 
     def _candidates(self, record: ContainerRecord) -> list[gateways.Candidate]:
         return [
-            gateways.candidate(network, _settings(record, network).gw_priority, endpoint)
-            for network, endpoint in self._places_of(record)
+            gateways.candidate(network, record.settings_in(network).gw_priority, endpoint)
+            for network, endpoint in self._endpoints.places(record.id)
         ]
 
     async def _lead(self, record: ContainerRecord, netns: int, freed: Sequence[PortMapping] = ()) -> None:
@@ -255,150 +264,31 @@ class Connections:
         """
         candidates = self._candidates(record)
         leads, publisher = gateways.choose(candidates), gateways.publisher(candidates)
-        for _, endpoint in self._places_of(record):
+        for _, endpoint in self._endpoints.places(record.id):
             await self._endpoints.lead(endpoint, leads[endpoint.network_id], netns)
-        for network, endpoint in self._places_of(record):
+        for network, endpoint in self._endpoints.places(record.id):
             if endpoint.ports and network.id != publisher:
                 freed = _ports(endpoint)
                 await self._endpoints.unpublish(endpoint)
-        for network, endpoint in self._places_of(record):
+        for network, endpoint in self._endpoints.places(record.id):
             wanted = freed or mappings(record.host, record.config.exposed_ports, self._policy.addresses())
             if network.id == publisher and wanted and not endpoint.ports and await self._publishes(network):
                 await self._endpoints.publish(endpoint, wanted)
-
-    # ------------------------------------------------------------------ names
 
     async def renamed(self, container: Container) -> None:
         """Have a running container found by its new name."""
         if container.is_running and self._endpoints.of(container.id):
             with _sandbox_of(container) as netns:
-                await self._announce(container.record, netns)
-
-    async def _announce(self, record: ContainerRecord, netns: int) -> None:
-        """Have a container found by its names in networks that have names, and answer it the others'."""
-        named = [(network, endpoint) for network, endpoint in self._places_of(record) if has_names(network)]
-        for network, endpoint in named:
-            member = Member(record.id, dns_names(record, network), _plain_addresses(endpoint))
-            await self._discovery.join(network.id, member)
-        if named:
-            await self._discovery.serve(self._served(record), netns)
-
-    def _served(self, record: ContainerRecord) -> discovery.Sandbox:
-        networks = [network for network, _ in self._places_of(record)]
-        asked = self.resolv_conf(record, SandboxKind.OWN)
-        return discovery.Sandbox(
-            record.id,
-            tuple(network.id for network in networks if has_names(network)),
-            self._links(record, networks),
-            asked.upstreams,
-            forwards=any(not network.internal for network in networks),
-            network_names={network.id: network.name for network in networks if has_names(network)},
-            dotted_only=asked.dotted_only,
-        )
-
-    def resolv_conf(self, record: ContainerRecord, kind: SandboxKind) -> ResolvConf:
-        """Give what a container that has joined its networks asks names with."""
-        places = self._places_of(record)
-        place = resolver.Place.NAMED if any(has_names(network) for network, _ in places) else resolver.Place.PLAIN
-        if kind is SandboxKind.HOST:
-            place = resolver.Place.HOST
-        return resolver.resolv_conf(record, place, ipv6=any(endpoint.ipv6 for _, endpoint in places))
-
-    def _places_of(self, record: ContainerRecord) -> list[tuple[NetworkRecord, EndpointRecord]]:
-        found = [(self._networks.find(endpoint.network_id), endpoint) for endpoint in self._endpoints.of(record.id)]
-        return [(network, endpoint) for network, endpoint in found if network is not None]
-
-    def _check_links(self, asked: EndpointSettings) -> None:
-        for text in asked.links:
-            self._containers.get(parse_link(text)[0])
-
-    def _links(self, record: ContainerRecord, networks: Sequence[NetworkRecord]) -> dict[str, str]:
-        linked = [parse_link(text) for network in networks for text in _settings(record, network).links]
-        found = {alias: self._containers.find(name) for name, alias in linked}
-        return {alias: target.id for alias, target in found.items() if target is not None}
-
-    def legacy_links(self, record: ContainerRecord) -> list[links.Link]:
-        """Give the running containers that one on the default bridge is linked to."""
-        linked = [(self._containers.find(target_id), alias) for target_id, alias in record.links]
-        return [
-            links.Link(alias, target.record, endpoint)
-            for target, alias in linked
-            if target is not None and "bridge" in record.networks
-            for network, endpoint in self._places_of(target.record)
-            if network.name == "bridge"
-        ]
-
-    def _check_legacy_links(self, record: ContainerRecord) -> None:
-        """Refuse to start a container whose links lead nowhere; those to a container that was removed went with it."""
-        there = {link.alias for link in self.legacy_links(record)}
-        for target_id, alias in record.links:
-            target = self._containers.find(target_id)
-            if target is None or alias in there or "bridge" not in record.networks:
-                continue
-            if target.is_running:
-                raise Conflict(f"Cannot link to /{target.record.name}, as it does not belong to the default network")
-            raise Conflict(f"Cannot link to a non running container: /{target.record.name} AS /{record.name}/{alias}")
-
-    async def unlink(self, text: str) -> None:
-        """Remove a link, `PARENT/ALIAS`; both containers stay. Raises `NotFound`, `InvalidArgument` for a container's name."""
-        name, _, alias = text.removeprefix("/").rpartition("/")
-        if not name:
-            raise InvalidArgument("Conflict, cannot remove the default link name of the container")
-        parent = self._containers.get(name)
-        async with parent.lock:
-            kept = [(target_id, other) for target_id, other in parent.record.links if other != alias]
-            if len(kept) == len(parent.record.links):
-                raise NotFound(f"No such link: {text}")
-            if parent.is_running:
-                for link in self.legacy_links(parent.record):
-                    if link.alias == alias:
-                        files.replace_host(parent.directories.files, links.names(alias, link.target), [])
-            parent.record.links = kept
-            await self._containers.write(parent)
-
-    def update_linked(self, container: Container) -> None:
-        """Have the running containers that are linked to this one find it at its new address."""
-        for other in self._containers.all():
-            for target_id, alias in other.record.links:
-                if target_id == container.id and other.is_running:
-                    found = [endpoint for network, endpoint in self._places_of(container.record) if network.name == "bridge"]
-                    lines = links.host_lines([links.Link(alias, container.record, endpoint) for endpoint in found])
-                    files.replace_host(other.directories.files, links.names(alias, container.record), lines)
+                await self._naming.announce(container.record, netns)
 
     def users(self, network: NetworkRecord) -> list[str]:
         """Name the endpoints in a network by their containers, as Docker does."""
         found = [(self._containers.find(item.container_id), item) for item in self._endpoints.inside(network)]
         return [f'name:"{c.record.name if c else item.container_id[:12]}" id:"{item.id[:12]}"' for c, item in found]
 
-    def host_gateways(self) -> list[str]:
-        """Give the addresses that `host-gateway` stands for: those of the default bridge."""
-        bridge = self._networks.find_named("bridge")
-        return [gateway for _, gateway in bridge.subnets if gateway] if bridge else []
-
-
-def has_names(network: NetworkRecord) -> bool:
-    """Say whether containers find each other by name there: in all but the engine's own networks, as with Docker."""
-    return not network.is_default
-
-
-def dns_names(record: ContainerRecord, network: NetworkRecord) -> tuple[str, ...]:
-    """Give the names of a container in a network: its own, aliases, short id, host name. Empty where there are none."""
-    if not has_names(network):
-        return ()
-    given = (record.name, *_settings(record, network).aliases, record.id[:12], record.config.hostname)
-    return tuple(dict.fromkeys(name for name in given if name))
-
-
-def _settings(record: ContainerRecord, network: NetworkRecord) -> EndpointSettings:
-    return record.networks.get(network.name) or EndpointSettings()
-
 
 def _ports(endpoint: EndpointRecord) -> list[PortMapping]:
     return [PortMapping(*item) for item in endpoint.ports]
-
-
-def _plain_addresses(endpoint: EndpointRecord) -> tuple[str, ...]:
-    return tuple(address.partition("/")[0] for address in (endpoint.ipv4, endpoint.ipv6) if address)
 
 
 def _check_stays(container: Container) -> None:

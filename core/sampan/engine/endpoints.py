@@ -68,6 +68,11 @@ class Endpoints:
         """Give the ids of the containers that have endpoints."""
         return list(self._by_container)
 
+    def places(self, container_id: str) -> list[tuple[NetworkRecord, EndpointRecord]]:
+        """Give a running container's networks and its endpoints there, in the order of joining."""
+        found = [(self._networks.find(endpoint.network_id), endpoint) for endpoint in self.of(container_id)]
+        return [(network, endpoint) for network, endpoint in found if network is not None]
+
     def inside(self, network: NetworkRecord) -> list[EndpointRecord]:
         """Give the endpoints in a network, those that are being made too."""
         up = [endpoint for endpoints in self._by_container.values() for endpoint in endpoints]

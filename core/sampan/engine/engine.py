@@ -26,8 +26,10 @@ from sampan.engine.export import Exports
 from sampan.engine.images import Images
 from sampan.engine.ledger import ByteLedger
 from sampan.engine.lifecycle import Lifecycle
+from sampan.engine.links import Links
 from sampan.engine.metadata import Metadata
 from sampan.engine.migration import Migrations
+from sampan.engine.naming import Naming
 from sampan.engine.netd import Netd
 from sampan.engine.networks import Networks
 from sampan.engine.ports import PublishPolicy
@@ -69,17 +71,21 @@ class Engine:
             settings, registry, metadata, self.events, self.images, self.storage, self.unpacked, self.networks, self.volumes
         )
         policy = PublishPolicy(settings.publish, self.proxy)
-        self.connections = Connections(self.networks, self.endpoints, self.discovery, self.containers, policy)
-        self.starter = Starter(
-            settings, registry, metadata.engine_id, self.containers, self.storage, self.connections, self.sandboxes,
-            self.volumes,
+        self.naming = Naming(self.endpoints, self.discovery, self.containers)
+        self.links = Links(self.containers, self.endpoints)
+        self.connections = Connections(
+            self.networks, self.endpoints, self.naming, self.links, self.containers, policy
         )
-        self.lifecycle = Lifecycle(self.events, self.containers, self.starter, self.connections, self.volumes)
+        self.starter = Starter(
+            settings, registry, metadata.engine_id, self.containers, self.storage, self.networks, self.connections,
+            self.naming, self.links, self.sandboxes, self.volumes,
+        )
+        self.lifecycle = Lifecycle(self.events, self.containers, self.starter, self.connections, self.links, self.volumes)
         self.commits = Commits(
             self.containers, self.images, self.storage, self.lifecycle, self.blobs, self.events
         )
         self.exports = Exports(self.storage, self.events)
-        self.execs = Execs(self.containers, self.starter, self.connections, self.events)
+        self.execs = Execs(self.containers, self.starter, self.links, self.events)
         self.usage = DiskUse(self.images, self.storage, self.volumes)
         self.ledger = ByteLedger(settings.root, metadata, self.images, self.containers, self.storage, self.volumes)
         self.migrations = Migrations(metadata, self.images, self.storage, self.unpacked, self.events)

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 
 from sampan.api.errors import Conflict, InvalidArgument, NotFound, SampanError, Unavailable
 from sampan.api.types import ExecCreateRequest
-from sampan.engine import isolation, links
+from sampan.engine import isolation
 from sampan.engine import spec as oci
-from sampan.engine.connections import Connections
 from sampan.engine.container import Container
 from sampan.engine.containers import Containers, attributes
 from sampan.engine.events import EventBus
+from sampan.engine.links import Links, environment
 from sampan.engine.names import new_id
 from sampan.engine.records import Status
 from sampan.engine.start import Starter, start_error, start_exit_code
@@ -49,10 +49,10 @@ class Exec:
 class Execs:
     """The engine's execs, by id."""
 
-    def __init__(self, containers: Containers, starter: Starter, connections: Connections, events: EventBus) -> None:
+    def __init__(self, containers: Containers, starter: Starter, links: Links, events: EventBus) -> None:
         self._containers = containers
         self._starter = starter
-        self._connections = connections
+        self._links = links
         self._events = events
         self._by_id: dict[str, Exec] = {}
         self._watchers: set[asyncio.Task[None]] = set()
@@ -126,7 +126,7 @@ class Execs:
         user = await self._starter.user_of(item.container, request.user or record.config.user)
         host = record.host.model_copy(update={"privileged": True}) if request.privileged else record.host
         granted, _ = isolation.container_capabilities(host)
-        linked = links.environment(record.name, self._connections.legacy_links(record))
+        linked = environment(record.name, self._links.of(record))
         security = isolation.parse_security_options(record.host.security_opt)
         return {
             "terminal": request.tty,

@@ -13,6 +13,7 @@ from sampan.engine.connections import Connections
 from sampan.engine.container import Container
 from sampan.engine.containers import Containers, attributes
 from sampan.engine.events import EventBus
+from sampan.engine.links import Links
 from sampan.engine.records import Status
 from sampan.engine.start import Starter, close_pending, start_error, start_exit_code
 from sampan.engine.volumes import Volumes
@@ -41,12 +42,13 @@ class Lifecycle:
     """Starts, watches and ends containers. Each public method takes the container's lock for as long as it changes it."""
 
     def __init__(
-        self, events: EventBus, containers: Containers, starter: Starter, connections: Connections, volumes: Volumes
+        self, events: EventBus, containers: Containers, starter: Starter, connections: Connections, links: Links, volumes: Volumes
     ) -> None:
         self._events = events
         self._containers = containers
         self._starter = starter
         self._connections = connections
+        self._links = links
         self._volumes = volumes
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
@@ -83,7 +85,7 @@ class Lifecycle:
                 raise start_error(error) from error
             raise
         self._spawn(self._watch(container, shim))
-        self._connections.update_linked(container)
+        self._links.follow(container)
         self._emit(container, "start")
 
     async def _undo_start(self, container: Container, error: BaseException) -> None:

@@ -8,6 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from sampan.api.errors import Conflict, InvalidArgument, NotFound
+from sampan.engine import files
+from sampan.engine.container import Container
+from sampan.engine.containers import Containers
+from sampan.engine.endpoints import Endpoints
 from sampan.engine.ports import parse_port
 from sampan.engine.records import ContainerRecord, EndpointRecord
 
@@ -19,6 +24,62 @@ class Link:
     alias: str
     target: ContainerRecord
     endpoint: EndpointRecord
+
+
+class Links:
+    """The links of containers on the default bridge, as their records have them."""
+
+    def __init__(self, containers: Containers, endpoints: Endpoints) -> None:
+        self._containers = containers
+        self._endpoints = endpoints
+
+    def of(self, record: ContainerRecord) -> list[Link]:
+        """Give a container's links to those that run."""
+        linked = [(self._containers.find(target_id), alias) for target_id, alias in record.links]
+        return [
+            Link(alias, target.record, endpoint)
+            for target, alias in linked
+            if target is not None and "bridge" in record.networks
+            for endpoint in self._on_bridge(target.id)
+        ]
+
+    def _on_bridge(self, container_id: str) -> list[EndpointRecord]:
+        return [endpoint for network, endpoint in self._endpoints.places(container_id) if network.name == "bridge"]
+
+    def check(self, record: ContainerRecord) -> None:
+        """Refuse to start a container whose links lead nowhere: `Conflict`. Those to a container that was removed went with it."""
+        there = {link.alias for link in self.of(record)}
+        for target_id, alias in record.links:
+            target = self._containers.find(target_id)
+            if target is None or alias in there or "bridge" not in record.networks:
+                continue
+            if target.is_running:
+                raise Conflict(f"Cannot link to /{target.record.name}, as it does not belong to the default network")
+            raise Conflict(f"Cannot link to a non running container: /{target.record.name} AS /{record.name}/{alias}")
+
+    async def remove(self, text: str) -> None:
+        """Remove a link, `PARENT/ALIAS`; both containers stay. Raises `NotFound`, `InvalidArgument` for a container's name."""
+        name, _, alias = text.removeprefix("/").rpartition("/")
+        if not name:
+            raise InvalidArgument("Conflict, cannot remove the default link name of the container")
+        parent = self._containers.get(name)
+        async with parent.lock:
+            kept = [(target_id, other) for target_id, other in parent.record.links if other != alias]
+            if len(kept) == len(parent.record.links):
+                raise NotFound(f"No such link: {text}")
+            for link in self.of(parent.record):
+                if parent.is_running and link.alias == alias:
+                    files.replace_host(parent.directories.files, names(alias, link.target), [])
+            parent.record.links = kept
+            await self._containers.write(parent)
+
+    def follow(self, target: Container) -> None:
+        """Have the running containers that are linked to one that has just started find it at its new address."""
+        for other in self._containers.all():
+            for target_id, alias in other.record.links:
+                if target_id == target.id and other.is_running:
+                    lines = host_lines([Link(alias, target.record, endpoint) for endpoint in self._on_bridge(target.id)])
+                    files.replace_host(other.directories.files, names(alias, target.record), lines)
 
 
 def host_lines(links: Sequence[Link]) -> list[str]:

@@ -100,6 +100,12 @@ class Networks:
         """Give the network with exactly this name, or None."""
         return next((record for record in self._networks.values() if record.name == name), None)
 
+    def host_gateways(self) -> list[str]:
+        """Give the addresses that `host-gateway` stands for: those of the setting, else of the default bridge."""
+        bridge = self.find_named("bridge")
+        own = [gateway for _, gateway in bridge.subnets if gateway] if bridge else []
+        return list(self._settings.host_gateway_ip) or own
+
     def check_stays(self, network: NetworkRecord) -> None:
         """Refuse a network that is gone or going. Raises `NotFound`."""
         if network.id not in self._networks or network.id in self._going:

@@ -82,6 +82,10 @@ class ContainerRecord(Record):
     has_started: bool = False
     manually_stopped: bool = False
 
+    def settings_in(self, network: NetworkRecord) -> EndpointSettings:
+        """Give what is asked of the container's place in a network."""
+        return self.networks.get(network.name) or EndpointSettings()
+
     @property
     def command(self) -> list[str]:
         """Give what is run: entry point and command."""

@@ -19,15 +19,17 @@ from sampan.api.logs import LogDriver
 from sampan.api.network import SandboxKind
 from sampan.api.runtime import RuntimeDriver
 from sampan.api.storage import Mount
-from sampan.engine import links
 from sampan.engine import spec as oci
 from sampan.engine.connections import Connections
 from sampan.engine.container import Container
 from sampan.engine.containers import Containers
 from sampan.engine.drivers import contained, driver_config
 from sampan.engine.files import bound_files, write_files
+from sampan.engine.links import Links, environment, host_lines
 from sampan.engine.logs import attributes as log_attributes
 from sampan.engine.mounts import make_bind_source
+from sampan.engine.naming import Naming
+from sampan.engine.networks import Networks
 from sampan.engine.records import ContainerRecord, ContainerState, EndpointRecord, MountPoint, Status
 from sampan.engine.rootfs import read_below, read_files
 from sampan.engine.sandboxes import Sandbox, Sandboxes
@@ -55,8 +57,8 @@ class Starter:
 
     def __init__(
         self, settings: Settings, registry: plugins.Registry, engine_id: str,
-        containers: Containers, storage: StorageDrivers, connections: Connections,
-        sandboxes: Sandboxes, volumes: Volumes,
+        containers: Containers, storage: StorageDrivers, networks: Networks, connections: Connections,
+        naming: Naming, links: Links, sandboxes: Sandboxes, volumes: Volumes,
     ) -> None:  # fmt: skip
         self._settings = settings
         self._registry = registry
@@ -64,6 +66,9 @@ class Starter:
         self._containers = containers
         self._storage = storage
         self._connections = connections
+        self._networks = networks
+        self._naming = naming
+        self._links = links
         self._sandboxes = sandboxes
         self._volumes = volumes
         self._zygote: Zygote | None = None
@@ -214,8 +219,8 @@ class Starter:
         shared: dict[str, str], mounts: list[MountPoint], accounts: Accounts,
     ) -> None:  # fmt: skip
         """Write the container's own files and its spec, in one go on a thread; hooks see the spec in between."""
-        linked = self._connections.legacy_links(container.record)
-        gateways = list(self._settings.host_gateway_ip) or self._connections.host_gateways()
+        linked = self._links.of(container.record)
+        gateways = self._networks.host_gateways()
         networked = self._connections.sandbox_owner(container)
 
         def build() -> oci.Spec:
@@ -229,8 +234,8 @@ class Starter:
                     endpoints,
                     host_network=kind is SandboxKind.HOST,
                     gateways=gateways,
-                    resolv_conf=self._connections.resolv_conf(record, kind).text,
-                    linked=links.host_lines(linked),
+                    resolv_conf=self._naming.resolv_conf(record, kind).text,
+                    linked=host_lines(linked),
                 )
             around = oci.Surroundings(
                 user=resolve(record.config.user, accounts, record.host.group_add),
@@ -241,7 +246,7 @@ class Starter:
                 sandbox=kind,
                 mounts=mounts,
                 hostname=record.config.hostname,
-                environment=links.environment(record.name, linked),
+                environment=environment(record.name, linked),
             )
             spec = oci.build(record, around)
             if not adjusted:

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from sampan.api.types import EndpointSettings
-from sampan.engine.connections import dns_names
 from sampan.engine.container import Container
 from sampan.engine.container_networks import plain_mode
 from sampan.engine.engine import Engine
 from sampan.engine.isolation import READONLY_PATHS, effective_paths, masked_paths
+from sampan.engine.naming import dns_names
 from sampan.engine.ports import shown
 from sampan.engine.records import ContainerState, EndpointRecord, MountPoint, NetworkRecord, Status
 from sampan.engine.resources import DEFAULT_SHM_SIZE

@@ -175,7 +175,7 @@ class ContainerRoutes:
     async def remove(self, request: Request) -> Response:
         """Remove a container, or a link to one."""
         if request.query.get_bool("link"):
-            await asyncio.shield(self._engine.connections.unlink(request.params["id"]))
+            await asyncio.shield(self._engine.links.remove(request.params["id"]))
             return empty()
         await asyncio.shield(
             self._engine.lifecycle.remove(
