@@ -67,3 +67,9 @@ def test_the_local_address_says_which_version_carries_a_tunnel(local: str, kind:
 def test_a_flood_entry_is_for_no_address_in_particular() -> None:
     attributes = unpack_attributes(add_flood(7, "192.0.2.9").body[12:])
     assert attributes == {2: bytes(6), 1: bytes([192, 0, 2, 9])}
+
+
+def test_a_link_that_is_not_there_has_no_index() -> None:
+    with pytest.raises(OSError, match="find link no-such") as caught:
+        link_index("no-such")
+    assert caught.value.errno == errno.ENODEV

@@ -384,7 +384,10 @@ class Netlink:
 
 def link_index(name: str) -> int:
     """Give the index of the link `name` in the calling thread's namespace. Raises `OSError` (ENODEV)."""
-    return socket.if_nametoindex(name)
+    try:
+        return socket.if_nametoindex(name)
+    except OSError as error:  # it comes without a number
+        raise OSError(errno.ENODEV, f"find link {name}: {os.strerror(errno.ENODEV)}") from error
 
 
 def mac_of(address: str) -> str:
