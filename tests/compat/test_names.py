@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from compat.conftest import Client
 from ground import dns
 from ground.daemon import Daemon
+from ground.netd import netds
 from ground.waiting import wait_until
 from sampan.linux.namespaces import call_in_netns
 
@@ -120,13 +120,13 @@ def test_names_survive_daemon_and_netd(own_daemon: Daemon) -> None:
         return call_in_netns(netns, lambda: dns.look_up("web"))
 
     (address,) = found()
-    (netd,) = netds(daemon)
+    (netd,) = netds(daemon.state)
     daemon.kill()
     assert found() == [address]
     daemon.start()
-    assert (found(), netds(daemon)) == ([address], [netd])
+    assert (found(), netds(daemon.state)) == ([address], [netd])
     os.kill(netd, signal.SIGKILL)
-    wait_until(lambda: netds(daemon) not in ([], [netd]), "another sampan-netd")
+    wait_until(lambda: netds(daemon.state) not in ([], [netd]), "another sampan-netd")
     assert found() == [address]
     daemon.docker("stop", "-t", "0", "web")
     daemon.docker("exec", "db", "ping", "-c", "1", "-w", "2", "web", check=1)
@@ -136,17 +136,4 @@ def test_names_survive_daemon_and_netd(own_daemon: Daemon) -> None:
     daemon.docker("rm", "-f", "web", "db")
     daemon.docker("network", "rm", "front")
     daemon.stop()
-    wait_until(lambda: not netds(daemon), "sampan-netd ends with the last daemon and container")
-
-
-def netds(daemon: Daemon) -> list[int]:
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                words = (entry / "cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if b"sampan-netd" in words and str(daemon.state).encode() in words:
-                found.append(int(entry.name))
-    return found
+    wait_until(lambda: not netds(daemon.state), "sampan-netd ends with the last daemon and container")

@@ -18,6 +18,7 @@ from dnslib import AAAA, EDNS0, QTYPE, RCODE, RR, TXT, A, DNSRecord
 
 from ground import dns
 from ground.dns import World, ask_by_tcp, ask_by_udp, look_up, question
+from ground.netd import netds
 from ground.waiting import wait_until
 from sampan.engine.discovery import Discovery, Member, Sandbox, Upstream
 from sampan.engine.netd import Netd
@@ -119,20 +120,6 @@ def serve_world(stack: ExitStack, box: Namespace, address: str, reply: dns.Reply
     server = box.world.run(World, address, reply)  # type: ignore[attr-defined]
     stack.callback(server.close)
     return server  # type: ignore[no-any-return]
-
-
-def netds(state: Path) -> list[int]:
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                words = (entry / "cmdline").read_bytes().split(b"\0")
-                dead = (entry / "stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-            except OSError:
-                continue
-            if b"sampan-netd" in words and str(state).encode() in words and not dead:
-                found.append(int(entry.name))
-    return found
 
 
 def with_address(address: str) -> dns.Reply:
@@ -390,6 +377,26 @@ def test_a_server_that_is_ourselves_is_left_out(engine: Engine, box: Namespace) 
 
 
 # ---------------------------------------------------------------------- deaths
+
+
+def test_a_start_that_is_cancelled_leaves_no_descriptor(engine: Engine, box: Namespace) -> None:
+    engine.serve(served(), box)
+    engine.run(engine.discovery.forget("c9" * 32))
+
+    async def cancelled() -> None:
+        task = asyncio.create_task(engine.discovery.serve(served(), box.fd))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    before = len(os.listdir("/proc/self/fd"))
+    engine.run(cancelled())
+    wait_until(lambda: len(os.listdir("/proc/self/fd")) == before, "its sockets are closed")
+    engine.join(WEB)
+    engine.serve(served(), box)
+    assert box.run(look_up, "web") == ["10.1.0.2"]
+
 
 
 def test_queries_wait_while_sampan_netd_is_away(engine: Engine, box: Namespace) -> None:

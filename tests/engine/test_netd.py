@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from ground.netd import netds
 from ground.waiting import wait_until
 from sampan.engine import netd as supervisor
 from sampan.engine.netd import Ask, Netd
@@ -32,25 +33,10 @@ class Witness:
         self.told += 1
 
 
-def processes(state: Path) -> list[int]:
-    """Give the pids of sampan-netd for a state directory."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                words = (entry / "cmdline").read_bytes().split(b"\0")
-                dead = (entry / "stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-            except OSError:
-                continue
-            if b"sampan-netd" in words and str(state).encode() in words and not dead:
-                found.append(int(entry.name))
-    return found
-
-
 @pytest.fixture
 def state(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path
-    wait_until(lambda: not processes(tmp_path), "sampan-netd ends when nobody needs it")
+    wait_until(lambda: not netds(tmp_path), "sampan-netd ends when nobody needs it")
 
 
 @pytest.fixture
@@ -71,12 +57,12 @@ def test_it_is_started_once_and_found_by_the_next_daemon(state: Path) -> None:
         first.add(witness)
         assert not await first.find()
         await asyncio.gather(*(first.request("hello") for _ in range(5)))
-        (pid,) = processes(state)
+        (pid,) = netds(state)
         second = Netd(state)
         assert await second.find()
         await first.close()
         await second.request("hello")
-        assert (processes(state), witness.told) == ([pid], 1)
+        assert (netds(state), witness.told) == ([pid], 1)
         await second.close()
 
     asyncio.run(scenario())
@@ -87,10 +73,10 @@ def test_one_that_is_killed_is_replaced_and_told_all_without_being_asked(state: 
         netd, witness = Netd(state), Witness()
         netd.add(witness)
         await netd.request("hello")
-        (pid,) = processes(state)
+        (pid,) = netds(state)
         os.kill(pid, signal.SIGKILL)
         await until(lambda: witness.told == 2 and netd.connected, "another one is told")
-        assert processes(state) not in ([], [pid])
+        assert netds(state) not in ([], [pid])
         await netd.close()
 
     asyncio.run(scenario())
@@ -100,7 +86,7 @@ def test_a_request_beside_its_death_is_answered_by_the_next(state: Path) -> None
     async def scenario() -> None:
         netd = Netd(state)
         await netd.request("hello")
-        (pid,) = processes(state)
+        (pid,) = netds(state)
         os.kill(pid, signal.SIGKILL)
         assert (await netd.request("hello"))["version"] == [1, 0]
         await netd.close()
@@ -113,7 +99,7 @@ def test_one_that_hangs_is_replaced(state: Path, monkeypatch: pytest.MonkeyPatch
     async def scenario() -> None:
         netd = Netd(state)
         await netd.request("hello")
-        (pid,) = processes(state)
+        (pid,) = netds(state)
         os.kill(pid, signal.SIGSTOP)
         monkeypatch.setattr(supervisor, "DEADLINE", 0.2)
         asked = Netd(state) if found_by_another else netd
@@ -123,7 +109,7 @@ def test_one_that_hangs_is_replaced(state: Path, monkeypatch: pytest.MonkeyPatch
                 break
             except supervisor.SampanError:
                 monkeypatch.setattr(supervisor, "DEADLINE", supervisor.DEADLINE * 2)
-        assert pid not in processes(state)
+        assert pid not in netds(state)
         await asked.close()
         await netd.close()
 

@@ -67,7 +67,7 @@ class Discovery:
             except NotFound:
                 return await asyncio.to_thread(open_door, netns)
             _, (udp, tcp), _, _ = socket.recv_fds(ours, 1, 2, socket.MSG_CMSG_CLOEXEC)
-        return Door(udp, tcp)
+        return Door(socket.socket(fileno=udp), socket.socket(fileno=tcp))
 
     async def forget(self, container_id: str) -> None:
         """Answer nothing more in a container's sandbox. Idempotent."""
@@ -136,7 +136,7 @@ class _Served:
         self.door = door
 
     def descriptors(self) -> tuple[int, ...]:
-        return (self.netns, self.door.udp, self.door.tcp)
+        return (self.netns, self.door.udp.fileno(), self.door.tcp.fileno())
 
     def close(self) -> None:
         os.close(self.netns)

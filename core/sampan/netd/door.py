@@ -10,7 +10,6 @@ Sources: `nft(8)`, `nftables` wiki "Performing NAT", `ip(7)`.
 from __future__ import annotations
 
 import errno
-import os
 import socket
 from dataclasses import dataclass
 
@@ -29,15 +28,20 @@ TABLE = "sampan_names"
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """Descriptors of a bound UDP socket and a listening TCP socket in a sandbox, until `close`."""
+    """A bound UDP socket and a listening TCP socket in a sandbox, until `close`; or until nobody has the door, whose
+    maker was cancelled.
+    """
 
-    udp: int
-    tcp: int
+    udp: socket.socket
+    tcp: socket.socket
 
     def close(self) -> None:
         """Close our copies."""
-        os.close(self.udp)
-        os.close(self.tcp)
+        self.udp.close()
+        self.tcp.close()
+
+    def __del__(self) -> None:
+        self.close()
 
 
 def open_door(netns: int) -> Door:
@@ -73,10 +77,11 @@ def _open() -> Door:
     udp, tcp = _bind(PORT)
     try:
         _lead(udp.getsockname()[1])
-        return Door(udp.detach(), tcp.detach())
-    finally:  # of a door that was made nothing is left to close
+    except BaseException:
         udp.close()
         tcp.close()
+        raise
+    return Door(udp, tcp)
 
 
 def _lead(port: int) -> None:
