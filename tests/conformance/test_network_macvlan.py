@@ -56,10 +56,6 @@ class TestOnParents(NetworkDriverSuite):
     lab_class = ParentLab
     has_default_network = False
 
-    # where an operation may be cut off is the same with any parent, and takes minutes to try
-    test_attach_is_killed = test_detach_is_killed = test_gc_is_killed = None
-    test_create_network_is_killed = test_delete_network_is_killed = None
-
     def test_an_internal_network_has_no_outside(self, lab: Lab) -> None:
         """What leads out can't be kept in, and is refused."""
         with pytest.raises(InvalidArgument, match="internal, and its parent up1 leads out"):
