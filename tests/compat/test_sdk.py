@@ -85,6 +85,30 @@ def test_volumes_networks_and_limits(sdk: docker.DockerClient) -> None:
     assert [network.name for network in sdk.networks.list(names=["bridge"])] == ["bridge"]
 
 
+def test_networks(sdk: docker.DockerClient) -> None:
+    pool = docker.types.IPAMPool(subnet="10.70.0.0/24", gateway="10.70.0.1", aux_addresses={"printer": "10.70.0.2"})
+    options = {"com.docker.network.driver.mtu": "1400"}
+    network = sdk.networks.create("sdk", ipam=docker.types.IPAMConfig(pool_configs=[pool]), labels={"x": "y"}, options=options)
+    asked = {"sdk": sdk.api.create_endpoint_config(aliases=["first"], ipv4_address="10.70.0.50")}
+    one = sdk.containers.run("busybox", "sleep 60", detach=True, name="one", network="sdk", networking_config=asked)
+    two = sdk.containers.run("busybox", "sleep 60", detach=True, name="two")
+    network.connect(two, aliases=["second"], links=[("one", "linked")])
+    network.reload()
+    assert {container.name for container in network.containers} == {"one", "two"}
+    two.reload()
+    assert two.attrs["NetworkSettings"]["Networks"]["sdk"]["IPAddress"] == "10.70.0.3"
+    assert one.exec_run("ping -c 1 -w 5 second").exit_code == 0
+    for name in ("first", "linked"):
+        assert two.exec_run(f"ping -c 1 -w 5 {name}").exit_code == 0
+    assert b"mtu 1400" in two.exec_run("ip link show eth1").output
+    with pytest.raises(APIError) as caught:
+        network.remove()
+    assert caught.value.status_code == 403
+    network.disconnect(two)
+    one.remove(force=True)
+    assert sdk.networks.prune()["NetworksDeleted"] == ["sdk"]
+
+
 def test_images(sdk: docker.DockerClient) -> None:
     sdk.images.get("busybox").tag("sdk-tag", "v1")
     assert "sdk-tag:v1" in sdk.images.get("sdk-tag:v1").tags

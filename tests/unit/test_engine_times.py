@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sampan.engine.times import ZERO, from_rfc3339, from_timestamp, rfc3339
+from sampan.engine.times import ZERO, before_now, from_rfc3339, from_timestamp, rfc3339
 from sampan.http.resources.durations import human
 
 SECOND = 10**9
@@ -79,3 +81,15 @@ def test_what_is_no_time_is_refused(text: str) -> None:
 )
 def test_durations_are_told_as_docker_does(seconds: float, text: str) -> None:
     assert human(seconds) == text
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("24h", 86400), ("1h30m", 5400), ("1.5h", 5400), ("90s", 90), ("500ms", 0.5)])
+def test_ages(text: str, seconds: float) -> None:
+    assert abs(time.time_ns() - before_now(text) - seconds * SECOND) < 10 * SECOND
+
+
+def test_a_time_instead_of_an_age() -> None:
+    assert before_now("1700000000") == before_now("2023-11-14T22:13:20Z") == 1_700_000_000 * SECOND
+    for wrong in ("1.2.3h", "h", "24x", "yesterday"):
+        with pytest.raises(ValueError):
+            before_now(wrong)

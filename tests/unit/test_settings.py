@@ -99,3 +99,8 @@ def test_an_unreadable_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     with pytest.raises(InvalidArgument, match=r"read config file .*/binary: .*utf-8"):
         load({}, str(tmp_path / "binary"), {})
+
+
+def test_what_host_gateway_stands_for(tmp_path: Path) -> None:
+    settings = load({}, write(tmp_path / "c", ""), {"SAMPAN_HOST_GATEWAY_IP": "10.0.0.1,fd00::0:1"})
+    assert settings.host_gateway_ip == ("10.0.0.1", "fd00::1")
