@@ -8,6 +8,7 @@ import signal
 import socket
 import struct
 import threading
+import time
 from collections.abc import Awaitable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -459,6 +460,24 @@ def test_a_daemon_that_ends_leaves_nothing_when_nobody_is_served(engine: Engine,
     engine.run(engine.discovery.forget("c9" * 32))
     assert netds(engine.state)
     engine.run(engine.netd.close())
+    wait_until(lambda: not netds(engine.state), "sampan-netd ends")
+
+
+def test_what_was_told_last_is_done_though_the_answers_before_were_not_read(engine: Engine, box: Namespace) -> None:
+    engine.serve(served(), box)
+    wait_until(lambda: engine.netd.connected, "sampan-netd is there")
+
+    async def end_in_a_hurry() -> None:
+        for _ in range(20):
+            engine.netd.tell("hello")
+        time.sleep(0.3)  # the answers come, and this loop does not read them
+        os.kill(pid, signal.SIGSTOP)
+        await engine.discovery.forget("c9" * 32)
+        await engine.netd.close()
+
+    (pid,) = netds(engine.state)
+    engine.run(end_in_a_hurry())
+    os.kill(pid, signal.SIGCONT)
     wait_until(lambda: not netds(engine.state), "sampan-netd ends")
 
 

@@ -107,8 +107,8 @@ class Connection:
             received = messages.receive(self._sock)
         except BlockingIOError:
             return
-        except ConnectionError:  # the daemon ended with answers unread
-            received = None
+        except ConnectionResetError:  # the daemon ended with answers unread; what it asked last is still to be read
+            return
         except (OSError, ValueError) as error:
             logger.warning("receive from a daemon: %s", error)
             received = None
