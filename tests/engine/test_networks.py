@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -31,8 +31,8 @@ def make(daemon: Daemon, name: str, networks: dict[str, Any] | None = None, **ho
     return inspected
 
 
-def links(daemon: Daemon) -> set[str]:
-    done = subprocess.run(daemon.inside(["ip", "-j", "link"]), check=True, capture_output=True, pass_fds=(daemon.netns,))
+def bridges(daemon: Daemon) -> set[str]:
+    done = daemon.run("ip", "-j", "link", "show", "type", "bridge")
     return {link["ifname"] for link in json.loads(done.stdout)}
 
 
@@ -131,13 +131,49 @@ def test_statuses(daemon: Daemon) -> None:
     assert daemon.api_raw("POST", "/networks/net/disconnect", {"Container": "absent"})[0] == 404
 
 
+def test_a_start_without_its_network_says_so(daemon: Daemon) -> None:
+    create(daemon, "net")
+    make(daemon, "cc", NetworkMode="net")
+    daemon.api("DELETE", "/networks/net")
+    assert told(daemon.api_raw("POST", "/containers/cc/start")) == (409, "network net not found")
+    assert daemon.api("GET", "/containers/cc/json")["State"]["ExitCode"] == 128
+    create(daemon, "net")
+    daemon.api("POST", "/containers/cc/start")
+
+
+def test_of_many_who_want_a_name_or_a_subnet_one_gets_it(daemon: Daemon) -> None:
+    def ask(body: dict[str, Any]) -> int:
+        return daemon.api_raw("POST", "/networks/create", body)[0]
+
+    with ThreadPoolExecutor(8) as pool:
+        names = list(pool.map(ask, [{"Name": "net"}] * 8))
+        subnets = list(pool.map(ask, [{"Name": f"net{number}"} | subnet("10.67.0.0/24") for number in range(8)]))
+    assert sorted(names) == [201, *[409] * 7]
+    assert subnets.count(201) == 1
+
+
+def test_a_network_is_removed_while_containers_start_in_it(daemon: Daemon) -> None:
+    """Either the start finds it gone, or the removal finds it in use; never both, nor neither."""
+    for round_ in range(6):
+        create(daemon, "net")
+        make(daemon, f"c{round_}", NetworkMode="net")
+        with ThreadPoolExecutor(2) as pool:
+            start = pool.submit(daemon.api_raw, "POST", f"/containers/c{round_}/start")
+            remove = pool.submit(daemon.api_raw, "DELETE", "/networks/net")
+        outcome = start.result()[0], remove.result()[0]
+        assert outcome in ((204, 403), (409, 204))
+        if outcome[0] == 204:
+            daemon.api("DELETE", f"/containers/c{round_}?force=1")
+            daemon.api("DELETE", "/networks/net")
+
+
 def test_a_network_that_cannot_be_made_leaves_nothing(daemon: Daemon) -> None:
     daemon.run("ip", "link", "add", "taken", "type", "veth", "peer", "name", "other")
     try:
-        before = links(daemon)
+        before = bridges(daemon)
         options = {"Options": {"com.docker.network.bridge.name": "taken"}}
         assert daemon.api_raw("POST", "/networks/create", {"Name": "net"} | options)[0] >= 400
-        assert links(daemon) == before
+        assert bridges(daemon) == before
         assert daemon.api_raw("GET", "/networks/net")[0] == 404
     finally:
         daemon.run("ip", "link", "del", "taken")

@@ -47,12 +47,12 @@ class Connections:
     # ------------------------------------------------------------------ start and end
 
     async def networks_of(self, record: ContainerRecord) -> list[NetworkRecord]:
-        """Give the networks that a container joins, in order; none for one that shares another's. Raises `NotFound`."""
-        if record.config.network_disabled:
-            return [await self._networks.named("none")]
+        """Give the networks that a container joins, in order; none for one that shares another's. `Conflict` if one is gone."""
         if record.host.network_mode.startswith(CONTAINER_MODE):
             return []
-        return [await self._networks.named(name) for name in record.networks or ("none",)]
+        names = ["none"] if record.config.network_disabled else list(record.networks) or ["none"]
+        with _missing_forbids():
+            return [await self._networks.named(name) for name in names]
 
     def sandbox_owner(self, container: Container) -> Container:
         """Give the container whose network this one lives in: itself, or the one it shares that of. Raises `NotFound`."""
@@ -77,14 +77,15 @@ class Connections:
 
         `sandbox`: None in the host's network.
         """
-        self._links.check(container.record)
-        for network in networks:
-            self._naming.check_links(container.record.settings_in(network))
         netns = sandbox.netns if sandbox else -1
         made: list[EndpointRecord] = []
-        for place in await self._places(container.record, networks, sandbox):
-            with container.trace.span("start", "network.attach", place.network.driver):
-                made.append(await self._endpoints.attach(place, netns))
+        with _missing_forbids():
+            self._links.check(container.record)
+            for network in networks:
+                self._naming.check_links(container.record.settings_in(network))
+            for place in await self._places(container.record, networks, sandbox):
+                with container.trace.span("start", "network.attach", place.network.driver):
+                    made.append(await self._endpoints.attach(place, netns))
         with container.trace.span("start", "network.names"):
             await self._naming.announce(container.record, netns)
         return made
@@ -296,6 +297,15 @@ def _check_stays(container: Container) -> None:
         raise Conflict(
             f"Container {container.id} is marked for removal and cannot be connected or disconnected to the network"
         )
+
+
+@contextmanager
+def _missing_forbids() -> Iterator[None]:
+    """Turn the `NotFound` of a network or a linked container into `Conflict`: of a start, it would say that the program is missing."""
+    try:
+        yield
+    except NotFound as error:
+        raise Conflict(error.message, remedy=error.remedy) from error
 
 
 @contextmanager
