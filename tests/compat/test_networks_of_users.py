@@ -61,6 +61,7 @@ def test_create_inspect_list_and_remove(client: Client) -> None:
         (("--driver", "host", "x"), 'only one instance of "host" network is allowed'),
         (("--subnet", "172.31.77.0/25", "x"), "Pool overlaps with other one on this address space"),
         (("-o", "com.docker.network.bridge.name=/", "x"), "bridge"),
+        (("--subnet", "10.1.0.0/24", "--aux-address", "a=10.1.0.5", "--aux-address", "b=10.1.0.5", "x"), "Address already in use"),
     ],
 )
 def test_refusals(client: Client, arguments: tuple[str, ...], told: str) -> None:

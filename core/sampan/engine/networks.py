@@ -184,12 +184,7 @@ class Networks:
         )
         ipam = self.drivers.ipam(driver)
         subnet = await ipam.call(ipam.driver.choose_subnet, request)
-        for name, address in pool.auxiliary_addresses.items():
-            if subnet.gateway and ipaddress.ip_address(address) == ipaddress.ip_address(subnet.gateway):
-                raise Conflict(
-                    f"failed to allocate secondary ip address ({name}:{address}): Address already in use",
-                    remedy="name another gateway",
-                )
+        _check_auxiliary(pool, subnet)
         return subnet
 
     async def _make(self, record: NetworkRecord, plank: NetworkPlank) -> None:
@@ -309,6 +304,19 @@ def _subnets_of(network: NetworkRecord, version: int) -> list[tuple[Subnet, Ipam
 
 def _contains(prefix: str, address: str) -> bool:
     return ipaddress.ip_address(address) in ipaddress.ip_network(prefix)
+
+
+def _check_auxiliary(pool: IpamPool, subnet: Subnet) -> None:
+    """Refuse an auxiliary address that is the gateway's or another name's. Raises `Conflict` in Docker's words."""
+    taken = {ipaddress.ip_address(subnet.gateway)} if subnet.gateway else set()
+    for name, text in pool.auxiliary_addresses.items():
+        address = ipaddress.ip_address(text)
+        if address in taken:
+            raise Conflict(
+                f"failed to allocate secondary ip address ({name}:{text}): Address already in use",
+                remedy="name another address or gateway",
+            )
+        taken.add(address)
 
 
 def to_network(record: NetworkRecord) -> Network:
