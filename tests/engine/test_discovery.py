@@ -50,7 +50,9 @@ class Engine:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)  # type: ignore[arg-type]
 
     def serve(self, sandbox: Sandbox, where: Namespace) -> None:
+        """Serve, and wait for sampan-netd, as no start does."""
         self.run(self.discovery.serve(sandbox, where.fd))
+        wait_until(lambda: self.netd.connected, "sampan-netd is there")
 
     def join(self, *members: Member, network: str = "n1") -> None:
         for member in members:
@@ -380,6 +382,13 @@ def test_a_server_that_is_ourselves_is_left_out(engine: Engine, box: Namespace) 
 # ---------------------------------------------------------------------- deaths
 
 
+def test_queries_wait_while_sampan_netd_starts(engine: Engine, box: Namespace) -> None:
+    engine.join(WEB)
+    engine.run(engine.discovery.serve(served(), box.fd))
+    assert box.run(look_up, "web") == ["10.1.0.2"]
+    assert str(DNSRecord.parse(box.run(ask_by_tcp, question("web").pack())).rr[0].rdata) == "10.1.0.2"
+
+
 def test_a_start_that_is_cancelled_leaves_no_descriptor(engine: Engine, box: Namespace) -> None:
     engine.serve(served(), box)
     engine.run(engine.discovery.forget("c9" * 32))
@@ -465,7 +474,6 @@ def test_a_daemon_that_ends_leaves_nothing_when_nobody_is_served(engine: Engine,
 
 def test_what_was_told_last_is_done_though_the_answers_before_were_not_read(engine: Engine, box: Namespace) -> None:
     engine.serve(served(), box)
-    wait_until(lambda: engine.netd.connected, "sampan-netd is there")
 
     async def end_in_a_hurry() -> None:
         for _ in range(20):
