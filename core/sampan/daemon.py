@@ -6,6 +6,7 @@ import asyncio
 import grp
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -44,6 +45,7 @@ def run(overrides: Mapping[str, Any], config_file: str | None) -> int:
     logging.basicConfig(
         level=settings.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    _raise_descriptor_limit()
     try:
         asyncio.run(_serve(settings))
     except SampanError as error:
@@ -53,6 +55,12 @@ def run(overrides: Mapping[str, Any], config_file: str | None) -> int:
         log.error("%s", error)
         return 1
     return 0
+
+
+def _raise_descriptor_limit() -> None:
+    """Have as many descriptors as may be: each running container takes some. The zygote sets containers' back."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _leave() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 
 import pytest
 
 from compat.conftest import Client
+from ground.daemon import Daemon
 from sampan.linux import capabilities
 
 HIERARCHIES = Path("/sys/fs/cgroup")
@@ -158,3 +160,15 @@ def test_orphans_are_reaped(client: Client) -> None:
     """Orphans end up with the first process; here that is a shell, which collects them."""
     script = "sh -c 'sleep 0.1 & exec true'; sleep 0.3; ps | grep -c '[Z] '"
     assert client.out("run", "--rm", "busybox", "sh", "-c", script, check=1) == "0"
+
+
+def test_the_daemon_may_have_more_descriptors_than_its_containers(client: Client, daemon: Daemon) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    daemon.stop()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
+    try:
+        daemon.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE) == (hard, hard)
+    assert client.out("run", "--rm", "busybox", "sh", "-c", "ulimit -Sn; ulimit -Hn").split() == ["1024", str(hard)]

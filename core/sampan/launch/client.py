@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -27,6 +28,9 @@ from sampan.launch.protocol import SOCKET, ExecConfig, ExitRecord, Launched, Shi
 from sampan.linux.mounts import open_readonly_file
 
 logger = logging.getLogger(__name__)
+
+_DESCRIPTORS, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+"""What this process began with, and containers get unless they ask for more; the daemon raises its own limit later."""
 
 _BOOT = "import sys; sys.path[:] = sys.argv[3:]; from sampan.launch.boot import boot; boot()"
 
@@ -198,7 +202,9 @@ class Zygote:
         zygote = cls(process, Channel(ours, "the zygote"))
         with tempfile.TemporaryDirectory(prefix="sampan-zygote-") as scratch:
             try:
-                failures = await zygote._channel.request("preload", modules=list(preload), scratch=scratch)
+                failures = await zygote._channel.request(
+                    "preload", modules=list(preload), scratch=scratch, descriptors=_DESCRIPTORS
+                )
             except BaseException:
                 await zygote.close()
                 raise

@@ -15,6 +15,7 @@ import gc
 import importlib
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -38,10 +39,17 @@ def main(fd: int) -> None:
         while (received := messages.receive(sock)) is not None:
             message, fds = received
             if message["op"] == "preload":
+                _limit_descriptors(message["descriptors"])
                 result: object = _preload(message["modules"], Path(message["scratch"]))
             else:
                 result = _spawn(sock, fds[0])
             messages.send(sock, messages.encode({"id": message["id"], "result": result}))
+
+
+def _limit_descriptors(count: int) -> None:
+    """Give containers the soft limit that the daemon had before it raised its own: a process that sees more may try them all."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
 
 
 def _preload(modules: list[str], scratch: Path) -> dict[str, str]:
