@@ -68,6 +68,8 @@ def test_what_is_not_ours_is_ignored() -> None:
         ("com.docker.network.bridge.name", ".."),
         ("com.docker.network.bridge.name", "br*"),
         ("com.docker.network.bridge.name", "br%d"),
+        ("com.docker.network.bridge.name", "br\0"),
+        ("com.docker.network.bridge.name", "brücke"),
         ("com.docker.network.bridge.enable_icc", "maybe"),
         ("com.docker.network.bridge.enable_ip_masquerade", ""),
         ("com.docker.network.bridge.host_binding_ipv4", "localhost"),

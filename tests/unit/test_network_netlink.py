@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from sampan.linux.netlink import Netlink, delete_link, link_index, mac_of, set_link, unpack_attributes
+from sampan.linux.netlink import Netlink, delete_link, is_link_name, link_index, mac_of, set_link, unpack_attributes
 from sampan.linux.vxlan import add_flood, add_vxlan, overhead
 
 
@@ -73,3 +73,15 @@ def test_a_link_that_is_not_there_has_no_index() -> None:
     with pytest.raises(OSError, match="find link no-such") as caught:
         link_index("no-such")
     assert caught.value.errno == errno.ENODEV
+
+
+@pytest.mark.parametrize("text", ["eth0", "a", "fifteen-letters", "10.0.0.9", "...", "{;}$#@!,'|~"])
+def test_names_of_links(text: str) -> None:
+    assert is_link_name(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["", ".", "..", "sixteen-letters-", "a/b", "a:b", 'a"b', "a*", "a%d", "a\\", "a b", "a\n", "a\0", "a\x7f", "ä", "\ud800"]
+)
+def test_no_names_of_links(text: str) -> None:
+    assert not is_link_name(text)

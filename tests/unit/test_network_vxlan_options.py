@@ -74,6 +74,8 @@ def test_options_of_others_are_none_of_ours() -> None:
         ({"parent": "eth*"}, "no link name"),
         ({"parent": "ethø"}, "no link name"),
         ({"parent": 'x" drop'}, "no link name"),
+        ({"parent": "eth0\0"}, "no link name"),
+        ({"parent": "eth%d"}, "no link name"),
         ({"learning": "perhaps"}, "not a truth value"),
         ({"com.docker.network.driver.mtu": "67"}, "mtu='67'"),
     ],

@@ -16,6 +16,7 @@ from __future__ import annotations
 import errno
 import ipaddress
 import os
+import re
 import socket
 import struct
 from collections.abc import Iterator
@@ -24,8 +25,8 @@ from types import TracebackType
 
 __all__ = [
     "Address", "Link", "Netlink", "Request", "Route", "add_address", "add_bridge", "add_route", "add_veth", "delete_address",
-    "delete_link", "each_attribute", "link_index", "mac_of", "pack_attribute", "pack_nested", "replace_route", "set_link", "settle_link",
-    "shut_port", "unpack_attributes",
+    "delete_link", "each_attribute", "is_link_name", "link_index", "mac_of", "pack_attribute", "pack_nested", "replace_route",
+    "set_link", "settle_link", "shut_port", "unpack_attributes",
 ]  # fmt: skip
 
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE, NLM_F_DUMP = (
@@ -58,6 +59,7 @@ _IFADDR = struct.Struct("=BBBBi")
 _RTMSG = struct.Struct("=BBBBBBBBI")
 _U32 = struct.Struct("=I")
 _RECEIVE = 1 << 16
+_LINK_NAME = re.compile(r'(?!\.{1,2}$)[^\x00-\x20/:"*\\%\x7f-\U0010ffff]{1,15}')
 
 
 @dataclass(frozen=True, slots=True)
@@ -388,6 +390,13 @@ def link_index(name: str) -> int:
         return socket.if_nametoindex(name)
     except OSError as error:  # it comes without a number
         raise OSError(errno.ENODEV, f"find link {name}: {os.strerror(errno.ENODEV)}") from error
+
+
+def is_link_name(text: str) -> bool:
+    """Say whether it names one link, to all who read it: the kernel (`dev_valid_name`), which sees a pattern in %, and nft(8),
+    which sees one in *, and whose quotes it must not end. ASCII, so that its 15 letters are 15 bytes.
+    """
+    return _LINK_NAME.fullmatch(text) is not None
 
 
 def mac_of(address: str) -> str:

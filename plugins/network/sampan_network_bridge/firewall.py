@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ from sampan_network_bridge import bindings, rules, sets
 from sampan_network_bridge.bindings import Binding
 from sampan_network_bridge.sets import Elements
 
+_KINDS = re.compile("ifname|ipv[46]_addr")
 _PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp"}
 
 
@@ -41,7 +43,7 @@ class Firewall:
         for item in self._list():
             one = item.get("set") or item.get("map") or {"name": ""}
             if one["name"] in found:
-                found[one["name"]] = frozenset(_element(entry) for entry in one.get("elem", ()))
+                found[one["name"]] = frozenset(_element(sets.SETS[one["name"]], entry) for entry in one.get("elem", ()))
         return found
 
     def published(self) -> list[Binding]:
@@ -99,32 +101,23 @@ class Firewall:
             return iter(())
 
 
-def _element(entry: Any) -> str:
-    """Write a set's element as `rules` does, from libnftables-json(5)."""
-    if isinstance(entry, list):
-        return " : ".join(_part(part) for part in entry)
-    if isinstance(entry, dict) and "concat" in entry:
-        return " . ".join(_part(part, whole=True) for part in entry["concat"])
-    return _part(entry, whole=True)
+def _element(declared: str, entry: Any) -> str:
+    """Write an element of a set with this declaration as `sets` does, from libnftables-json(5)."""
+    is_mapped = isinstance(entry, list)
+    parts = entry if is_mapped else entry["concat"] if isinstance(entry, dict) and "concat" in entry else [entry]
+    kinds = _KINDS.findall(declared)
+    return (" : " if is_mapped else " . ").join(
+        _part(kind, part, whole=not is_mapped) for kind, part in zip(kinds, parts, strict=True)
+    )
 
 
-def _part(part: Any, *, whole: bool = False) -> str:
+def _part(kind: str, part: Any, *, whole: bool) -> str:
     """Write a link's name, an address, or a prefix, also of `whole` length where an address is meant as one."""
+    if kind == "ifname":
+        return f'"{part}"'
     if isinstance(part, dict):
         return f"{part['prefix']['addr']}/{part['prefix']['len']}"
-    if not _is_address(part):
-        return f'"{part}"'
     return f"{part}/{128 if ':' in part else 32}" if whole else str(part)
-
-
-def _is_address(text: str) -> bool:
-    import ipaddress
-
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _binding(name: str, key: Any, value: Any) -> Binding:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import enum
 import ipaddress
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sampan.api.errors import InvalidArgument
 from sampan.api.network import Network
+from sampan.linux.netlink import is_link_name
 
 NAME = "com.docker.network.bridge.name"
 DEFAULT_BRIDGE = "com.docker.network.bridge.default_bridge"
@@ -24,7 +24,6 @@ MTU = "com.docker.network.driver.mtu"
 
 _TRUE = {"1", "t", "T", "TRUE", "true", "True"}
 _FALSE = {"0", "f", "F", "FALSE", "false", "False"}
-_LINK_NAME = re.compile(r'[^/\s:"*\\%]{1,15}')  # the last three the kernel takes, but it or nft reads more than one name in them
 _LEAST_MTU_OF_IPV6 = 1280  # RFC 8200, section 5: below it the kernel turns IPv6 off on the link
 
 
@@ -134,9 +133,9 @@ def _trusted(options: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _valid_link_name(key: str, value: str) -> str:
-    if not _LINK_NAME.fullmatch(value) or value in (".", ".."):
+    if not is_link_name(value):
         raise InvalidArgument(
-            f"network option {key}={value!r} is no link name", remedy="1 to 15 bytes without / : * % \\ or space"
+            f"network option {key}={value!r} is no link name", remedy="1 to 15 ASCII letters without space or / : * % \\ \""
         )
     return value
 

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sampan.api.errors import InvalidArgument
+from sampan.linux.netlink import is_link_name
 from sampan.linux.uppers import MODES
 
 PARENT = "parent"
 MODE = "macvlan_mode"
 MTU = "com.docker.network.driver.mtu"
 
-_LINK_NAME = re.compile(r"[!-.0-9;-~]{1,15}")  # ASCII but / and : and what does not print
 _VLAN = re.compile(r"(.+)\.([0-9]{1,4})")
 
 
@@ -41,8 +41,8 @@ def _parent(options: Mapping[str, str]) -> str:
     value = options.get(PARENT, "")
     if value == "lo":
         raise InvalidArgument("loopback interface is not a valid macvlan parent link", remedy="name a link to a network")
-    if value and (not _LINK_NAME.fullmatch(value) or value in (".", "..")):
-        raise InvalidArgument(f"network option {PARENT}={value!r} is no link name", remedy="1 to 15 bytes without / : or space")
+    if value and not is_link_name(value):
+        raise InvalidArgument(f"network option {PARENT}={value!r} is no link name", remedy="say one that `ip link` shows")
     return value
 
 

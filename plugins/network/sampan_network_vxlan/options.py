@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import ipaddress
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sampan.api.errors import InvalidArgument
+from sampan.linux.netlink import is_link_name
 
 VNI, PORT, REMOTES, GROUP, PARENT, LOCAL, LEARNING = "vni", "port", "remotes", "group", "parent", "local", "learning"
 MTU = "com.docker.network.driver.mtu"
 
 _KNOWN = (VNI, PORT, REMOTES, GROUP, PARENT, LOCAL, LEARNING)
 _TRUE, _FALSE = {"1", "t", "T", "TRUE", "true", "True"}, {"0", "f", "F", "FALSE", "false", "False"}
-_LINK_NAME = re.compile(r'[^/\s:"*\\]{1,15}')
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +97,8 @@ def _boolean(options: Mapping[str, str], key: str) -> bool:
 
 def _parent(options: Mapping[str, str]) -> str:
     value = options.get(PARENT, "")
-    if value and not (value.isascii() and _LINK_NAME.fullmatch(value) and value not in (".", "..")):
-        raise InvalidArgument(f"network option {PARENT}={value!r} is no link name", remedy="1 to 15 bytes without / : * or space")
+    if value and not is_link_name(value):
+        raise InvalidArgument(f"network option {PARENT}={value!r} is no link name", remedy="say one that `ip link` shows")
     return value
 
 
