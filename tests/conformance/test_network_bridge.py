@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sampan.api.errors import Conflict, InvalidArgument
+from sampan.api.errors import Conflict, InvalidArgument, System
 from sampan.api.network import Network, PortMapping, Subnet
 from sampan.linux.netlink import Netlink, add_bridge
 from sampan.testing.namespaces import listen, reaches, unreachable
@@ -77,6 +77,29 @@ class TestBridge(NetworkDriverSuite):
         lab.detach(network, endpoint)
         lab.host.run(lab.driver.delete_network, network)
         assert "theirs" in lab.host.links()
+
+    @pytest.mark.parametrize("name", ["10.0.0.9", "a;b{$c}", "-x", "ifname"])
+    def test_a_bridge_may_have_an_odd_name(self, lab: Lab, name: str) -> None:
+        """What is read back from the table is the same: the next daemon changes nothing."""
+        network = lab.network(options={f"{BRIDGE}.name": name, f"{BRIDGE}.trusted_host_interfaces": "192.0.2.3"})
+        sandbox, endpoint, _ = lab.container(network)
+        assert lab.check(network, endpoint, sandbox) == ()
+        lab.restart(network)
+        assert lab.check(network, endpoint, sandbox) == ()
+        lab.detach(network, endpoint)
+        lab.host.run(lab.driver.delete_network, network)
+        assert name not in lab.host.links()
+
+    def test_a_network_that_cannot_be_made_whole_keeps_its_bridge(self, lab: Lab) -> None:
+        """It was not when the driver opened, and is not for the next endpoint: those that are in it do not notice."""
+        network = lab.network()
+        lab.container(network)
+        before = lab.host.links()
+        lab.restart()
+        lab.host.run(subprocess.run, ["nft", "flush", "ruleset"], check=True)
+        with pytest.raises(System, match="nftables"):
+            lab.attach(network, lab.endpoint(network), lab.namespace())
+        assert lab.host.links() == before
 
     def test_another_engines_bridge_is_a_conflict(self, lab: Lab) -> None:
         lab.network(options={f"{BRIDGE}.name": "shared0"})

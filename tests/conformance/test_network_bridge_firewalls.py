@@ -8,6 +8,7 @@ from __future__ import annotations
 import shlex
 import subprocess
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from sampan.api.network import Endpoint, Network, PortMapping
+from sampan.linux.namespaces import call_in_netns
 from sampan.testing.namespaces import Namespace, listen, reaches
 from sampan.testing.network import HOST, OUTSIDE, Lab
 from sampan_network_bridge.driver import BridgeDriver
@@ -183,3 +185,16 @@ def test_explained(lab: Lab) -> None:
     assert f"containers of network {network.name} reach every port of it" in told
     nft(lab, "flush map inet sampan_5a3bca7e ports4")
     assert "is missing: a restart of the daemon mends that" in "\n".join(lab.host.run(lab.driver.explain, network, endpoint))
+
+
+def test_docker_user_has_two_rules_of_a_bridge_however_many_networks_come_at_once(asking_lab: Lab) -> None:
+    lab = asking_lab
+    nft(lab, DOCKERD)
+    planned = [lab.describe() for _ in range(8)]
+
+    def make(network: Network) -> None:
+        call_in_netns(lab.host.fd, lambda: lab.driver.create_network(network))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(make, planned))
+    assert nft(lab, "list chain ip filter DOCKER-USER").count("sampan 5a3bca7e") == 16

@@ -173,6 +173,21 @@ class PortCases:
         lab.container(network, ports=(port,))
 
     @needs(NetworkCapability.PUBLISH)
+    def test_a_client_that_goes_on_by_udp_is_not_heard_after_unpublish(self, lab: Lab) -> None:
+        """Nor by a port that stays, until it sends there."""
+        network = lab.network()
+        stays, goes = PortMapping("udp", 53, 5300), PortMapping("udp", 53, 5301)
+        sandbox, endpoint, _ = lab.container(network, ports=(stays, goes))
+        with listen(sandbox, 53, protocol="udp") as server, lab.outside.run(socket.socket, socket.AF_INET, socket.SOCK_DGRAM) as out:
+            for port in (5300, 5301):
+                out.sendto(b"before", (HOST, port))
+                assert server.recv(16) == b"before"
+            lab.host.run(lab.driver.unpublish, network, endpoint, [goes])
+            out.sendto(b"to nobody", (HOST, 5301))
+            out.sendto(b"after", (HOST, 5300))
+            assert server.recv(16) == b"after"
+
+    @needs(NetworkCapability.PUBLISH)
     def test_many_ports_at_once(self, lab: Lab) -> None:
         """Many free ports are chosen at once, none twice."""
         network = lab.network()

@@ -83,6 +83,12 @@ def make(bridge: Bridge) -> bool:
     return changed or bool(requests)
 
 
+def is_there(bridge: Bridge) -> bool:
+    """Say whether there is a link of the bridge's name. Raises `OSError`."""
+    with Netlink() as kernel:
+        return kernel.link(bridge.name) is not None
+
+
 def delete(bridge: Bridge) -> None:
     """Delete a bridge if we made it. Idempotent. Raises `OSError`."""
     with Netlink() as kernel:

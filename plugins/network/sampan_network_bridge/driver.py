@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, cast
 
 from sampan.api import sandbox
@@ -68,6 +69,7 @@ class BridgeDriver(NetworkDriver):
         super().__init__(context, config)
         self._settings = cast("BridgeConfig", config)
         self._opened: _Opened | None = None
+        self._docker_user = Lock()
 
     @classmethod
     def config_model(cls) -> type[DriverConfig]:
@@ -192,7 +194,7 @@ class BridgeDriver(NetworkDriver):
         """Take back every port that leads to the endpoint's addresses, then delete the link."""
         with _translated(f"detach endpoint {endpoint.id[:12]} from network {network.name}"):
             opened = self._need_open()
-            self._unpublish_all(opened, endpoint)
+            self._withdraw(opened, opened.ports.of(*_addresses(endpoint)))
             links.delete_veth(self._veth(opened.networks.plan(network), endpoint))
 
     def release(self, network: Network, endpoint: Endpoint) -> None:
@@ -200,7 +202,7 @@ class BridgeDriver(NetworkDriver):
         opened = self._need_open()
         veth = self._veth(opened.networks.plan(network), endpoint)
         with _translated(f"release endpoint {endpoint.id[:12]} of network {network.name}"):
-            self._unpublish_all(opened, endpoint)
+            self._withdraw(opened, opened.ports.of(*_addresses(endpoint)))
             opened.reaper.take(veth)
 
     def publish(self, network: Network, endpoint: Endpoint, ports: Sequence[PortMapping]) -> tuple[PortMapping, ...]:
@@ -324,7 +326,9 @@ class BridgeDriver(NetworkDriver):
             return [link for link in kernel.links() if marks.own(link) and link.alias not in valid]
 
     def _keep_docker_user(self, opened: _Opened) -> None:
-        if self._settings.docker_user:
+        if not self._settings.docker_user:
+            return
+        with self._docker_user:  # what is there is read, then changed
             docker_user.keep(self.context.engine_id, opened.networks.forwarded())
 
     def _veth(self, plan: Plan, endpoint: Endpoint) -> links.Veth:
@@ -358,17 +362,16 @@ class BridgeDriver(NetworkDriver):
         opened.firewall.publish(missing)
         return [f"{len(missing)} published ports of {endpoint.id[:12]}"]
 
-    def _unpublish_all(self, opened: _Opened, endpoint: Endpoint) -> None:
-        published = opened.ports.of(*_addresses(endpoint))
-        self._withdraw(opened, published)
-        for target in {item.target for item in published if item.protocol == "udp"}:
-            forget_flows_to(target)
-
     @staticmethod
     def _withdraw(opened: _Opened, elements: Sequence[bindings.Binding]) -> None:
-        """Maps first: a port is free only when nothing leads there any more."""
+        """Maps first: a port is free only when nothing leads there any more. Then clients that are on their way by UDP."""
         opened.firewall.unpublish(elements)
         opened.ports.release(elements)
+        for target in {item.target for item in elements if item.protocol == "udp"}:
+            try:
+                forget_flows_to(target)
+            except OSError as error:
+                log.warning("clients of udp ports of %s may go on until they are silent for a minute: %s", target, error)
 
 
 def _check_host(veth: links.Veth) -> list[str]:

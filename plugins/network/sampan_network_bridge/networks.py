@@ -67,11 +67,13 @@ class Networks:
                 raise Conflict(
                     f"create network {network.name}: networks have same bridge name", remedy=f"choose another {options.NAME}"
                 )
+            was_there = bridges.is_there(plan.bridge)  # with containers in it, if it could not be made whole by `open`
             try:
                 _make_bridge(plan.bridge)
                 self._firewall.change({}, plan.elements)
             except BaseException:
-                bridges.delete(plan.bridge)
+                if not was_there:
+                    bridges.delete(plan.bridge)
                 raise
             self._made[network.id] = plan
         return plan

@@ -33,10 +33,11 @@ class Reaper:
     def take(self, veth: Veth) -> None:
         """Have a link shut now, and deleted soon."""
         with self._changed:
-            self._open.append(veth)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="bridge-reaper", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="bridge-reaper", daemon=True)
+                thread.start()
+                self._thread = thread
+            self._open.append(veth)
             self._changed.notify_all()
 
     def settle(self) -> None:
@@ -65,10 +66,10 @@ class Reaper:
                         self._thread = None
                         return
             there = [veth for veth in to_shut if _done(shut, veth)]
-            for veth in to_delete:
-                _done(delete_veth, veth)
+            while to_delete and not self._open:  # a start may wait for what was handed over meanwhile
+                _done(delete_veth, to_delete.pop())
             with self._changed:
-                self._shut += there
+                self._shut += there + to_delete
                 del self._open[: len(to_shut)]
                 self._changed.notify_all()
 
