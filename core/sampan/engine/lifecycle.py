@@ -316,6 +316,11 @@ class Lifecycle:
         """Remove a container. Raises `Conflict` if it runs and `force` is not given, or if its removal is under way."""
         if container.status is Status.REMOVING:
             raise Conflict(f"removal of container {container.id} is already in progress")
+        while not await self._remove(container, force=force, volumes=volumes):
+            pass  # it was started again meanwhile
+
+    async def _remove(self, container: Container, *, force: bool, volumes: bool) -> bool:
+        """Remove a container that stands still once it was stopped; say whether it is gone."""
         if container.is_running or container.status is Status.RESTARTING:
             if not force:
                 state = (
@@ -330,12 +335,13 @@ class Lifecycle:
         async with container.lock:
             self._cancel_restart(container)
             if container.when_removed().done():
-                return
+                return True
             if container.is_running:
-                raise Conflict(f'cannot remove container "{container.record.name}": it was started again')
+                return False
             close_pending(container)
             await self._connections.leave(container.id)  # what could not be taken away when it ended
             await self._containers.remove(container, volumes=volumes)
+        return True
 
     async def _stop_for_removal(self, container: Container) -> None:
         exited = container.when_exited()
