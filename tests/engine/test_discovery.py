@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
+import select
 import signal
 import socket
 import struct
@@ -24,6 +26,10 @@ from ground.waiting import wait_until
 from sampan.engine.discovery import Discovery, Member, Sandbox, Upstream
 from sampan.engine.netd import Netd
 from sampan.linux.netlink import Netlink, add_address, add_veth, link_index, replace_route, set_link
+from sampan.netd.door import open_door
+from sampan.netd.names import Names
+from sampan.netd.nameserver import NameServer, Room
+from sampan.netd.outside import Outside
 from sampan.testing.namespaces import Namespace
 
 WEB = Member("c1" * 32, ("web", "www", "c1c1c1c1c1c1"), ("10.1.0.2", "fd00::2"))
@@ -537,6 +543,59 @@ def test_tcp_clients_that_stall_do_not_hold_up_others(engine: Engine, box: Names
     assert box.run(look_up, "web") == ["10.1.0.2"]
     query = question("web").pack()
     assert str(DNSRecord.parse(other.run(ask_by_tcp, query)).rr[0].rdata) == "10.1.0.2"
+
+
+def test_a_sandbox_without_a_place_for_its_connection_has_one_when_another_ends(box: Namespace, stack: ExitStack) -> None:
+    """All sandboxes share the places, and each may have one, whatever the others do."""
+    names, outside, room = Names(), Outside(1), Room(1)
+    stack.callback(outside.close)
+    names.join("n1", WEB)
+    query = question("web").pack()
+
+    async def answered_by_tcp(where: Namespace) -> str:
+        reply = await asyncio.to_thread(where.run, ask_by_tcp, query)
+        return str(DNSRecord.parse(reply).rr[0].rdata)
+
+    async def scenario() -> None:
+        for where in (box, other := sandbox(stack)):
+            door = open_door(where.fd)
+            descriptors = [os.dup(where.fd), door.udp.detach(), door.tcp.detach()]
+            stack.callback(NameServer(served(), names, descriptors, outside, room).close)
+        first, second = [await asyncio.to_thread(box.run, socket.create_connection, dns.NAMESERVER) for _ in range(2)]
+        with first, second:
+            second.settimeout(10)
+            second.sendall(struct.pack("!H", len(query)) + query)
+            assert await answered_by_tcp(other) == "10.1.0.2"
+            assert await asyncio.to_thread(select.select, [second], [], [], 1.5) == ([], [], [])
+            first.close()
+            assert await asyncio.to_thread(dns.receive, second)
+        assert await answered_by_tcp(box) == "10.1.0.2"
+        assert room.places <= 1
+        stack.pop_all().close()
+
+    asyncio.run(scenario())
+
+
+def test_without_descriptors_connections_wait_and_nobody_is_busy(engine: Engine, box: Namespace, stack: ExitStack) -> None:
+    engine.join(WEB)
+    engine.serve(served(), box)
+    assert box.run(look_up, "web") == ["10.1.0.2"]
+    (pid,) = netds(engine.state)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (len(os.listdir(f"/proc/{pid}/fd")), 1000))
+    stack.enter_context(box.run(socket.create_connection, dns.NAMESERVER))
+    stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)).connect(str(engine.state / "netd.sock"))
+    before = busy(pid)
+    time.sleep(1.5)
+    assert busy(pid) - before < 0.3
+    assert box.run(look_up, "web") == ["10.1.0.2"]
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (1000, 1000))
+    assert DNSRecord.parse(box.run(ask_by_tcp, question("web").pack())).rr
+
+
+def busy(pid: int) -> float:
+    """Give the seconds that a process has had a processor."""
+    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def test_a_flood_in_one_sandbox_leaves_the_others_their_answers(engine: Engine, box: Namespace, stack: ExitStack) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 from collections.abc import Coroutine
@@ -23,6 +24,9 @@ FORWARDED = 128
 CONNECTIONS = 32
 """TCP connections of one sandbox; more have to wait."""
 
+PAUSE = 1.0
+"""Seconds until a sandbox that got no place for a connection looks again."""
+
 IDLE = 10.0
 """Seconds that a TCP client may take for a message, either way."""
 
@@ -33,14 +37,23 @@ LONGEST_QUERY = 4096
 """By UDP. A query holds one name of at most 255 bytes, and some options."""
 
 
+class Room:
+    """What is left of the places for TCP connections, which all sandboxes share: each takes a descriptor."""
+
+    def __init__(self, places: int) -> None:
+        """Have so many places free."""
+        self.places = places
+
+
 class NameServer:
     """Serves one sandbox until `close`."""
 
-    def __init__(self, sandbox: Sandbox, names: Names, descriptors: list[int], outside: Outside) -> None:
+    def __init__(self, sandbox: Sandbox, names: Names, descriptors: list[int], outside: Outside, room: Room) -> None:
         """`descriptors`: the sandbox's network namespace, its UDP and its listening TCP socket; ours from now on."""
         self.sandbox = sandbox
         self._names = names
         self._outside = outside
+        self._room = room
         self._netns, udp, tcp = descriptors
         self._loop = asyncio.get_running_loop()
         self._udp = socket.socket(fileno=udp)
@@ -54,7 +67,7 @@ class NameServer:
         for sock in (self._udp, self._tcp):
             sock.setblocking(False)
         self._loop.add_reader(self._udp, self._receive)
-        self._loop.add_reader(self._tcp, self._accept)
+        self._listen()
 
     @property
     def inode(self) -> int:
@@ -136,15 +149,36 @@ class NameServer:
 
     # ------------------------------------------------------------------ TCP
 
+    def _listen(self) -> None:
+        if self._tcp.fileno() >= 0 and len(self._conversations) < CONNECTIONS:
+            self._loop.add_reader(self._tcp, self._accept)
+
     def _accept(self) -> None:
-        try:
-            sock, _ = self._tcp.accept()
-        except OSError:
-            return
-        sock.setblocking(False)
-        self._begin(self._conversations, self._converse(sock))
         if len(self._conversations) >= CONNECTIONS:
+            self._loop.remove_reader(self._tcp)  # until one ends
+            return
+        try:
+            sock = self._take()
+        except BlockingIOError:
+            return
+        except OSError:  # no place or no descriptor: the connection waits, and others are not kept waiting by looking at it
             self._loop.remove_reader(self._tcp)
+            self._loop.call_later(PAUSE, self._listen)
+            return
+        self._begin(self._conversations, self._converse(sock)).add_done_callback(self._leave)
+
+    def _take(self) -> socket.socket:
+        """Accept a connection, which has a place then; every sandbox may have one. Raises `OSError`."""
+        if self._room.places <= 0 and self._conversations:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        sock, _ = self._tcp.accept()
+        sock.setblocking(False)
+        self._room.places -= 1
+        return sock
+
+    def _leave(self, task: asyncio.Task[None]) -> None:
+        self._room.places += 1
+        self._listen()
 
     async def _converse(self, sock: socket.socket) -> None:
         """Answer one after the other until the client ends it, or takes too long (RFC 7766)."""
@@ -160,9 +194,6 @@ class NameServer:
                         await send_message(sock, reply)
             except (OSError, EOFError, TimeoutError):
                 return
-            finally:
-                if self._tcp.fileno() >= 0:
-                    self._loop.add_reader(self._tcp, self._accept)
 
     async def _answer_message(self, data: bytes) -> bytes:
         try:
@@ -209,10 +240,11 @@ class NameServer:
         except Failed:
             return dns.answer(query, dns.SERVFAIL)
 
-    def _begin(self, tasks: set[asyncio.Task[None]], work: Coroutine[Any, Any, None]) -> None:
+    def _begin(self, tasks: set[asyncio.Task[None]], work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(work)
         tasks.add(task)
         task.add_done_callback(tasks.discard)
+        return task
 
 
 class _Packed:

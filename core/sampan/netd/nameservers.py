@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from sampan.api.errors import NotFound
 from sampan.linux.messages import Message
 from sampan.netd.names import Member, Names, Sandbox
-from sampan.netd.nameserver import NameServer
+from sampan.netd.nameserver import NameServer, Room
 from sampan.netd.outside import Outside
 from sampan.netd.service import Operation, Service
 
@@ -26,6 +26,7 @@ class NameServers(Service):
         self._servers: dict[str, NameServer] = {}
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._outside = Outside(min(descriptors // 4, MOST_OUTSIDE))
+        self._room = Room(descriptors // 16)
 
     def operations(self) -> Mapping[str, Operation]:
         """Give the requests: `serve`, `lend`, `forget`, `join`, `leave`, `replace`, `served`."""
@@ -61,7 +62,8 @@ class NameServers(Service):
             raise NotFound(f"serve names in container {sandbox.container_id[:12]}: it is not served yet")
         if known is not None:
             self._servers.pop(sandbox.container_id).close()
-        self._servers[sandbox.container_id] = NameServer(sandbox, self._names, [fds.pop(0) for _ in range(3)], self._outside)
+        given = [fds.pop(0) for _ in range(3)]
+        self._servers[sandbox.container_id] = NameServer(sandbox, self._names, given, self._outside, self._room)
 
     def _lend(self, message: Message, fds: list[int]) -> None:
         """Send copies of a sandbox's sockets on the socket given: a later daemon holds them too."""

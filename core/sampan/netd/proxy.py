@@ -223,8 +223,13 @@ class PortProxy(Service):
 
     async def _pass(self, client: socket.socket, target: tuple[str, int]) -> None:
         """Pass on a connection until both sides have said all, or one breaks."""
+        try:
+            container = socket.socket(socket.AF_INET6 if ":" in target[0] else socket.AF_INET, socket.SOCK_STREAM)
+        except OSError as error:
+            logger.warning("pass on to %s: %s", target, error.strerror)
+            _reset(client)
+            return
         self._connections += 1
-        container = socket.socket(socket.AF_INET6 if ":" in target[0] else socket.AF_INET, socket.SOCK_STREAM)
         try:
             container.setblocking(False)
             for sock in (client, container):

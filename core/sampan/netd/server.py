@@ -18,6 +18,9 @@ from sampan.netd.service import Operation, Service
 
 logger = logging.getLogger(__name__)
 
+PAUSE = 1.0
+"""Seconds until it is looked again for a connection that could not be taken."""
+
 
 class Server:
     """Takes requests of daemons to the services. `done` is set when the process may end."""
@@ -50,8 +53,11 @@ class Server:
     def _accept(self, sock: socket.socket) -> None:
         try:
             connected, _ = sock.accept()
-        except OSError as error:  # it went away again, or there are too many descriptors: the next one may be luckier
+        except OSError as error:  # it went away again, or there are too many descriptors: a little later there may be one
             logger.warning("accept a daemon: %s", error)
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(sock.fileno())
+            loop.call_later(PAUSE, self.listen, sock)
             return
         self.welcome(connected)
 
