@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -194,6 +195,26 @@ def test_one_endpoint_leaves_room_for_others(host: Namespace) -> None:
             while proxy._connections == 4:
                 await asyncio.sleep(0.01)
             assert await says(await clients.connect(), b"again") == b"again"
+
+    run(host, scenario)
+
+
+def test_a_connection_without_a_descriptor_is_broken_and_counts_no_more(host: Namespace) -> None:
+    async def scenario() -> None:
+        async with serving() as (proxy, clients):
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as client:
+                client.connect(("::1", 8000))  # the kernel's answer: the proxy has not had its turn
+                client.setblocking(False)
+                os.close(free := os.dup(client.fileno()))
+                resource.setrlimit(resource.RLIMIT_NOFILE, (free + 1, hard))  # one is left, for the client's side
+                try:
+                    with pytest.raises(ConnectionResetError):
+                        await asyncio.get_running_loop().sock_recv(client, 100)
+                finally:
+                    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            assert proxy._connections == 0
+            assert await says(await clients.connect(), b"hello") == b"hello"
 
     run(host, scenario)
 
