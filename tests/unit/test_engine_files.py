@@ -30,6 +30,19 @@ def test_hosts_of_the_host() -> None:
     assert lines == [*Path("/etc/hosts").read_text().rstrip("\n").splitlines(), "10.1.1.1\tpeer"]
 
 
+@pytest.mark.parametrize(("content", "expected"), [(b"10.9.9.9\tcaf\xe9\n", b"10.9.9.9\tcaf\xe9\n"), (None, b"127.0.0.1\tlocalhost\n")])
+def test_hosts_of_a_host_without_the_file_or_of_another_encoding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, expected: bytes
+) -> None:
+    monkeypatch.setattr(files, "HOST_HOSTS", tmp_path / "hosts")
+    if content is not None:
+        (tmp_path / "hosts").write_bytes(content)
+    bound = files.write_files(
+        tmp_path / "files", container_record(), [], host_network=True, gateways=(), resolv_conf="nameserver 10.0.0.1\n"
+    )
+    assert bound["/etc/hosts"].read_bytes().startswith(expected)
+
+
 def test_bad_extra_hosts() -> None:
     with pytest.raises(InvalidArgument, match="invalid extra host 'peer'"):
         hosts(ExtraHosts=["peer"])

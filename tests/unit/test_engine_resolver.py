@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -112,3 +113,11 @@ def test_an_edited_file_is_kept(tmp_path: Path) -> None:
     path.write_text("mine\n")
     resolver.write(path, "three\n")
     assert path.read_text() == "mine\n"
+
+
+def test_a_file_that_a_container_made_large_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "resolv.conf"
+    resolver.write(path, "one\n")
+    os.truncate(path, size := 1 << 40)  # a hole; who reads it has no memory left
+    resolver.write(path, "two\n")
+    assert path.stat().st_size == size

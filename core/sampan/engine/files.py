@@ -18,6 +18,8 @@ LOCAL_NAMES = (
     "ff02::2\tip6-allrouters",
 )
 
+HOST_HOSTS = Path("/etc/hosts")
+
 HOST_GATEWAY = "host-gateway"
 
 MAX_HOSTS = 1 << 20
@@ -45,7 +47,7 @@ def write_files(
     directory.mkdir(mode=0o711, exist_ok=True)
     bound = bound_files(directory)
     for destination, text in contents.items():
-        bound[destination].write_text(text)
+        bound[destination].write_text(text, errors="surrogateescape")
     resolver.write(bound["/etc/resolv.conf"], resolv_conf)
     for path in bound.values():
         path.chmod(0o644)
@@ -66,11 +68,19 @@ def hosts(
     linked: Sequence[str] = (),
 ) -> str:
     """Give the text of /etc/hosts: the host's own for its network, else local names, extra hosts, the container itself, links."""
-    lines = [Path("/etc/hosts").read_text().rstrip("\n")] if host_network else list(LOCAL_NAMES)
+    lines = _of_host() if host_network else list(LOCAL_NAMES)
     lines += extra_hosts(record.host.extra_hosts, gateways)
     if not host_network:
         lines += [line for endpoint in endpoints for line in _own_lines(record, endpoint)]
     return "\n".join([*lines, *linked]) + "\n"
+
+
+def _of_host() -> list[str]:
+    """Give the host's lines; local names for a host without the file."""
+    try:
+        return HOST_HOSTS.read_text(errors="surrogateescape").rstrip("\n").split("\n")
+    except FileNotFoundError:
+        return list(LOCAL_NAMES)
 
 
 def extra_hosts(items: Sequence[str], gateways: Sequence[str]) -> list[str]:

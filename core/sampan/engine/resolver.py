@@ -103,10 +103,15 @@ def resolv_conf(record: ContainerRecord, place: Place, *, ipv6: bool) -> ResolvC
 def write(path: Path, text: str) -> None:
     """Write the file unless it was edited since we did. In place: it is bound into a running container by its inode."""
     made = path.with_name(MADE)
-    if path.exists() and made.exists() and path.read_bytes() != made.read_bytes():
+    if path.exists() and made.exists() and not _is_same(path, made):
         return
     path.write_text(text)
     made.write_text(text)
+
+
+def _is_same(path: Path, made: Path) -> bool:
+    """Compare what a container may have changed; it may have made it large."""
+    return path.stat().st_size == made.stat().st_size and path.read_bytes() == made.read_bytes()
 
 
 def _of_host(place: Place) -> ResolvConf:
