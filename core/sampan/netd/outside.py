@@ -39,9 +39,14 @@ class Outside:
 
     @contextmanager
     def inside(self, netns: int) -> Iterator[None]:
-        """Have this thread in another network namespace, for some lines without a pause."""
+        """Have this thread in another network namespace, for some lines without a pause. One that cannot go back ends the
+        process: else all that follows would be done in a container's network.
+        """
         setns(netns, CLONE_NEWNET)
         try:
             yield
         finally:
-            setns(self.home, CLONE_NEWNET)
+            try:
+                setns(self.home, CLONE_NEWNET)
+            except OSError:
+                os.abort()
