@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 
 import pytest
 
@@ -49,10 +50,23 @@ def test_a_visit_keeps_no_namespace_alive() -> None:
 
 
 @needs_root
+def test_a_visit_needs_no_other_thread_and_one_that_fails_comes_back() -> None:
+    before, fd = own_network(), new_netns()
+    try:
+        assert call_in_netns(fd, threading.get_ident) == threading.get_ident()
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            call_in_netns(-1, own_network)
+        assert own_network() == before
+    finally:
+        os.close(fd)
+
+
+@needs_root
 def test_a_visit_from_a_visit_and_in_a_forked_child() -> None:
     one, two = new_netns(), new_netns()
     try:
-        assert call_in_netns(one, lambda: call_in_netns(two, own_network)) == os.fstat(two).st_ino
+        there_and_back = call_in_netns(one, lambda: (call_in_netns(two, own_network), own_network()))
+        assert there_and_back == (os.fstat(two).st_ino, os.fstat(one).st_ino)
         pid = os.fork()
         if pid == 0:
             os._exit(call_in_netns(one, own_network) != os.fstat(one).st_ino)  # 0 if all is well

@@ -1,7 +1,7 @@
-"""Namespaces: making, joining, and running a function in another one without moving the caller.
+"""Namespaces: making, joining, and running a function in another one.
 
-A thread that has moved must not do anything else, so the helpers here use threads of their own. Those that only visit a
-network namespace are kept for the next visit, at home in between: a new thread costs three times what a waiting one does.
+A thread that has moved must not do anything else: whoever only visits a network namespace is back when the helper returns,
+and other moves are made in threads of their own.
 Sources: `namespaces(7)`, `setns(2)`, `unshare(2)`, `include/uapi/linux/sched.h`.
 """
 
@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from typing import Final, NoReturn, TypeVar
 
 from sampan.linux.syscalls import syscall
@@ -47,12 +46,9 @@ def setns(fd: int, flags: int = 0) -> None:
 def new_netns() -> int:
     """Make a network namespace and give a descriptor that keeps it. Nothing is mounted; its loopback is
     down."""
-
-    def make() -> int:
+    with _and_home():
         unshare(CLONE_NEWNET)
-        return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-
-    return _visit(make)
+        return _own_netns()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,51 +111,33 @@ def _write_map(path: str, ranges: Sequence[IdRange]) -> None:
 
 
 def call_in_netns(fd: int, fn: Callable[[], T]) -> T:
-    """Run `fn` in a thread that has joined the network namespace `fd`; give its result or raise its error.
+    """Run `fn` in the network namespace `fd`, to which the calling thread goes for so long; give its result or raise its error.
 
     Sockets made there stay in that namespace and can be used from any thread.
     """
-
-    def call() -> T:
+    with _and_home():
         setns(fd, CLONE_NEWNET)
         return fn()
 
-    return _visit(call)
 
-
-VISITORS = 64
-"""Threads that may be in other network namespaces at once; one that waits costs a stack's few pages."""
-
-
-@cache
-def _visitors() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(VISITORS, thread_name_prefix="namespace", initializer=_go_home)
-
-
-os.register_at_fork(after_in_child=_visitors.cache_clear)  # a child has none of the threads
-
-
-def _visit(fn: Callable[[], T]) -> T:
-    """Run `fn`, which moves its thread to another network namespace, in a thread that then goes home: it would keep the
-    other one from ending.
+@contextmanager
+def _and_home() -> Iterator[None]:
+    """Bring the calling thread back to the network namespace that it is in now. One that cannot go back ends the process:
+    else its next work would be done in a container's network.
     """
-
-    def there_and_back() -> T:
-        try:
-            return fn()
-        finally:
-            _go_home()
-
-    return _visitors().submit(there_and_back).result()
-
-
-def _go_home() -> None:
-    """Move the calling thread to the network namespace of the process's first thread."""
-    home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    home = _own_netns()
     try:
-        setns(home, CLONE_NEWNET)
+        yield
     finally:
+        try:
+            setns(home, CLONE_NEWNET)
+        except OSError:
+            os.abort()
         os.close(home)
+
+
+def _own_netns() -> int:
+    return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
 
 def in_thread(fn: Callable[[], T]) -> T:
