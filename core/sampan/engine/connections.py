@@ -75,6 +75,7 @@ class Connections:
     ) -> list[EndpointRecord]:
         """Give a starting container its places in all its networks, and its names there. What fails is its caller's to undo.
 
+        To be followed by `record`.
         `sandbox`: None in the host's network.
         """
         netns = sandbox.netns if sandbox else -1
@@ -89,6 +90,11 @@ class Connections:
         with container.trace.span("start", "network.names"):
             await self._naming.announce(container.record, netns)
         return made
+
+    async def record(self, container: Container) -> None:
+        """Have what `join` gave a container in the store: before it runs, or nobody would know what belongs to it."""
+        with container.trace.span("start", "network.record"):
+            await self._endpoints.record(container.id)
 
     async def _places(
         self, record: ContainerRecord, networks: Sequence[NetworkRecord], sandbox: Sandbox | None

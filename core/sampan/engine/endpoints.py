@@ -17,6 +17,7 @@ from sampan.engine.names import new_id
 from sampan.engine.networks import Networks, to_network
 from sampan.engine.proxy import Proxy
 from sampan.engine.records import EndpointRecord, NetworkRecord
+from sampan.store.database import Transaction
 
 log = logging.getLogger(__name__)
 
@@ -83,18 +84,27 @@ class Endpoints:
     async def attach(self, place: Place, netns: int) -> EndpointRecord:
         """Give a starting container's sandbox a place in a network: addresses, link, ports. All or nothing.
 
-        Raises as the network's drivers, `NotFound` if the network is going away.
+        To be followed by `record`. Raises as the network's drivers, `NotFound` if the network is going away.
         """
         endpoint = await self._allocate(place)
         try:
             endpoint = await self._make(place, endpoint, netns)
-            # recorded after it exists: one that a crash leaves unrecorded is found by its engine's mark, by `gc`
-            await self._metadata.database.note(lambda tx: self._metadata.endpoints.insert(tx, endpoint))
             self._by_container.setdefault(place.container_id, []).append(endpoint)
         finally:
             self._joining = [item for item in self._joining if item.id != endpoint.id]
         await self._tell(place.network, endpoint)
         return endpoint
+
+    async def record(self, container_id: str) -> None:
+        """Have a starting container's endpoints in the store. One that a crash leaves out is found by its engine's mark, by `gc`."""
+        made = self.of(container_id)
+
+        def insert(tx: Transaction) -> None:
+            for endpoint in made:
+                self._metadata.endpoints.insert(tx, endpoint)
+
+        if made:
+            await self._metadata.database.note(insert)
 
     async def attach_live(self, place: Place, netns: int) -> EndpointRecord:
         """As `attach`, for a container that runs. Recorded before it exists, so that a crash lets the next daemon undo it."""

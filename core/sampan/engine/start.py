@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from sampan import plugins
 from sampan.api import hookspecs
@@ -81,7 +82,7 @@ class Starter:
         record, trace = container.record, container.trace
         container.log_ended.clear()
         sandbox: Sandbox | None = None
-        spawning: asyncio.Task[Shim] | None = None
+        beside: list[asyncio.Task[Any]] = []
         try:
             networks = await self._connections.networks_of(record)
             kind = await self._connections.sandbox_kind(networks)
@@ -89,24 +90,28 @@ class Starter:
             if kind is SandboxKind.OWN and "network" not in shared:
                 with trace.span("start", "network.sandbox"):
                     sandbox = await self._sandboxes.take(self._connections.preparable(record, networks))
-            with trace.span("start", "storage.mounts", record.storage_driver):
-                storage = await self._storage.get(record.storage_driver)
-                rootfs = await storage.call(storage.driver.mounts, container.id)
-            spawning = asyncio.create_task(self._spawn(container, rootfs, sandbox))
+            storage = await self._storage.get(record.storage_driver)
+            spawning = asyncio.create_task(self._spawn(container, storage, sandbox))
+            beside.append(spawning)
             endpoints = await self._connections.join(container, networks, sandbox)
+            recording = asyncio.create_task(self._connections.record(container))
+            beside.append(recording)
             mounts = await self._ready_mounts(container)
             with trace.span("start", "spec.build"):
                 accounts = await self._container_accounts(container, storage)
                 await self._write_bundle(container, endpoints, kind, shared, mounts, accounts)
+            await recording
             return await self._run(container, await spawning)
         finally:
-            if spawning is not None:
-                await asyncio.wait({spawning})  # its shim, if any, is in the container now: the caller deletes it
+            if beside:
+                await asyncio.wait(beside)  # the shim, if any, is in the container now: the caller deletes it
             if sandbox is not None:
                 sandbox.close()
 
-    async def _spawn(self, container: Container, rootfs: Sequence[Mount], sandbox: Sandbox | None) -> Shim:
+    async def _spawn(self, container: Container, storage: Storage, sandbox: Sandbox | None) -> Shim:
         """Fork the shim while network and spec are made. One that is never told to launch ends by itself."""
+        with container.trace.span("start", "storage.mounts", storage.name):
+            rootfs = await storage.call(storage.driver.mounts, container.id)
         with container.trace.span("start", "shim.spawn"):
             await asyncio.to_thread(_ready_directories, container)
             zygote = await self._the_zygote()
