@@ -207,6 +207,8 @@ def test_every_page_is_in_the_index() -> None:
     pages = [page.relative_to(DOCS) for page in DOCS.rglob("*.md") if page != DOCS / "README.md"]
     assert [str(page) for page in pages if f"({page})" not in index and page.parent.name != "adr"] == []
     assert "(adr)" in index
+    decisions = (DOCS / "adr" / "README.md").read_text()
+    assert [page.name for page in ADRS if f"({page.name})" not in decisions] == []
 
 
 @pytest.mark.parametrize("page", ADRS, ids=lambda path: path.name)
