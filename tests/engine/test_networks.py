@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ground.daemon import Daemon
 from ground.leaks import check_nothing_left
+from ground.waiting import wait_until
 
 
 def create(daemon: Daemon, name: str, **fields: Any) -> str:
@@ -225,3 +230,18 @@ def test_networks_and_containers_in_them_outlive_the_daemon(own_daemon: Daemon) 
         daemon.docker("network", "rm", name)
     check_nothing_left(daemon)
     daemon.stop()
+
+
+def test_a_container_that_is_just_ending_is_renamed(daemon: Daemon) -> None:
+    daemon.docker("run", "-d", "--name", "old", "busybox", "sleep", "600")
+    pid = daemon.api("GET", "/containers/old/json")["State"]["Pid"]
+    status = Path(f"/proc/{pid}/status")
+    shim = next(int(parent) for parent in re.findall(r"PPid:\s*(\d+)", status.read_text()))
+    os.kill(shim, signal.SIGSTOP)  # who would tell of the end
+    try:
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: "State:\tZ" in status.read_text(), "the container has ended")
+        assert daemon.api_raw("POST", "/containers/old/rename?name=new")[0] == 204
+    finally:
+        os.kill(shim, signal.SIGCONT)
+    wait_until(lambda: not daemon.api("GET", "/containers/new/json")["State"]["Running"], "its end was seen")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sampan.api.errors import Conflict, Forbidden, InvalidArgument, NotFound, SampanError, System
@@ -75,8 +75,7 @@ class Connections:
     ) -> list[EndpointRecord]:
         """Give a starting container its places in all its networks, and its names there. What fails is its caller's to undo.
 
-        To be followed by `record`.
-        `sandbox`: None in the host's network.
+        To be followed by `record`. `sandbox`: None in the host's network.
         """
         netns = sandbox.netns if sandbox else -1
         made: list[EndpointRecord] = []
@@ -91,10 +90,10 @@ class Connections:
             await self._naming.announce(container.record, netns)
         return made
 
-    async def record(self, container: Container) -> None:
+    async def record(self, container: Container, made: Sequence[EndpointRecord]) -> None:
         """Have what `join` gave a container in the store: before it runs, or nobody would know what belongs to it."""
         with container.trace.span("start", "network.record"):
-            await self._endpoints.record(container.id)
+            await self._endpoints.record(made)
 
     async def _places(
         self, record: ContainerRecord, networks: Sequence[NetworkRecord], sandbox: Sandbox | None
@@ -283,9 +282,9 @@ class Connections:
                 await self._endpoints.publish(endpoint, wanted)
 
     async def renamed(self, container: Container) -> None:
-        """Have a running container found by its new name."""
+        """Have a running container found by its new name; one that is ending needs none."""
         if container.is_running and self._endpoints.of(container.id):
-            with _sandbox_of(container) as netns:
+            with suppress(NotFound), _sandbox_of(container) as netns:
                 await self._naming.announce(container.record, netns)
 
     def users(self, network: NetworkRecord) -> list[str]:

@@ -95,9 +95,8 @@ class Endpoints:
         await self._tell(place.network, endpoint)
         return endpoint
 
-    async def record(self, container_id: str) -> None:
+    async def record(self, made: Sequence[EndpointRecord]) -> None:
         """Have a starting container's endpoints in the store. One that a crash leaves out is found by its engine's mark, by `gc`."""
-        made = self.of(container_id)
 
         def insert(tx: Transaction) -> None:
             for endpoint in made:

@@ -94,7 +94,7 @@ class Starter:
             spawning = asyncio.create_task(self._spawn(container, storage, sandbox))
             beside.append(spawning)
             endpoints = await self._connections.join(container, networks, sandbox)
-            recording = asyncio.create_task(self._connections.record(container))
+            recording = asyncio.create_task(self._connections.record(container, endpoints))
             beside.append(recording)
             mounts = await self._ready_mounts(container)
             with trace.span("start", "spec.build"):
