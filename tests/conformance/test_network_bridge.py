@@ -12,6 +12,7 @@ from sampan.linux.netlink import Netlink, add_bridge
 from sampan.testing.namespaces import listen, reaches, unreachable
 from sampan.testing.network import HOST, OUTSIDE, Lab, NetworkDriverSuite, address_of
 from sampan_network_bridge.driver import BridgeDriver
+from sampan_network_bridge.firewall import Firewall
 
 SWITCH = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 BRIDGE = "com.docker.network.bridge"
@@ -96,7 +97,7 @@ class TestBridge(NetworkDriverSuite):
         lab.container(network)
         before = lab.host.links()
         lab.restart()
-        lab.host.run(subprocess.run, ["nft", "flush", "ruleset"], check=True)
+        lab.host.run(subprocess.run, ["nft", "flush ruleset; add table inet sampan_5a3bca7e"], check=True)
         with pytest.raises(System, match="nftables"):
             lab.attach(network, lab.endpoint(network), lab.namespace())
         assert lab.host.links() == before
@@ -153,6 +154,38 @@ class TestBridge(NetworkDriverSuite):
         lab.host.run(lab.driver.release, network, second)
         lab.host.run(lab.driver.close)  # waits for what it owes
         assert other.links() == {"lo"}
+
+    @pytest.mark.parametrize("action", ["attach", "publish", "create"])
+    def test_whoever_comes_after_a_flush_gets_all_of_the_table_back(self, lab: Lab, action: str) -> None:
+        network = lab.network()
+        sandbox, endpoint, _ = lab.container(network, ports=(PortMapping("tcp", 80, 8080), PortMapping("tcp", 90, 90, count=3)))
+        other, second, _ = lab.container(network)
+        lab.host.run(subprocess.run, ["nft", "flush", "ruleset"], check=True)
+        assert lab.check(network, endpoint, sandbox)
+        if action == "attach":
+            lab.container(network)
+        elif action == "publish":
+            lab.host.run(lab.driver.publish, network, second, (PortMapping("tcp", 80, 8081),))
+        else:
+            lab.network()
+        assert lab.check(network, endpoint, sandbox) == lab.check(network, second, other) == ()
+        with listen(sandbox, 80) as server:
+            assert reaches(lab.outside, HOST, 8080, server) == OUTSIDE
+
+    def test_the_table_is_read_again_only_after_a_change_of_anybody(self, lab: Lab) -> None:
+        """A restart asks about every endpoint: each time the whole table would be a minute for a thousand."""
+
+        def read_twice() -> tuple[bool, int]:
+            one, other = firewall.published(), firewall.published()
+            return one is other, len(one)
+
+        network = lab.network()
+        lab.container(network, ports=(PortMapping("tcp", 80, 8080),))
+        firewall = lab.host.run(Firewall, "5a3bca7e")
+        assert lab.host.run(read_twice) == (True, 1)
+        lab.host.run(subprocess.run, ["nft", "flush", "map", "inet", "sampan_5a3bca7e", "ports4"], check=True)
+        assert lab.host.run(read_twice) == (True, 0)
+        firewall.close()
 
     def test_without_its_table_it_takes_away_and_mends(self, lab: Lab) -> None:
         """Somebody flushed all tables of the host: what goes is gone, what stays is told and made again."""

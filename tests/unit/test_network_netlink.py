@@ -17,6 +17,14 @@ def test_the_loopback_is_listed() -> None:
     assert (loopback.kind, loopback.master, loopback.mac) == ("", 0, "00:00:00:00:00:00")
 
 
+def test_addresses_of_one_link_or_of_all() -> None:
+    with Netlink() as kernel:
+        everywhere = kernel.addresses()
+        for link in kernel.links():
+            assert kernel.addresses(link.index) == [item for item in everywhere if item.index == link.index]
+    assert everywhere
+
+
 def test_dockers_hardware_address() -> None:
     assert mac_of("172.17.0.2/16") == mac_of("172.17.0.2") == "02:42:ac:11:00:02"
     assert mac_of("fd00::1:2/64") == "02:42:00:01:00:02"

@@ -321,9 +321,9 @@ class Netlink:
         """List all links."""
         return [_link(body) for body in self.dump(RTM_GETLINK, RTM_NEWLINK, _IFINFO.pack(0, 0, 0, 0, 0))]
 
-    def addresses(self) -> list[Address]:
-        """List all addresses, of both families."""
-        return [_address(body) for body in self.dump(RTM_GETADDR, RTM_NEWADDR, _IFADDR.pack(0, 0, 0, 0, 0))]
+    def addresses(self, index: int = 0) -> list[Address]:
+        """List the addresses of both families: all, or those of the link with this index. Raises `OSError` (ENODEV)."""
+        return [_address(body) for body in self.dump(RTM_GETADDR, RTM_NEWADDR, _IFADDR.pack(0, 0, 0, 0, index))]
 
     def routes(self) -> list[Route]:
         """List the unicast routes of every table, of both families."""

@@ -8,7 +8,7 @@ An `Nftables` speaks to the network namespace of the thread that made it. The li
 lock makes one object safe to share. A transaction that fails changes nothing; it raises `NftError` with the
 library's words.
 
-Sources: `libnftables(3)`, `libnftables-json(5)`, `nft(8)`.
+Sources: `libnftables(3)`, `libnftables-json(5)`, `nft(8)`; `include/uapi/linux/netfilter/{nfnetlink,nf_tables}.h`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ from __future__ import annotations
 import ctypes
 import json
 import socket
+import struct
 import threading
 from typing import Any
+
+from sampan.linux.netlink import NLM_F_REQUEST, unpack_attributes
 
 NFT_CTX_DEFAULT = 0
 NFT_CTX_OUTPUT_JSON = 1 << 4
@@ -26,7 +29,12 @@ NFT_CTX_OUTPUT_NUMERIC_PROTO = 1 << 7
 NETLINK_NETFILTER = 12
 """include/uapi/linux/netlink.h"""
 
+NFNL_SUBSYS_NFTABLES, NFT_MSG_GETGEN, NFTA_GEN_ID = 10, 16, 1
+
 LIBRARY = "libnftables.so.1"
+
+_HEADER = struct.Struct("=IHHIIBBH")
+"""`struct nlmsghdr` and `struct nfgenmsg`."""
 
 
 class NftError(Exception):
@@ -82,6 +90,20 @@ class Nftables:
         if failed:
             raise NftError(_first_error(self._lib.nft_ctx_get_error_buffer(self._context)))
         return output
+
+
+def generation() -> int:
+    """Give the number of the calling thread's network namespace's rules: each transaction of anybody's makes it another.
+
+    Raises `NftError`.
+    """
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as kernel:
+            kernel.send(_HEADER.pack(_HEADER.size, NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETGEN, NLM_F_REQUEST, 1, 0, 0, 0, 0))
+            answer = unpack_attributes(kernel.recv(1 << 12)[_HEADER.size :])
+    except OSError as error:
+        raise NftError(f"ask for the rules' generation: {error.strerror}") from error
+    return int.from_bytes(answer.get(NFTA_GEN_ID, b""))
 
 
 def _check_kernel() -> None:

@@ -93,14 +93,6 @@ def unpublish(table: str, elements: Iterable[Binding]) -> str:
     )
 
 
-def get(table: str, elements: Iterable[Binding]) -> str:
-    """Ask for elements; it fails if one is not there."""
-    return "".join(
-        f"get element inet {table} {name} {{ {', '.join(map(key, items))} }}\n"
-        for name, items in _by_place(elements).items()
-    )
-
-
 def _by_place(elements: Iterable[Binding]) -> dict[str, list[Binding]]:
     found: dict[str, list[Binding]] = {}
     for item in elements:

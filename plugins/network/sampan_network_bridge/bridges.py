@@ -73,7 +73,7 @@ def make(bridge: Bridge) -> bool:
         index = netlink.link_index(bridge.name)
         own = found is None or found.alias == bridge.mark
         changed = _switch(bridge, own=own)
-        there = {item.address for item in kernel.addresses() if item.index == index}
+        there = {item.address for item in kernel.addresses(index)}
         requests = [netlink.add_address(index, address) for address in bridge.addresses if address not in there]
         if found is None or not found.up:
             requests.append(netlink.set_link(index, up=True))

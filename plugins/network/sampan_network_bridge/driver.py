@@ -146,6 +146,7 @@ class BridgeDriver(NetworkDriver):
         """Make the bridge and the network's elements. On an error nothing of it is left."""
         opened = self._need_open()
         with _translated(f"create network {network.name}"):
+            self._need_table(opened)
             opened.networks.create(network)
             self._keep_docker_user(opened)
 
@@ -174,6 +175,7 @@ class BridgeDriver(NetworkDriver):
         mac = endpoint.mac or (netlink.mac_of(address) if address else "")
         with _translated(f"attach endpoint {endpoint.id[:12]} to network {network.name}"):
             opened.reaper.settle()
+            self._need_table(opened)
             plan = opened.networks.need(network)
             veth = self._veth(plan, endpoint)
             resolved, elements = self._reserve(opened, network, endpoint, endpoint.ports, plan.given)
@@ -209,6 +211,7 @@ class BridgeDriver(NetworkDriver):
         """Reserve the ports, then add them to the maps."""
         opened = self._need_open()
         with _translated(f"publish ports of endpoint {endpoint.id[:12]}"):
+            self._need_table(opened)
             given = opened.networks.plan(network).given
             resolved, elements = self._reserve(opened, network, endpoint, ports, given)
             try:
@@ -235,7 +238,7 @@ class BridgeDriver(NetworkDriver):
             plan = opened.networks.plan(network)
             damage = _check_host(self._veth(plan, endpoint))
             damage += sandbox.damage(network, endpoint, netns)
-            live = set(opened.firewall.published())
+            live = opened.firewall.published()
             for mapping in endpoint.ports:
                 if not set(opened.ports.elements(endpoint, [mapping], plan.given)) <= live:
                     damage.append(f"port {mapping.host_port}/{mapping.protocol} is not published")
@@ -283,7 +286,7 @@ class BridgeDriver(NetworkDriver):
             subject = explain.Subject(
                 network, endpoint, plan.given, veth.bridge, veth.name, opened.firewall.table, self.context.proxy_port,
                 published=opened.ports.elements(endpoint, endpoint.ports, plan.given),
-                live=frozenset(opened.firewall.published()),
+                live=opened.firewall.published(),
             )  # fmt: skip
             return tuple(explain.sentences(subject))
 
@@ -299,6 +302,16 @@ class BridgeDriver(NetworkDriver):
         if self._opened is None:
             raise Unavailable("network driver bridge is not open")
         return self._opened
+
+    def _need_table(self, opened: _Opened) -> None:
+        """Make the table again with all that is up, if somebody flushed the host's: without it networks are not kept apart."""
+        firewall = opened.firewall
+        if firewall.is_there():
+            return
+        log.warning("table %s is gone, as after `nft flush ruleset`: it is made again", firewall.table)
+        firewall.make(self.context.proxy_port)
+        opened.networks.renew()
+        firewall.publish(opened.ports.of(*opened.ports.targets()))
 
     def _stale_ports(self, networks: Sequence[Network], endpoints: Sequence[Endpoint]) -> dict[str, list[bindings.Binding]]:
         """Give, by address, the published ports that no endpoint has."""
@@ -353,12 +366,12 @@ class BridgeDriver(NetworkDriver):
     def _publish_again(self, opened: _Opened, network: Network, endpoint: Endpoint) -> list[str]:
         """If somebody took the table away, that is renewed too."""
         wanted = opened.ports.elements(endpoint, endpoint.ports, opened.networks.plan(network).given)
-        if not wanted or opened.firewall.has(wanted):
+        if opened.firewall.published().issuperset(wanted):
             return []
         opened.ports.restore(wanted)
         opened.firewall.make(self.context.proxy_port)
         opened.networks.renew()
-        missing = set(wanted) - set(opened.firewall.published())
+        missing = set(wanted) - opened.firewall.published()
         opened.firewall.publish(missing)
         return [f"{len(missing)} published ports of {endpoint.id[:12]}"]
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
-from sampan.linux.nftables import Nftables, NftError
+from sampan.linux.nftables import Nftables, NftError, generation
 from sampan_network_bridge import bindings, rules, sets
 from sampan_network_bridge.bindings import Binding
 from sampan_network_bridge.sets import Elements
@@ -15,13 +16,24 @@ _KINDS = re.compile("ifname|ipv[46]_addr")
 _PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp"}
 
 
+@dataclass(frozen=True, slots=True)
+class _Contents:
+    """What the table holds at a generation of the kernel's rules."""
+
+    generation: int
+    elements: Elements
+    published: frozenset[Binding]
+
+
 class Firewall:
-    """One engine's table, in the network namespace of the thread that made this. Methods raise `NftError`."""
+    """One engine's table, in the network namespace of the threads that use this. Methods raise `NftError`."""
 
     def __init__(self, engine_id: str) -> None:
         """Open a context of libnftables. Raises `LibraryMissing`."""
         self.table = rules.table_name(engine_id)
         self._nft = Nftables()
+        self._contents: _Contents | None = None
+        self._seen = 0  # the last generation that the table was there
 
     def close(self) -> None:
         """Let go of the library; the table stays. Idempotent."""
@@ -34,38 +46,25 @@ class Firewall:
         self._nft.run(rules.base(self.table, proxy_port))
 
     def is_there(self) -> bool:
-        """Say whether the table is there: anybody may flush all tables of the host, and `nftables.service` does."""
-        return any(item["table"]["name"] == self.table for item in self._nft.list("tables inet"))
+        """Say whether the table is there: anybody may flush all tables of the host, and `nftables.service` does.
+
+        Asks for no more than a number if nobody has changed any rule since it was seen: 0.02 ms.
+        """
+        now = generation()
+        if now == self._seen:
+            return True
+        there = any(item["table"]["name"] == self.table for item in self._nft.list("tables inet"))
+        if there:
+            self._seen = now
+        return there
 
     def elements(self) -> Elements:
         """Give what the networks' sets and maps hold now."""
-        found = {name: frozenset[str]() for name in sets.SETS}
-        for item in self._list():
-            one = item.get("set") or item.get("map") or {"name": ""}
-            if one["name"] in found:
-                found[one["name"]] = frozenset(_element(sets.SETS[one["name"]], entry) for entry in one.get("elem", ()))
-        return found
+        return self._read().elements
 
-    def published(self) -> list[Binding]:
+    def published(self) -> frozenset[Binding]:
         """Give what the maps of ports hold now, and the sets of doors and of those that take the proxy."""
-        found = []
-        for item in self._list():
-            if "map" in item and item["map"]["name"] not in sets.SETS:
-                name = item["map"]["name"]
-                found += [_binding(name, key, value) for key, value in item["map"].get("elem", ())]
-            elif "set" in item and item["set"]["name"].endswith("_proxied"):
-                found += [_proxied(entry["elem"]) for entry in item["set"].get("elem", ()) if "elem" in entry]
-            elif "set" in item and item["set"]["name"] in ("doors4", "doors6"):
-                found += [_door(item["set"]["name"], entry) for entry in item["set"].get("elem", ())]
-        return found
-
-    def has(self, elements: Iterable[Binding]) -> bool:
-        """Say whether all of these are there, without reading the rest."""
-        try:
-            self._nft.run(bindings.get(self.table, elements))
-        except NftError:
-            return False
-        return True
+        return self._read().published
 
     def change(self, old: Elements, new: Elements) -> None:
         """Go from the elements `old` to `new` in one transaction. To take some away, the table need not be there."""
@@ -76,7 +75,7 @@ class Firewall:
     def publish(self, elements: Iterable[Binding]) -> None:
         """Add to the maps in one transaction."""
         if commands := bindings.publish(self.table, elements):
-            self._nft.run(commands)
+            self._run(commands, takes=False)
 
     def unpublish(self, elements: Iterable[Binding]) -> None:
         """Take from the maps in one transaction; what is not there is no error."""
@@ -87,18 +86,47 @@ class Firewall:
         """Run commands; those that only take away have nothing to do without the table."""
         try:
             self._nft.run(commands)
+            self._seen = generation()
         except NftError:
             if not takes or self.is_there():
                 raise
 
-    def _list(self) -> Iterator[dict[str, Any]]:
+    def _read(self) -> _Contents:
+        """Give the table's contents, listed anew if anybody has changed any rule since: a restart asks for each endpoint."""
+        now = generation()
+        if self._contents is None or self._contents.generation != now:
+            listed = self._list()
+            self._contents = _Contents(now, _elements(listed), frozenset(_published(listed)))
+        return self._contents
+
+    def _list(self) -> list[dict[str, Any]]:
         """List the table's contents; none without the table."""
         try:
-            return iter(self._nft.list(f"table inet {self.table}"))
+            return self._nft.list(f"table inet {self.table}")
         except NftError:
             if self.is_there():
                 raise
-            return iter(())
+            return []
+
+
+def _elements(listed: Iterable[dict[str, Any]]) -> Elements:
+    found = {name: frozenset[str]() for name in sets.SETS}
+    for item in listed:
+        one = item.get("set") or item.get("map") or {"name": ""}
+        if one["name"] in found:
+            found[one["name"]] = frozenset(_element(sets.SETS[one["name"]], entry) for entry in one.get("elem", ()))
+    return found
+
+
+def _published(listed: Iterable[dict[str, Any]]) -> Iterator[Binding]:
+    for item in listed:
+        if "map" in item and item["map"]["name"] not in sets.SETS:
+            name = item["map"]["name"]
+            yield from (_binding(name, key, value) for key, value in item["map"].get("elem", ()))
+        elif "set" in item and item["set"]["name"].endswith("_proxied"):
+            yield from (_proxied(entry["elem"]) for entry in item["set"].get("elem", ()) if "elem" in entry)
+        elif "set" in item and item["set"]["name"] in ("doors4", "doors6"):
+            yield from (_door(item["set"]["name"], entry) for entry in item["set"].get("elem", ()))
 
 
 def _element(declared: str, entry: Any) -> str:
