@@ -1,4 +1,4 @@
-"""A third party's driver, from the outside: built, installed in a clean environment, proved and used like ours."""
+"""A third party's drivers, from the outside: built, installed in a clean environment, proved and used like ours."""
 
 from __future__ import annotations
 
@@ -18,19 +18,22 @@ from ground.daemon import Daemon, new_daemon
 from ground.leaks import check_nothing_left
 
 ROOT = Path(__file__).resolve().parents[2]
-EXAMPLE = Path(__file__).parent / "sampan-storage-example"
+STORAGE = Path(__file__).parent / "sampan-storage-example"
+NETWORK = Path(__file__).parent / "sampan-network-example"
 BROKEN = Path(__file__).parent / "sampan-network-broken"
 CACHE = ROOT / ".cache" / "thirdparty"
 
-SOURCES = [ROOT / "pyproject.toml", ROOT / "README.md", ROOT / "LICENSE", ROOT / "core", ROOT / "plugins", EXAMPLE, BROKEN]
+SOURCES = [ROOT / "pyproject.toml", ROOT / "README.md", ROOT / "LICENSE", ROOT / "core", ROOT / "plugins", STORAGE, NETWORK, BROKEN]
 """All that the wheels are made of."""
+
+EXAMPLES = ("sampan_storage_example", "sampan_network_example")
 
 QUIETLY = ("-q", "-p", "no:cacheprovider")
 
 
 @dataclass(frozen=True)
 class Installation:
-    """A virtual environment with Sampan and the example, and a directory that has the broken plugin on top."""
+    """A virtual environment with Sampan and the examples, and a directory that has the broken plugin on top."""
 
     python: Path
     broken: Path
@@ -40,7 +43,7 @@ class Installation:
 def installation() -> Installation:
     """Each part is made anew only when what it is made of has changed."""
     CACHE.mkdir(parents=True, exist_ok=True)
-    projects = [source / "pyproject.toml" for source in (ROOT, EXAMPLE, BROKEN)]
+    projects = [source / "pyproject.toml" for source in (ROOT, STORAGE, NETWORK, BROKEN)]
     with (CACHE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         keep("builder", content_key([]), make_builder)
@@ -77,16 +80,16 @@ def make_builder() -> None:
 
 def make_wheels() -> None:
     shutil.rmtree(CACHE / "wheels", ignore_errors=True)
-    checked(*pip("builder"), "wheel", "--no-build-isolation", "--no-deps", "-w", CACHE / "wheels", ROOT, EXAMPLE, BROKEN)
+    checked(*pip("builder"), "wheel", "--no-build-isolation", "--no-deps", "-w", CACHE / "wheels", ROOT, STORAGE, NETWORK, BROKEN)
 
 
 def make_venv() -> None:
     checked(sys.executable, "-m", "venv", "--clear", CACHE / "venv")
-    checked(*pip("venv"), "install", wheel("sampan"), f"{wheel('sampan_storage_example')}[testing]")
+    checked(*pip("venv"), "install", wheel("sampan"), *(f"{wheel(name)}[testing]" for name in EXAMPLES))
 
 
 def install_wheels() -> None:
-    checked(*pip("venv"), "install", "--no-deps", "--force-reinstall", wheel("sampan"), wheel("sampan_storage_example"))
+    checked(*pip("venv"), "install", "--no-deps", "--force-reinstall", *map(wheel, ("sampan", *EXAMPLES)))
     shutil.rmtree(CACHE / "broken", ignore_errors=True)
     checked(*pip("venv"), "install", "--no-deps", "--target", CACHE / "broken", wheel("sampan_network_broken"))
 
@@ -117,14 +120,17 @@ def their_daemon(installation: Installation) -> Iterator[Daemon]:
 
 def test_the_engine_comes_from_the_wheel(installation: Installation) -> None:
     """And not from this checkout, or the tests below would show nothing."""
-    script = "import sampan as a, sampan_runtime_native as b, sampan_storage_example as c; print(*(m.__file__ for m in (a, b, c)))"
+    script = "import sampan as a, sampan_runtime_native as b, sampan_storage_example as c, sampan_network_example as d\n"
+    script += "print(*(m.__file__ for m in (a, b, c, d)))"
     for path in checked(installation.python, "-c", script, cwd=Path("/")).split():
         assert Path(path).is_relative_to(CACHE / "venv"), path
 
 
-def test_its_own_conformance_test_passes(installation: Installation, tmp_path: Path) -> None:
+@pytest.mark.timeout(300)  # whole suites, one after the other
+@pytest.mark.parametrize("example", [STORAGE, NETWORK], ids=["storage", "network"])
+def test_its_own_conformance_test_passes(installation: Installation, tmp_path: Path, example: Path) -> None:
     """As its author runs it: pytest in the environment, nothing of this project's tests beside it."""
-    shutil.copytree(EXAMPLE / "tests", tmp_path / "tests")
+    shutil.copytree(example / "tests", tmp_path / "tests")
     output = checked(installation.python, "-m", "pytest", *QUIETLY, "--basetemp", tmp_path / "t", "tests", cwd=tmp_path)
     passed = int(output.rpartition(" passed")[0].split()[-1])
     assert passed > 30
@@ -152,6 +158,8 @@ def test_a_wrong_driver_fails_its_conformance_test(installation: Installation, t
 
 def test_the_list_of_plugins_names_driver_and_distribution(their_daemon: Daemon) -> None:
     entries = {(entry["Kind"], entry["Name"]): entry for entry in their_daemon.api("GET", "/sampan/plugins")}
+    assert entries["network", "example"]["Distribution"] == "sampan-network-example"
+    assert set(entries["network", "example"]["Capabilities"]) == {"addresses", "multiple"}
     assert entries["storage", "example"] == {
         "Kind": "storage", "Name": "example", "Distribution": "sampan-storage-example", "Version": "1.0.0",
         "State": "ready", "Reason": "", "Capabilities": [], "Default": False,
@@ -172,6 +180,21 @@ def test_docker_runs_a_container_on_it(their_daemon: Daemon) -> None:
     assert "example" in {span["Driver"] for span in spans}
     their_daemon.docker("rm", "sample")
     assert list(trees.glob("*/file")) == []
+    check_nothing_left(their_daemon)
+
+
+def test_docker_joins_containers_by_it(their_daemon: Daemon) -> None:
+    """By name; the one that is outside, and the world, are not reached."""
+    their_daemon.docker("network", "create", "--driver", "example", "island")
+    their_daemon.docker("run", "--detach", "--name", "friday", "--network", "island", "busybox", "sleep", "1000")
+    ping = ("ping", "-c", "1", "-W", "5", "friday")
+    assert b"1 packets received" in their_daemon.docker("run", "--rm", "--network", "island", "busybox", *ping).stdout
+    gateway = their_daemon.api("GET", "/networks/island")["IPAM"]["Config"][0]["Gateway"]
+    nobody = ("sh", "-c", f"ping -c 1 -W 1 {gateway} || echo nobody")
+    assert b"nobody" in their_daemon.docker("run", "--rm", "--network", "island", "busybox", *nobody).stdout
+    assert their_daemon.api("GET", "/sampan/system/fsck")["Damage"] == []
+    their_daemon.docker("rm", "--force", "friday")
+    their_daemon.docker("network", "rm", "island")
     check_nothing_left(their_daemon)
 
 
@@ -223,12 +246,13 @@ def test_a_broken_plugin_is_listed_and_breaks_nothing(installation: Installation
         daemon.stop()
 
 
-def test_the_example_is_within_the_public_contract() -> None:
+@pytest.mark.parametrize("example", [STORAGE, NETWORK], ids=["storage", "network"])
+def test_the_example_is_within_the_public_contract(example: Path) -> None:
     """It imports `sampan.api` and `sampan.linux`, and nothing else of ours."""
     import ast
 
     imported = set()
-    for path in (EXAMPLE / "src").rglob("*.py"):
+    for path in (example / "src").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and node.module:
                 imported.add(node.module)

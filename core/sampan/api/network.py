@@ -214,7 +214,8 @@ class NetworkDriver(Driver):
     def release(self, network: Network, endpoint: Endpoint) -> None:
         """As `detach`, for a sandbox that has ended: ports are free when it returns, and addresses for the next `attach`.
 
-        What takes the kernel long may be done a little later, unless a crash comes before: `gc` finds it.
+        What takes the kernel long may be done a little later, unless a crash comes before: `gc` finds it. The endpoint's id
+        is nobody's from now on.
         """
         self.detach(network, endpoint)
 

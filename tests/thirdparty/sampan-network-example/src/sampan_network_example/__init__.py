@@ -1,0 +1,1 @@
+"""A network driver for Sampan whose networks are their containers alone."""
