@@ -99,7 +99,7 @@ def test_a_host_without_the_file() -> None:
     assert body(made(PLAIN, ipv6=True)) == [f"nameserver {server}" for server in ("8.8.8.8", "8.8.4.4", *SIX)]
 
 
-@pytest.mark.parametrize(("options", "dotted_only"), [([], False), (["ndots:0"], False), (["ndots:1"], True)])
+@pytest.mark.parametrize(("options", "dotted_only"), [([], False), (["ndots:0"], False), (["ndots:1"], True), (["ndots:" + "9" * 5000], True)])
 def test_names_without_a_dot(options: list[str], dotted_only: bool) -> None:
     assert made(NAMED, DnsOptions=options).dotted_only is dotted_only
 

@@ -84,6 +84,7 @@ def test_what_is_not_ours_is_ignored() -> None:
         ("com.docker.network.host_ipv6", "192.0.2.1"),
         ("com.docker.network.host_ipv6", "fe80::1%eth0"),
         ("com.docker.network.driver.mtu", "67"),
+        ("com.docker.network.driver.mtu", "1" * 5000),
         ("com.docker.network.driver.mtu", "-1"),
         ("com.docker.network.driver.mtu", "1e3"),
     ],

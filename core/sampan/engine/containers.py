@@ -40,7 +40,7 @@ from sampan.store.snapshots import SnapshotOwner
 log = logging.getLogger(__name__)
 
 MAX_HOSTNAME = 64
-"""The kernel's limit, sethostname(2)."""
+"""The kernel's limit in bytes, sethostname(2), setdomainname(2)."""
 
 RESTART_POLICIES = ("", "no", "always", "unless-stopped", "on-failure")
 
@@ -275,11 +275,12 @@ class Containers:
             raise InvalidArgument(
                 f"the working directory '{config.working_dir}' is invalid, it needs to be an absolute path"
             )
-        if len(config.hostname) > MAX_HOSTNAME:
-            raise InvalidArgument(f"invalid hostname: it is longer than {MAX_HOSTNAME} characters")
         for text in (config.hostname, config.domainname, *host.extra_hosts, *host.dns_search, *host.dns_options):
             if not text.isprintable():
                 raise InvalidArgument(f"invalid name {text!r}: it would not stay on its line of /etc/hosts or /etc/resolv.conf")
+        for what, name in (("hostname", config.hostname), ("domain name", config.domainname)):
+            if len(name.encode()) > MAX_HOSTNAME:
+                raise InvalidArgument(f"invalid {what}: it is longer than {MAX_HOSTNAME} bytes")
         for item in config.env:
             if not item or item.startswith("="):
                 raise InvalidArgument(f"invalid environment variable: {item}")

@@ -33,8 +33,8 @@ def choose(network: Mapping[str, str], endpoint: Mapping[str, str], taken: Colle
 
 def _check(name: str) -> None:
     """Refuse what the kernel refuses, dev_valid_name in net/core/dev.c, and the loopback's name."""
-    bad = name in (".", "..", "lo", "all", "default") or any(letter in "/:" or letter.isspace() for letter in name)
+    bad = name in (".", "..", "lo", "all", "default") or any(letter in "/:%" or letter.isspace() for letter in name)
     if bad or not name.isprintable() or not 0 < len(name.encode()) <= MAX_NAME:
         raise InvalidArgument(
-            f"invalid interface name {name[:64]!r}", remedy=f"choose one of at most {MAX_NAME} bytes, without / : and space"
+            f"invalid interface name {name[:64]!r}", remedy=f"choose one of at most {MAX_NAME} bytes, without / : % and space"
         )

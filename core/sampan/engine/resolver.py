@@ -215,4 +215,4 @@ def _ndots(options: tuple[str, ...] | list[str]) -> int:
     values = [option.partition(":")[2] for option in options if option.startswith("ndots:")]
     if not values:
         return 0
-    return int(values[-1]) if values[-1].isascii() and values[-1].isdigit() else -1
+    return int(values[-1][:9]) if values[-1].isascii() and values[-1].isdigit() else -1

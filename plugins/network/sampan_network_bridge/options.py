@@ -178,6 +178,6 @@ def _source(options: Mapping[str, str], version: int) -> str:
 
 def _mtu(options: Mapping[str, str]) -> int:
     value = options.get(MTU, "0")
-    if not value.isdecimal() or not (int(value) == 0 or 68 <= int(value) <= 65535):
+    if not (value.isdecimal() and len(value) < 10) or not (int(value) == 0 or 68 <= int(value) <= 65535):
         raise InvalidArgument(f"network option {MTU}={value!r} is no MTU", remedy="a number of bytes from 68 to 65535")
     return int(value)

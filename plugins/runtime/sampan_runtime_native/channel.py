@@ -49,8 +49,8 @@ def receive(channel: socket.socket) -> tuple[bytes, list[str]]:
     letter, text = message[:1], message[1:].decode("utf-8", "surrogateescape")
     fields = text.split("\0") if text else []
     if letter == _ERROR:
-        kind, cause, remedy = fields
-        raise _KINDS.get(kind, System)(cause, remedy=remedy)
+        kind, cause, *remedy = fields  # of a long message the end is cut
+        raise _KINDS.get(kind, System)(cause, remedy="".join(remedy))
     return letter, fields
 
 
