@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sampan.linux.nftables import Nftables, NftError, generation
+from sampan.linux.nftables import Nftables, NftError
 from sampan_network_bridge import bindings, rules, sets
 from sampan_network_bridge.bindings import Binding
 from sampan_network_bridge.sets import Elements
@@ -26,7 +26,7 @@ class _Contents:
 
 
 class Firewall:
-    """One engine's table, in the network namespace of the threads that use this. Methods raise `NftError`."""
+    """One engine's table, in the network namespace of the thread that made this. Methods raise `NftError`."""
 
     def __init__(self, engine_id: str) -> None:
         """Open a context of libnftables. Raises `LibraryMissing`."""
@@ -50,7 +50,7 @@ class Firewall:
 
         Asks for no more than a number if nobody has changed any rule since it was seen: 0.02 ms.
         """
-        now = generation()
+        now = self._nft.generation()
         if now == self._seen:
             return True
         there = any(item["table"]["name"] == self.table for item in self._nft.list("tables inet"))
@@ -86,14 +86,14 @@ class Firewall:
         """Run commands; those that only take away have nothing to do without the table."""
         try:
             self._nft.run(commands)
-            self._seen = generation()
+            self._seen = self._nft.generation()
         except NftError:
             if not takes or self.is_there():
                 raise
 
     def _read(self) -> _Contents:
         """Give the table's contents, listed anew if anybody has changed any rule since: a restart asks for each endpoint."""
-        now = generation()
+        now = self._nft.generation()
         if self._contents is None or self._contents.generation != now:
             listed = self._list()
             self._contents = _Contents(now, _elements(listed), frozenset(_published(listed)))
