@@ -187,6 +187,18 @@ class TestBridge(NetworkDriverSuite):
         assert lab.host.run(read_twice) == (True, 0)
         firewall.close()
 
+    def test_gc_leaves_nothing_of_a_forgotten_network_in_the_table(self, lab: Lab) -> None:
+        network, forgotten = lab.network(versions=(4, 6)), lab.describe(versions=(4, 6))
+
+        def table() -> str:
+            return str(lab.host.run(subprocess.run, ["nft", "list", "ruleset"], capture_output=True, text=True).stdout)
+
+        before = table()
+        lab.host.run(lab.driver.create_network, forgotten)
+        assert table() != before
+        lab.host.run(lab.driver.gc, [network], [])
+        assert table() == before
+
     def test_without_its_table_it_takes_away_and_mends(self, lab: Lab) -> None:
         """Somebody flushed all tables of the host: what goes is gone, what stays is told and made again."""
         network, going = lab.network(), lab.network()

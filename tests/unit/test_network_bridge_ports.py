@@ -135,3 +135,13 @@ def test_a_trusted_link_has_doors_beside_the_hosts_ports() -> None:
 def test_an_address_of_the_container_is_none_of_the_host() -> None:
     with pytest.raises(System, match="172.17.0.4:47121"):
         Ports().reserve(DUAL, [PortMapping("tcp", 80, 47121, "172.17.0.4")], ANY)
+
+
+def test_what_cannot_all_be_restored_takes_nothing() -> None:
+    ports = Ports()
+    assert numbers(ports, TWO, PortMapping("tcp", 80, 47111, HERE)) == [47111]
+    before = [PortMapping("tcp", 80, 47110, HERE), PortMapping("tcp", 81, 47111, HERE)]
+    with pytest.raises(Conflict, match="47111"):
+        ports.restore(ports.elements(ONE, before, ANY))
+    assert ports.of("172.17.0.2") == []
+    assert numbers(ports, TWO, PortMapping("tcp", 81, 47110, HERE)) == [47110]

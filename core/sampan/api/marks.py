@@ -6,9 +6,14 @@ engines live on one host, and many drivers in one engine.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from sampan.linux.netlink import Link
+from sampan.linux.netlink import Link, Netlink
+
+if TYPE_CHECKING:
+    from sampan.api.network import Endpoint, Network
 
 __all__ = ["Marks"]
 
@@ -31,6 +36,12 @@ class Marks:
     def own(self, link: Link) -> bool:
         """Say whether this engine's driver made the link."""
         return link.alias.startswith(self._prefix)
+
+    def lost(self, networks: Iterable[Network], endpoints: Iterable[Endpoint]) -> list[Link]:
+        """Give the own links that are none of these networks' or endpoints', in the calling thread's namespace. Raises `OSError`."""
+        valid = {self.network(network.id) for network in networks} | {self.endpoint(endpoint.id) for endpoint in endpoints}
+        with Netlink() as kernel:
+            return [link for link in kernel.links() if self.own(link) and link.alias not in valid]
 
     @property
     def _prefix(self) -> str:

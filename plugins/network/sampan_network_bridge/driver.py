@@ -248,13 +248,13 @@ class BridgeDriver(NetworkDriver):
     def orphans(self, networks: Sequence[Network], endpoints: Sequence[Endpoint]) -> tuple[str, ...]:
         """Name ports that lead to nobody, and links."""
         with _translated("look for orphans of bridge networks"):
-            return _names(self._stale_ports(networks, endpoints), self._stale_links(networks, endpoints))
+            return _names(self._stale_ports(networks, endpoints), links.marks(self.context.engine_id).lost(networks, endpoints))
 
     def gc(self, networks: Sequence[Network], endpoints: Sequence[Endpoint]) -> tuple[str, ...]:
         """Sweep by alias: a link without it is not ours, whatever its name."""
         opened = self._need_open()
         with _translated("sweep bridge networks"):
-            ports, unused = self._stale_ports(networks, endpoints), self._stale_links(networks, endpoints)
+            ports, unused = self._stale_ports(networks, endpoints), links.marks(self.context.engine_id).lost(networks, endpoints)
             for elements in ports.values():
                 self._withdraw(opened, elements)
             opened.networks.keep(networks)
@@ -330,13 +330,6 @@ class BridgeDriver(NetworkDriver):
             return set(opened.ports.elements(endpoint, endpoint.ports, opened.networks.plan(network).given))
         except SampanError:
             return set(opened.ports.of(*_addresses(endpoint)))
-
-    def _stale_links(self, networks: Sequence[Network], endpoints: Sequence[Endpoint]) -> list[Link]:
-        marks = links.marks(self.context.engine_id)
-        valid = {marks.network(network.id) for network in networks}
-        valid |= {marks.endpoint(endpoint.id) for endpoint in endpoints}
-        with Netlink() as kernel:
-            return [link for link in kernel.links() if marks.own(link) and link.alias not in valid]
 
     def _keep_docker_user(self, opened: _Opened) -> None:
         if not self._settings.docker_user:

@@ -64,14 +64,16 @@ class Ports:
         return tuple(filled[mapping] for mapping in ports), added
 
     def restore(self, elements: Iterable[Binding]) -> None:
-        """Take what an endpoint had before. Raises `Conflict` if another endpoint has it by now.
+        """Take what an endpoint had before, all or nothing. Raises `Conflict` if another endpoint has it by now.
 
         A process of the host is no hindrance: packets are translated before they reach it.
         """
         with self._lock:
-            for item in elements:
+            wanted = list(elements)
+            for item in wanted:
                 if not item.is_door:
                     self._check_owners(item)
+            for item in wanted:
                 self._add(item)
 
     def elements(self, endpoint: Endpoint, ports: Iterable[PortMapping], given: Options) -> list[Binding]:

@@ -207,13 +207,13 @@ class VxlanDriver(NetworkDriver):
         """Name links by their mark, and rules of networks that are not there."""
         guard = self._need_open()
         with _translated("look for orphans of vxlan networks"):
-            return _named(self._lost_links(networks, endpoints), guard, networks)
+            return _named(self._marks.lost(networks, endpoints), guard, networks)
 
     def gc(self, networks: Sequence[Network], endpoints: Sequence[Endpoint]) -> tuple[str, ...]:
         """Sweep by mark: a link without it is not ours, whatever its name."""
         guard = self._need_open()
         with _translated("sweep vxlan networks"):
-            lost = self._lost_links(networks, endpoints)
+            lost = self._marks.lost(networks, endpoints)
             removed = _named(lost, guard, networks)
             with Netlink() as kernel:
                 for link in lost:
@@ -237,12 +237,6 @@ class VxlanDriver(NetworkDriver):
         if not guard.is_whole(network.id):
             found.append(f"rules of network {network.name} are missing in table {guard.table}")
         return found
-
-    def _lost_links(self, networks: Sequence[Network], endpoints: Sequence[Endpoint]) -> list[Link]:
-        valid = {self._marks.network(network.id) for network in networks}
-        valid |= {self._marks.endpoint(endpoint.id) for endpoint in endpoints}
-        with Netlink() as kernel:
-            return [link for link in kernel.links() if self._marks.own(link) and link.alias not in valid]
 
     def _make(self, network: Network) -> list[str]:
         with _translated(f"make network {network.name}"), self._making:

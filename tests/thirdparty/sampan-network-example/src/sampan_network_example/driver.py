@@ -98,9 +98,8 @@ class ExampleDriver(NetworkDriver):
         return tuple(mended)
 
     def gc(self, networks: Sequence[Network], endpoints: Sequence[Endpoint]) -> tuple[str, ...]:
-        valid = {self._marks.network(network.id) for network in networks} | {self._marks.endpoint(item.id) for item in endpoints}
         with _translated("sweep example networks"), Netlink() as kernel:
-            lost = [link for link in kernel.links() if self._marks.own(link) and link.alias not in valid]
+            lost = self._marks.lost(networks, endpoints)
             for link in lost:
                 kernel.discard(link.index)
         return tuple(f"link {link.name}" for link in lost)
