@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -219,6 +220,19 @@ def test_trusted_links_reach_published_ports_at_the_containers_address(lab: Lab)
             assert unreachable(other, address, 80, server)
         with listen(sandbox, 81, family=6) as server:
             assert unreachable(lab.outside, address, 81, server)
+
+
+def test_a_door_of_two_ports_stays_until_both_are_gone(lab: Lab) -> None:
+    network = lab.network(options={f"{BRIDGE}.trusted_host_interfaces": "uplink"})
+    one, other = PortMapping("tcp", 80, 8080), PortMapping("tcp", 80, 8081)
+    sandbox, endpoint, _ = lab.container(network, ports=(one, other))
+    change(lab.outside, add_route(f"{address_of(endpoint)}/32", gateway=HOST))
+    with listen(sandbox, 80) as server:
+        lab.host.run(lab.driver.unpublish, network, endpoint, [other])
+        assert reaches(lab.outside, address_of(endpoint), 80, server) == OUTSIDE
+        assert unreachable(lab.outside, HOST, 8081, server)
+        lab.host.run(lab.driver.unpublish, network, replace(endpoint, ports=(one,)), [one])
+        assert unreachable(lab.outside, address_of(endpoint), 80, server)
 
 
 def test_inhibit_ipv4_leaves_the_gateway_to_another(lab: Lab) -> None:
