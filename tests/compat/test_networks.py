@@ -106,6 +106,9 @@ def test_none_has_a_loopback_only(client: Client) -> None:
 def test_host_is_the_daemons_own_network(client: Client) -> None:
     inside = client.out("run", "--rm", "--network", "host", "busybox", "readlink", "/proc/self/ns/net")
     assert inside == f"net:[{os.fstat(client.daemon.netns).st_ino}]"
+    client("run", "-d", "--name", "srv", "--network", "host", "--expose", "80", "busybox", "sleep", "600")
+    assert client.out("inspect", "srv", "--format", "{{json .NetworkSettings.Ports}}") == "{}"
+    assert client.out("ps", "--format", "{{.Ports}}") == ""
 
 
 def test_a_containers_network_can_be_shared(client: Client) -> None:

@@ -205,6 +205,7 @@ def test_an_internal_network_leads_nowhere(client: Client) -> None:
     assert default_route(client, "cc") == ""
     assert networks_of(client, "cc")["closed"]["Gateway"] == ""
     assert client.out("port", "cc") == ""
+    assert client.out("ps", "--format", "{{.Ports}}") == ""
     client("network", "connect", "bridge", "cc")
     assert default_route(client, "cc") == "eth1"
     assert client.out("port", "cc").startswith("80/tcp -> 0.0.0.0:8092")
@@ -266,9 +267,11 @@ def test_events(client: Client) -> None:
     container = client.out("run", "-d", "--network", "net", "busybox", "sleep", "600")
     client("rm", "-f", container)
     client("network", "rm", "net")
+    client("network", "prune", "-f")
     until = str(time.time())
     lines = client.out("events", "--since", since, "--until", until, "--filter", "type=network", "--format", "{{json .}}").splitlines()
     events = [json.loads(line) for line in lines]
-    assert [event["Action"] for event in events] == ["create", "connect", "disconnect", "destroy"]
+    assert [event["Action"] for event in events] == ["create", "connect", "disconnect", "destroy", "prune"]
     assert events[1]["Actor"]["Attributes"] == {"container": container, "name": "net", "type": "bridge"}
-    assert {event["Actor"]["ID"] for event in events} == {events[0]["Actor"]["ID"]}
+    assert {event["Actor"]["ID"] for event in events[:-1]} == {events[0]["Actor"]["ID"]}
+    assert events[-1]["Actor"]["Attributes"] == {"reclaimed": "0"}

@@ -25,6 +25,11 @@ def test_hosts() -> None:
     ]  # fmt: skip
 
 
+def test_a_host_name_with_a_domain_is_found_without_it_too() -> None:
+    lines = files.hosts(container_record(Hostname="keel.example.org"), [ENDPOINT], host_network=False, gateways=()).splitlines()
+    assert lines[-1] == "10.0.0.7\tkeel.example.org keel"
+
+
 def test_hosts_of_the_host() -> None:
     lines = hosts(host_network=True, ExtraHosts=["peer:10.1.1.1"])
     assert lines == [*Path("/etc/hosts").read_text().rstrip("\n").splitlines(), "10.1.1.1\tpeer"]

@@ -24,6 +24,7 @@ def test_defaults() -> None:
     assert (checked.driver, checked.enable_ipv4, checked.enable_ipv6) == ("bridge", True, False)
     assert [item.subnet for item in pools_of(checked, 4)] == [""]
     assert pools_of(checked, 6) == []
+    assert check(request(Driver="", IPAM={"Driver": ""})).ipam.driver == "default"  # as docker compose writes it
 
 
 def test_versions_by_option() -> None:

@@ -100,9 +100,10 @@ def extra_hosts(items: Sequence[str], gateways: Sequence[str]) -> list[str]:
 
 
 def _own_lines(record: ContainerRecord, endpoint: EndpointRecord) -> list[str]:
-    names = record.config.hostname
-    if record.config.domainname:
-        names = f"{names}.{record.config.domainname} {names}"
+    """Give the lines for a container's own name: as a whole, and without its domain, in whichever field that was asked for."""
+    whole = ".".join(filter(None, (record.config.hostname, record.config.domainname)))
+    name, separator, _ = whole.partition(".")
+    names = f"{whole} {name}" if separator else whole
     return [f"{address.partition('/')[0]}\t{names}" for address in (endpoint.ipv4, endpoint.ipv6) if address]
 
 

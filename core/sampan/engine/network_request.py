@@ -21,7 +21,7 @@ IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def check(request: NetworkCreateRequest) -> NetworkCreateRequest:
-    """Give the request with driver and IP versions filled in, and only the pools of these versions.
+    """Give the request with drivers and IP versions filled in, and only the pools of these versions.
 
     Raises `InvalidArgument`, `Forbidden` for a name of the engine's own, `Unsupported` for what only a swarm has.
     """
@@ -42,7 +42,7 @@ def check(request: NetworkCreateRequest) -> NetworkCreateRequest:
             "driver": request.driver or "bridge",
             "enable_ipv4": ipv4,
             "enable_ipv6": ipv6,
-            "ipam": request.ipam.model_copy(update={"config": pools}),
+            "ipam": request.ipam.model_copy(update={"driver": request.ipam.driver or "default", "config": pools}),
         }
     )
 

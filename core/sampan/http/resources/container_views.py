@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sampan.api.types import EndpointSettings
@@ -84,12 +84,17 @@ def _port_list(engine: Engine, container: Container) -> list[dict[str, Any]]:
         for binding in bindings:
             public = {"PublicPort": int(binding["HostPort"])} if binding["HostPort"] else {}
             ports.append({"IP": binding["HostIp"], "PrivatePort": int(number), **public, "Type": protocol})
-    if container.is_running:
-        for port in container.record.config.exposed_ports:
-            if port not in published:
-                number, _, protocol = port.partition("/")
-                ports.append({"PrivatePort": int(number), "Type": protocol})
+    for port in _exposed(engine, container):
+        if port not in published:
+            number, _, protocol = port.partition("/")
+            ports.append({"PrivatePort": int(number), "Type": protocol})
     return ports
+
+
+def _exposed(engine: Engine, container: Container) -> Sequence[str]:
+    """Give the ports that a container could publish: none of one that leads out by no network, as on the host's own."""
+    leads_out = container.is_running and any(endpoint.gateway_for for endpoint in engine.endpoints.of(container.id))
+    return list(container.record.config.exposed_ports) if leads_out else []
 
 
 def _published(engine: Engine, container: Container) -> Mapping[str, list[dict[str, str]]]:
@@ -230,9 +235,7 @@ def _links(engine: Engine, container: Container) -> list[str] | None:
 def _network_settings(engine: Engine, container: Container) -> dict[str, Any]:
     networks = _networks(engine, container)
     bridge = networks.get("bridge") or {}  # what old clients read, who know of one network only
-    ports: dict[str, Any] = {}
-    if container.is_running:
-        ports = {**dict.fromkeys(container.record.config.exposed_ports), **_published(engine, container)}
+    ports: dict[str, Any] = {**dict.fromkeys(_exposed(engine, container)), **_published(engine, container)}
     return {
         "Bridge": "",
         "SandboxID": container.id if container.is_running else "",

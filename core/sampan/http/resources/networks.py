@@ -127,6 +127,7 @@ class NetworkRoutes:
             except (Forbidden, NotFound):
                 continue  # a container joined it meanwhile, or someone else removed it
             deleted.append(record.name)
+        self._engine.events.emit("network", "prune", "", {"reclaimed": "0"})
         return json_response({"NetworksDeleted": deleted or None})
 
     # ------------------------------------------------------------------ views
