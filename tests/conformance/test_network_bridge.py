@@ -143,6 +143,19 @@ class TestBridge(NetworkDriverSuite):
         assert lab.check(network, endpoint, sandbox) == lab.check(network, second, other) == ()
         assert lab.host.run(lab.driver.repair, network, endpoint) == ()
 
+    def test_ports_mended_after_a_restart_are_the_endpoints_again(self, lab: Lab) -> None:
+        """The daemon that mends them did not publish them: nobody else gets them, and they go with the endpoint."""
+        network, port = lab.network(), PortMapping("tcp", 80, 8080)
+        _, endpoint, _ = lab.container(network, ports=(port,))
+        lab.host.run(subprocess.run, ["nft", "flush", "ruleset"], check=True)
+        lab.restart(network)
+        assert lab.host.run(lab.driver.repair, network, endpoint)
+        with pytest.raises(Conflict, match="already allocated"):
+            lab.container(network, ports=(port,))
+        lab.detach(network, endpoint)
+        other, second, _ = lab.container(network, ports=(port,))
+        assert lab.check(network, second, other) == ()
+
     def test_a_released_link_goes_by_itself_and_after_a_crash_by_a_sweep(self, lab: Lab) -> None:
         """Though its sandbox lives on: then the kernel leaves it to us."""
         network = lab.network()
