@@ -10,6 +10,7 @@ import ipaddress
 import os
 import socket
 import struct
+import threading
 from collections.abc import Collection, Iterator
 
 from sampan.linux.netlink import (
@@ -38,43 +39,59 @@ FEW = 16
 _HEADER = struct.Struct("=IHHII")
 
 
-def forget_flows_to(address: str) -> None:
-    """Drop the state of every flow that `address` answers, so that a client's next packet is looked at anew.
+class Flows:
+    """The flows of one network namespace: that of the thread that made this. Safe to share between threads.
 
-    Without this a client that goes on sending UDP keeps a stopped container's translation alive. In the calling thread's
-    network namespace. Raises `OSError`.
+    By a socket that stays open: to close one, the kernel waits until what was deleted of nftables' sets is freed, 3 to 15 ms.
+    Methods raise `OSError`.
     """
-    ip = ipaddress.ip_address(address)
-    family, kind = (socket.AF_INET, CTA_IP_V4_SRC) if ip.version == 4 else (socket.AF_INET6, CTA_IP_V6_SRC)
-    body = struct.pack("=BBH", family, 0, 0)
-    body += pack_nested(CTA_TUPLE_REPLY, pack_nested(CTA_TUPLE_IP, pack_attribute(kind, ip.packed)))
-    body += pack_nested(CTA_FILTER, pack_attribute(CTA_FILTER_REPLY_FLAGS, struct.pack("=I", CTA_FILTER_F_CTA_IP_SRC)))
-    _delete(body)
 
+    def __init__(self) -> None:
+        """Open the socket."""
+        self._lock = threading.Lock()
+        self._kernel = _opened()
 
-def forget_flows_sent_to(family: int, protocol: int, ports: Collection[int]) -> None:
-    """Drop the state of every flow sent to one of these ports, on any address; `family` 4 or 6, `protocol` as in IP.
+    def close(self) -> None:
+        """Close the socket. Idempotent."""
+        self._kernel.close()
 
-    Without this a client that went on sending UDP while nobody had the port would not be looked at when somebody has it.
-    In the calling thread's network namespace. Raises `OSError`.
-    """
-    head = struct.pack("=BBH", socket.AF_INET if family == 4 else socket.AF_INET6, 0, 0)
-    number = pack_attribute(CTA_PROTO_NUM, bytes([protocol]))
-    if len(ports) <= FEW:
-        wanted = pack_nested(
-            CTA_FILTER,
-            pack_attribute(
-                CTA_FILTER_ORIG_FLAGS, struct.pack("=I", CTA_FILTER_F_CTA_PROTO_NUM | CTA_FILTER_F_CTA_PROTO_DST_PORT)
-            ),
-        )
-        for port in ports:
-            sent_to = number + pack_attribute(CTA_PROTO_DST_PORT, struct.pack("!H", port))
-            _delete(head + pack_nested(CTA_TUPLE_ORIG, pack_nested(CTA_TUPLE_PROTO, sent_to)) + wanted)
-        return
-    for flow in list(_flows(head, number)):
-        (port,) = struct.unpack("!H", unpack_attributes(unpack_attributes(flow)[CTA_TUPLE_PROTO])[CTA_PROTO_DST_PORT])
-        if port in ports:
-            _delete(head + pack_nested(CTA_TUPLE_ORIG, flow))
+    def forget_to(self, address: str) -> None:
+        """Drop the state of every flow that `address` answers, so that a client's next packet is looked at anew.
+
+        Without this a client that goes on sending UDP keeps a stopped container's translation alive.
+        """
+        ip = ipaddress.ip_address(address)
+        family, kind = (socket.AF_INET, CTA_IP_V4_SRC) if ip.version == 4 else (socket.AF_INET6, CTA_IP_V6_SRC)
+        body = struct.pack("=BBH", family, 0, 0)
+        body += pack_nested(CTA_TUPLE_REPLY, pack_nested(CTA_TUPLE_IP, pack_attribute(kind, ip.packed)))
+        body += pack_nested(CTA_FILTER, pack_attribute(CTA_FILTER_REPLY_FLAGS, struct.pack("=I", CTA_FILTER_F_CTA_IP_SRC)))
+        self._delete(body)
+
+    def forget_sent_to(self, family: int, protocol: int, ports: Collection[int]) -> None:
+        """Drop the state of every flow sent to one of these ports, on any address; `family` 4 or 6, `protocol` as in IP.
+
+        Without this a client that went on sending UDP while nobody had the port would not be looked at when somebody has it.
+        """
+        head = struct.pack("=BBH", socket.AF_INET if family == 4 else socket.AF_INET6, 0, 0)
+        number = pack_attribute(CTA_PROTO_NUM, bytes([protocol]))
+        if len(ports) <= FEW:
+            flags = struct.pack("=I", CTA_FILTER_F_CTA_PROTO_NUM | CTA_FILTER_F_CTA_PROTO_DST_PORT)
+            wanted = pack_nested(CTA_FILTER, pack_attribute(CTA_FILTER_ORIG_FLAGS, flags))
+            for port in ports:
+                sent_to = number + pack_attribute(CTA_PROTO_DST_PORT, struct.pack("!H", port))
+                self._delete(head + pack_nested(CTA_TUPLE_ORIG, pack_nested(CTA_TUPLE_PROTO, sent_to)) + wanted)
+            return
+        for flow in list(_flows(head, number)):
+            (port,) = struct.unpack("!H", unpack_attributes(unpack_attributes(flow)[CTA_TUPLE_PROTO])[CTA_PROTO_DST_PORT])
+            if port in ports:
+                self._delete(head + pack_nested(CTA_TUPLE_ORIG, flow))
+
+    def _delete(self, body: bytes) -> None:
+        with self._lock:
+            answer = _ask(self._kernel, IPCTNL_MSG_CT_DELETE, NLM_F_ACK, body)
+        (number,) = struct.unpack_from("=i", answer, _HEADER.size)
+        if number and -number != errno.ENOENT:
+            raise OSError(-number, f"forget flows: {os.strerror(-number)}")
 
 
 def _flows(head: bytes, number: bytes) -> Iterator[bytes]:
@@ -96,13 +113,6 @@ def _flows(head: bytes, number: bytes) -> Iterator[bytes]:
                 at += length + (-length % 4)
 
 
-def _delete(body: bytes) -> None:
-    answer = _ask(IPCTNL_MSG_CT_DELETE, NLM_F_ACK, body)
-    (number,) = struct.unpack_from("=i", answer, _HEADER.size)
-    if number and -number != errno.ENOENT:
-        raise OSError(-number, f"forget flows: {os.strerror(-number)}")
-
-
 def original_destination(protocol: int, here: tuple[str, int], peer: tuple[str, int]) -> tuple[str, int] | None:
     """Give the IPv6 address and port that `peer` sent to, of a flow redirected to the socket `here`; None for an unknown flow.
 
@@ -122,7 +132,8 @@ def original_destination(protocol: int, here: tuple[str, int], peer: tuple[str, 
             + b"".join(pack_attribute(kind, struct.pack("!H", port)) for kind, port in ports),
         ),
     )
-    answer = _ask(IPCTNL_MSG_CT_GET, 0, body)
+    with _opened() as kernel:
+        answer = _ask(kernel, IPCTNL_MSG_CT_GET, 0, body)
     length, kind, *_ = _HEADER.unpack_from(answer)
     if kind == NLMSG_ERROR:
         return None
@@ -132,10 +143,9 @@ def original_destination(protocol: int, here: tuple[str, int], peer: tuple[str, 
     return socket.inet_ntop(socket.AF_INET6, address), port
 
 
-def _ask(operation: int, flags: int, body: bytes) -> bytes:
-    with _opened() as kernel:
-        kernel.sendall(_request(operation, flags, body))
-        return kernel.recv(1 << 16)
+def _ask(kernel: socket.socket, operation: int, flags: int, body: bytes) -> bytes:
+    kernel.sendall(_request(operation, flags, body))
+    return kernel.recv(1 << 16)
 
 
 def _opened() -> socket.socket:

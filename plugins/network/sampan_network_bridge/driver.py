@@ -30,7 +30,7 @@ from sampan.api.network import (
     PortMapping,
 )  # fmt: skip
 from sampan.linux import netlink
-from sampan.linux.conntrack import forget_flows_sent_to, forget_flows_to
+from sampan.linux.conntrack import Flows
 from sampan.linux.namespaces import call_in_netns, new_netns
 from sampan.linux.netlink import Link, Netlink
 from sampan.linux.nftables import LibraryMissing, NftError
@@ -57,6 +57,7 @@ class _Opened:
     networks: Networks
     ports: Ports
     reaper: Reaper
+    flows: Flows
 
 
 class BridgeDriver(NetworkDriver):
@@ -108,10 +109,11 @@ class BridgeDriver(NetworkDriver):
                 hosted = Networks(firewall, links.marks(self.context.engine_id), mtu=self._settings.mtu)
                 hosted.open(networks)
                 docker_user.keep(self.context.engine_id, hosted.forwarded() if self._settings.docker_user else ())
+                flows = Flows()
             except BaseException:
                 firewall.close()
                 raise
-            self._opened = _Opened(firewall, hosted, ports, Reaper())
+            self._opened = _Opened(firewall, hosted, ports, Reaper(), flows)
 
     def close(self) -> None:
         """Let go of the library; links and table stay, but for links that are to be deleted."""
@@ -119,6 +121,7 @@ class BridgeDriver(NetworkDriver):
         if opened is not None:
             opened.reaper.close()
             opened.firewall.close()
+            opened.flows.close()
 
     def default_network(self) -> Network:
         """Give Docker's default network, on a bridge of our own name: docker0 is left to Docker."""
@@ -183,7 +186,7 @@ class BridgeDriver(NetworkDriver):
                 links.make_veth(veth, endpoint.interface, netns, mac=mac)
                 try:
                     links.join(veth, network, endpoint, netns, mac=mac)
-                    _publish(opened.firewall, elements)
+                    _publish(opened, elements)
                 except BaseException:
                     links.delete_veth(veth)
                     raise
@@ -215,7 +218,7 @@ class BridgeDriver(NetworkDriver):
             given = opened.networks.plan(network).given
             resolved, elements = self._reserve(opened, network, endpoint, ports, given)
             try:
-                _publish(opened.firewall, elements)
+                _publish(opened, elements)
             except BaseException:
                 opened.ports.release(elements)
                 raise
@@ -375,7 +378,7 @@ class BridgeDriver(NetworkDriver):
         opened.ports.release(elements)
         for target in {item.target for item in elements if item.protocol == "udp"}:
             try:
-                forget_flows_to(target)
+                opened.flows.forget_to(target)
             except OSError as error:
                 log.warning("clients of udp ports of %s may go on until they are silent for a minute: %s", target, error)
 
@@ -393,14 +396,14 @@ def _check_host(veth: links.Veth) -> list[str]:
     return damage
 
 
-def _publish(firewall: Firewall, elements: Sequence[bindings.Binding]) -> None:
+def _publish(opened: _Opened, elements: Sequence[bindings.Binding]) -> None:
     """Add to the table, and have clients that sent to these ports before looked at anew: only UDP goes on without an answer."""
-    firewall.publish(elements)
+    opened.firewall.publish(elements)
     for family in (4, 6):
         udp = [item for item in elements if (item.family, item.protocol) == (family, "udp") and not item.is_door]
         ports = {port for item in udp for port in range(item.host_port, item.host_port + item.count)}
         try:
-            forget_flows_sent_to(family, socket.IPPROTO_UDP, ports)
+            opened.flows.forget_sent_to(family, socket.IPPROTO_UDP, ports)
         except OSError as error:
             log.warning("clients that sent to udp ports before may have to be silent for a minute first: %s", error)
 
