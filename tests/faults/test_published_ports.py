@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -86,6 +87,24 @@ def test_what_sampan_netd_served_is_served_by_the_next_one(own_daemon: Daemon) -
     daemon.start()
     with connected(daemon, "::1") as client:
         assert answer(client, b"both were gone") == b"both were gone"
+    finish(daemon)
+
+
+def test_sockets_of_an_earlier_daemon_that_went_with_sampan_netd_are_made_anew(own_daemon: Daemon) -> None:
+    daemon = own_daemon
+    echo(daemon)
+    with connected(daemon, "::1") as client:
+        assert answer(client, b"before") == b"before"
+    daemon.kill()
+    daemon.start()
+    os.kill(_netd(daemon), signal.SIGKILL)
+
+    def is_answered() -> bool:
+        with contextlib.suppress(ConnectionError, AssertionError), connected(daemon, "::1") as client:
+            return answer(client, b"after") == b"after"
+        return False
+
+    wait_until(is_answered, "the port is reached over IPv6")
     finish(daemon)
 
 

@@ -106,10 +106,18 @@ class Proxy:
 
     async def restore(self, ask: Ask) -> None:
         """Tell all. Before `settle` nothing is taken back of what the process knows already."""
-        fds = [sock.fileno() for sock in self._sockets]
-        self._netd_listens = await ask("proxy", fds, endpoints=self._endpoints, exactly=self._settled)
+        await self._tell_all(ask)
+        if self.port and not self._netd_listens and not self._sockets:  # an earlier daemon's went with the process that had them
+            with contextlib.suppress(OSError):
+                self._sockets = _listen(self.port)
+                await self._tell_all(ask)
         if self._endpoints and not self._netd_listens:
             log.error("published ports are not reached over IPv6: port %d of the proxy is taken; restart the daemon", self.port)
+
+
+    async def _tell_all(self, ask: Ask) -> None:
+        fds = [sock.fileno() for sock in self._sockets]
+        self._netd_listens = await ask("proxy", fds, endpoints=self._endpoints, exactly=self._settled)
 
 
 def passages(endpoint: EndpointRecord) -> list[Passage]:
