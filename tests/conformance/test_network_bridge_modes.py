@@ -277,9 +277,13 @@ def test_a_network_that_cannot_be_finished_leaves_nothing(lab: Lab) -> None:
 
 def test_two_networks_cannot_share_a_bridge(lab: Lab) -> None:
     change(lab.host, add_bridge("theirs"))
-    lab.network(options={f"{BRIDGE}.name": "theirs"})
+    network = lab.network(options={f"{BRIDGE}.name": "theirs"})
+    sandbox, endpoint, _ = lab.container(network)
+    other = lab.describe(options={f"{BRIDGE}.name": "theirs"})
     with pytest.raises(Conflict, match="same bridge name"):
-        lab.network(options={f"{BRIDGE}.name": "theirs"})
+        lab.host.run(lab.driver.create_network, other)
+    lab.host.run(lab.driver.delete_network, other)
+    assert lab.check(network, endpoint, sandbox) == (), "what was never made takes nothing with it"
 
 
 @pytest.mark.parametrize("internal", [False, True])

@@ -123,6 +123,8 @@ class IpamDriverSuite:
             PoolRequest(prefix="224.5.0.0/24"),
             PoolRequest(prefix="127.0.0.0/8"),
             PoolRequest(prefix="ff05::/64"),
+            PoolRequest(prefix="fd00:5::%eth0/64"),
+            PoolRequest(prefix="fd00:5::/64", gateway="fd00:5::1%eth0"),
         ],
     )
     def test_what_makes_no_subnet_is_refused(self, driver: IpamDriver, request_: PoolRequest) -> None:
@@ -221,6 +223,11 @@ class IpamDriverSuite:
         """A preferred address that is no host's is refused."""
         with pytest.raises(InvalidArgument):
             driver.choose_address(AddressRequest(_SMALL, preferred=preferred))
+
+    def test_a_preferred_address_has_no_zone(self, driver: IpamDriver) -> None:
+        """A zone is a link's name on one machine (RFC 4007), and may be any text."""
+        with pytest.raises(InvalidArgument):
+            driver.choose_address(AddressRequest(Subnet("fd00:5::/64", "fd00:5::1"), preferred="fd00:5::5%eth0"))
 
     def test_ipv6_addresses(self, driver: IpamDriver) -> None:
         """IPv6 addresses."""
