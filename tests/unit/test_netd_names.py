@@ -68,3 +68,21 @@ def test_they_travel_as_plain_data() -> None:
     box = Sandbox("c9", ("n1",), {"a": "c1"}, (Upstream("127.0.0.53", from_host=True),), False, {"n1": "front"}, True)
     assert Sandbox.from_data(box.to_data()) == box
     assert Member.from_data(WEB.to_data()) == WEB
+
+
+def test_dots_cost_nothing_for_each_network() -> None:
+    """A hostile sandbox in many networks may ask for a name of 120 labels, and all others wait meanwhile."""
+    looked: list[str] = []
+
+    class Called(dict[str, str]):
+        def get(self, key: str, default: str = "") -> str:  # type: ignore[override]
+            looked.append(key)
+            return super().get(key, default)
+
+    names, networks = Names(), [f"n{number}" for number in range(20)]
+    for network in networks:
+        names.join(network, Member("c1", ("web",), ("10.0.0.1",)))
+    sandbox = Sandbox("c2", tuple(networks), network_names=Called({network: f"called-{network}" for network in networks}))
+    assert names.find(sandbox, b".".join([b"a"] * 120)) == []
+    assert len(looked) <= len(networks)
+    assert [member.container_id for member in names.find(sandbox, b"web.called-n19")] == ["c1"]

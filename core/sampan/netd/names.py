@@ -134,11 +134,12 @@ class Names:
         for network in self._of(sandbox):
             if found := network.named(name):
                 return found
+        if b"." not in name:
+            return []
+        called = {_key(sandbox.network_names.get(key, "")): self._networks[key] for key in sandbox.networks if key in self._networks}
         for dot in (place for place, byte in enumerate(name) if byte == 0x2E):
-            for network_id in sandbox.networks:
-                called = _key(sandbox.network_names.get(network_id, ""))
-                if name[dot + 1 :] == called and network_id in self._networks:
-                    return self._networks[network_id].named(name[:dot])
+            if (meant := called.get(name[dot + 1 :])) is not None:
+                return meant.named(name[:dot])
         return []
 
     def name_of(self, sandbox: Sandbox, address: bytes) -> str:
