@@ -86,7 +86,9 @@ class Firewall:
         """Run commands; those that only take away have nothing to do without the table."""
         try:
             self._nft.run(commands)
-            self._seen = self._nft.generation()
+            now = self._nft.generation()
+            if now == self._seen + 1:  # else others were here too, and may have taken the table away
+                self._seen = now
         except NftError:
             if not takes or self.is_there():
                 raise
