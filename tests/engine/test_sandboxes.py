@@ -79,6 +79,20 @@ def test_a_network_takes_its_sandboxes_along(own_daemon: Daemon) -> None:
     wait_until(lambda: full(own_daemon), "only the default network's sandboxes wait")
 
 
+def test_a_network_is_removed_while_sandboxes_are_made_for_it(own_daemon: Daemon) -> None:
+    """What is made for it just then does not bring it back."""
+    body = {"Image": "busybox", "Cmd": ["true"], "HostConfig": {"NetworkMode": "mine"}}
+    for _ in range(25):
+        own_daemon.api("POST", "/networks/create", {"Name": "mine"})
+        one = own_daemon.api("POST", "/containers/create", body)["Id"]
+        own_daemon.api("POST", f"/containers/{one}/start")
+        wait_until(lambda: own_daemon.api_raw("DELETE", "/networks/mine")[0] == 204, "its only container has ended")
+        own_daemon.api("DELETE", f"/containers/{one}")
+    assert own_daemon.api("GET", "/sampan/system/fsck")["Damage"] == []
+    assert "before it is needed" not in own_daemon.log
+    check_nothing_left(own_daemon)
+
+
 def test_ended_containers_let_go_of_links_addresses_and_ports(own_daemon: Daemon) -> None:
     """A container that shares the network of one that ended keeps the sandbox alive: its link goes all the same."""
     own_daemon.docker("run", "-d", "--name", "one", "-p", "8080:80", "busybox", "sleep", "1000")

@@ -105,7 +105,7 @@ def test_endpoints_that_a_driver_failed_to_take_away(tmp_path: Path) -> None:
         networks = Networks(settings, registry, metadata, events, NoPorts())
         endpoints = Endpoints(networks, NoPorts(), metadata, events)
         known = Known()
-        check = NetworkCheck(networks, endpoints, Sandboxes(networks.driver_of, 0), None, known)
+        check = NetworkCheck(networks, endpoints, Sandboxes(networks, 0), None, known)
         try:
             network = await networks.create(NetworkCreateRequest(name="cellar", driver="stubborn"))
             for holder in ("ab" * 32, "cd" * 32):

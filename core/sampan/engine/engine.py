@@ -65,7 +65,7 @@ class Engine:
         self.networks = Networks(settings, registry, metadata, self.events, self.proxy)
         self.discovery = Discovery(self.netd)
         self.endpoints = Endpoints(self.networks, self.proxy, metadata, self.events)
-        self.sandboxes = Sandboxes(self.networks.driver_of, settings.sandbox_pool)
+        self.sandboxes = Sandboxes(self.networks, settings.sandbox_pool)
         self.volumes = Volumes(settings, registry, metadata, self.events)
         self.containers = Containers(
             settings, registry, metadata, self.events, self.images, self.storage, self.unpacked, self.networks, self.volumes

@@ -6,7 +6,7 @@ import asyncio
 import ipaddress
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from sampan import plugins
 from sampan.api.errors import Conflict, Forbidden, InvalidArgument, NotFound, SampanError, Unavailable, Unsupported
@@ -42,8 +42,8 @@ class Networks:
         self._going: set[str] = set()
         self.users: Callable[[NetworkRecord], Sequence[str]] = lambda _: ()
         """Tells which running containers are in a network, for people to read."""
-        self.before_removal: Callable[[str], None] = lambda _: None
-        """Hears of a network's id, in time to let go of what it keeps in it."""
+        self.before_removal: Callable[[str], Awaitable[None]] = _keeps_nothing
+        """Hears of a network's id, and has let go of what it keeps there, or is making there, when it returns."""
 
     def _of_driver(self, driver: str) -> list[Network]:
         return [to_network(record) for record in self.all() if record.driver == driver]
@@ -248,7 +248,7 @@ class Networks:
         self._going.add(record.id)
         try:
             plank = await self.driver_of(record)
-            self.before_removal(record.id)
+            await self.before_removal(record.id)
             await plank.call(plank.driver.delete_network, to_network(record))
             await self._forget(record)
         finally:
@@ -294,6 +294,10 @@ class Networks:
 
     def _emit(self, record: NetworkRecord, action: str) -> None:
         self._events.emit("network", action, record.id, {"name": record.name, "type": record.driver})
+
+
+async def _keeps_nothing(network_id: str) -> None:
+    """Nobody keeps anything in a network."""
 
 
 def _subnets_of(network: NetworkRecord, version: int) -> list[tuple[Subnet, IpamPool]]:

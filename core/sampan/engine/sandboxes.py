@@ -12,15 +12,13 @@ import asyncio
 import logging
 import os
 from collections import deque
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
-from sampan.api.errors import SampanError
-from sampan.api.network import Endpoint, NetworkCapability, NetworkDriver
-from sampan.engine.drivers import DriverHandle
+from sampan.api.errors import NotFound, SampanError
+from sampan.api.network import Endpoint, NetworkCapability
 from sampan.engine.names import new_id
-from sampan.engine.networks import to_network
+from sampan.engine.networks import Networks, to_network
 from sampan.engine.records import NetworkRecord
 from sampan.linux import namespaces
 
@@ -62,11 +60,12 @@ class _Pool:
 class Sandboxes:
     """Gives sandboxes. `size`: how many wait for each network, 0 for none."""
 
-    def __init__(self, driver_of: Callable[[NetworkRecord], Awaitable[DriverHandle[NetworkDriver]]], size: int) -> None:
-        self._driver_of = driver_of
+    def __init__(self, networks: Networks, size: int) -> None:
+        self._networks = networks
         self._size = size
         self._pools: dict[str, _Pool] = {}  # by network id, the one joined last at the end
         self._filler: asyncio.Task[None] | None = None
+        self._making = asyncio.Lock()
         self._prepared: WeakKeyDictionary[Sandbox, str] = WeakKeyDictionary()  # a start holds its sandbox to its end
 
     async def take(self, network: NetworkRecord | None) -> Sandbox:
@@ -81,12 +80,17 @@ class Sandboxes:
         """Have sandboxes wait for containers of this network, soon; the network joined longest ago may lose its own."""
         self._pools[network.id] = self._pools.pop(network.id, _Pool(network))
         if len(self._pools) > NETWORKS:
-            self.forget(next(iter(self._pools)))
+            self._drop(next(iter(self._pools)))
         if self._size and (self._filler is None or self._filler.done()):
             self._filler = asyncio.create_task(self._fill())
 
-    def forget(self, network_id: str) -> None:
-        """Let go of what waits for a network: it is going away. The kernel removes the links a moment later."""
+    async def forget(self, network_id: str) -> None:
+        """Let go of what waits, or is being made, for a network that is going away. The kernel removes the links a moment later."""
+        self._drop(network_id)
+        async with self._making:
+            pass  # what was being made for it is closed now
+
+    def _drop(self, network_id: str) -> None:
         pool = self._pools.pop(network_id, None)
         while pool is not None and pool.waiting:
             pool.waiting.popleft().close()
@@ -104,24 +108,35 @@ class Sandboxes:
         if self._filler is not None:
             await self._filler
         for network_id in list(self._pools):
-            self.forget(network_id)
+            self._drop(network_id)
 
     async def _fill(self) -> None:
         await asyncio.sleep(PAUSE)
         while pool := next((p for p in self._pools.values() if len(p.waiting) < self._size), None):
-            try:
-                sandbox = await self._make(pool.network)
-            except (SampanError, OSError) as error:
-                log.warning("make a sandbox for network %s before it is needed: %s", pool.network.name, error)
-                self.forget(pool.network.id)
-                continue
-            if self._pools.get(pool.network.id) is pool:
-                pool.waiting.append(sandbox)
-            else:
-                sandbox.close()
+            async with self._making:
+                await self._add(pool)
+
+    async def _add(self, pool: _Pool) -> None:
+        """Have one more wait. One that nobody may take any more is closed again, and none is made for a network that is going."""
+        network = pool.network
+        try:
+            self._networks.check_stays(network)
+        except NotFound:
+            self._drop(network.id)
+            return
+        try:
+            sandbox = await self._make(network)
+        except (SampanError, OSError) as error:
+            log.warning("make a sandbox for network %s before it is needed: %s", network.name, error)
+            self._drop(network.id)
+            return
+        if self._pools.get(network.id) is pool:
+            pool.waiting.append(sandbox)
+        else:
+            sandbox.close()
 
     async def _make(self, network: NetworkRecord) -> Sandbox:
-        plank = await self._driver_of(network)
+        plank = await self._networks.driver_of(network)
         if NetworkCapability.PREPARE not in plank.capabilities:
             return Sandbox(await _new_netns())
         endpoint = Endpoint(new_id(), network.id, container_id="", interface=INTERFACE)
