@@ -45,6 +45,12 @@ def told(answer: tuple[int, bytes]) -> tuple[int, str]:
     return answer[0], json.loads(answer[1])["message"]
 
 
+def test_a_driver_that_is_not_there_is_no_fault_of_the_engines(daemon: Daemon) -> None:
+    status, message = told(daemon.api_raw("POST", "/networks/create", {"Name": "net", "Driver": "brigde"}))
+    assert (status, "unknown network driver 'brigde'" in message) == (400, True)
+    assert not [line for line in daemon.api("GET", "/info")["Warnings"] or [] if "brigde" in line]
+
+
 def test_which_networks_a_container_is_in(daemon: Daemon) -> None:
     for name in ("one", "two"):
         create(daemon, name)

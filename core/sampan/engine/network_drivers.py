@@ -38,7 +38,7 @@ class NetworkDrivers:
         self._opening = asyncio.Lock()
         self._ipam: dict[str, IpamPlank] = {}
         self.unavailable: dict[str, str] = {}
-        """Drivers that are wanted and cannot work here, with the reason."""
+        """Drivers that networks stand on and that did not open with the engine, with the reason."""
 
     async def get(self, name: str) -> NetworkPlank:
         """Give the driver `name`, opened. Raises `InvalidArgument` for an unknown name, `Unavailable` if it can't work here."""
@@ -46,11 +46,7 @@ class NetworkDrivers:
             return self._open[name]
         async with self._opening:
             if name not in self._open:
-                try:
-                    self._open[name] = await self._start(name)
-                except SampanError as error:
-                    self.unavailable[name] = str(error)
-                    raise
+                self._open[name] = await self._start(name)
                 self.unavailable.pop(name, None)
             return self._open[name]
 
