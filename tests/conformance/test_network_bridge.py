@@ -8,9 +8,10 @@ import pytest
 
 from sampan.api.errors import Conflict, InvalidArgument, System
 from sampan.api.network import Network, PortMapping, Subnet
-from sampan.linux.netlink import Netlink, add_bridge
+from sampan.linux.netlink import Netlink, add_bridge, delete_link
 from sampan.testing.namespaces import listen, reaches, unreachable
 from sampan.testing.network import HOST, OUTSIDE, Lab, NetworkDriverSuite, address_of
+from sampan.testing.network_ground import change
 from sampan_network_bridge.driver import BridgeDriver
 from sampan_network_bridge.firewall import Firewall
 
@@ -155,6 +156,19 @@ class TestBridge(NetworkDriverSuite):
         lab.detach(network, endpoint)
         other, second, _ = lab.container(network, ports=(port,))
         assert lab.check(network, second, other) == ()
+
+    def test_a_sandbox_waits_while_its_bridge_is_made_again(self, lab: Lab) -> None:
+        """Its link is in no bridge then, and no use."""
+        network = lab.describe()
+        before = lab.host.links()
+        lab.host.run(lab.driver.create_network, network)
+        (bridge,) = lab.host.links() - before
+        sandbox, endpoint = lab.namespace(), lab.endpoint(network)
+        lab.host.run(lab.driver.prepare, network, endpoint, sandbox.fd)
+        change(lab.host, delete_link(bridge))
+        lab.restart(network)
+        lab.attach(network, endpoint, sandbox)
+        assert lab.check(network, endpoint, sandbox) == ()
 
     def test_a_released_link_goes_by_itself_and_after_a_crash_by_a_sweep(self, lab: Lab) -> None:
         """Though its sandbox lives on: then the kernel leaves it to us."""
