@@ -8,12 +8,13 @@ import pytest
 
 from sampan.api.errors import Conflict, InvalidArgument, System
 from sampan.api.network import Network, PortMapping, Subnet
-from sampan.linux.netlink import Netlink, add_bridge, delete_link
+from sampan.linux.netlink import Netlink, add_bridge, delete_link, set_link
 from sampan.testing.namespaces import listen, reaches, unreachable
 from sampan.testing.network import HOST, OUTSIDE, Lab, NetworkDriverSuite, address_of
 from sampan.testing.network_ground import change
 from sampan_network_bridge.driver import BridgeDriver
 from sampan_network_bridge.firewall import Firewall
+from sampan_network_bridge.links import veth_name
 
 SWITCH = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 BRIDGE = "com.docker.network.bridge"
@@ -108,6 +109,20 @@ class TestBridge(NetworkDriverSuite):
         other = lab.start(engine="0ther000")
         with pytest.raises(Conflict, match="5a3bca7e"):
             lab.host.run(other.create_network, Network("0c" * 32, "x", "bridge", (), False, {f"{BRIDGE}.name": "shared0"}))
+
+    def test_a_link_of_somebody_else_by_an_endpoints_name_is_left_alone(self, lab: Lab) -> None:
+        """Names have 15 bytes, so an engine with a like id may have it."""
+        network = lab.network()
+        endpoint = lab.endpoint(network)
+        name = veth_name("5a3bca7e", endpoint.id)
+        change(lab.host, add_bridge(name), set_link(name, alias="sampan 5a3b0000 bridge endpoint 77"))
+        with pytest.raises(Conflict, match="5a3b0000"):
+            lab.attach(network, endpoint, lab.namespace())
+        lab.host.run(lab.driver.release, network, endpoint)
+        lab.detach(network, endpoint)
+        lab.restart(network)
+        lab.host.run(lab.driver.gc, [network], [])
+        assert name in lab.host.links()
 
     def test_a_port_costs_an_element_and_no_rule(self, lab: Lab) -> None:
         def rules() -> int:
