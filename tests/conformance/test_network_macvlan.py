@@ -26,6 +26,7 @@ from sampan.linux.uppers import Macvlan, add_altname, add_macvlan, add_vlan, mac
 from sampan.testing.namespaces import Namespace, listen, reaches, unreachable
 from sampan.testing.network import HOST, HOST6, OUTSIDE, OUTSIDE6, Lab, NetworkDriverSuite, address6_of, address_of
 from sampan.testing.network_ground import ENGINE, OTHER_ENGINE, change, mac_of_link
+from sampan_network_macvlan import links
 from sampan_network_macvlan.driver import MacvlanDriver
 
 MTU = "com.docker.network.driver.mtu"
@@ -184,8 +185,9 @@ def test_neighbours_hear_at_once_that_an_address_has_moved(wire: WireLab) -> Non
             assert reaches(wire.outside, address, 80, server), "to forget a neighbour takes longer than this waits"
 
 
-def test_a_hardware_address_is_free_once_its_sandbox_ends(wire: WireLab) -> None:
+def test_a_hardware_address_is_free_once_its_sandbox_ends(wire: WireLab, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel keeps it a while longer: the next container waits for that, and not for one that lives."""
+    monkeypatch.setattr(links, "_PATIENCE", 3600.0)  # who waits for one that lives waits for the end of this test
     network = wire.network()
     sandbox, endpoint, _ = wire.container(network)
     second = replace(endpoint, id="ab" * 32)
