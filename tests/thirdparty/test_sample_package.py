@@ -126,9 +126,8 @@ def test_the_engine_comes_from_the_wheel(installation: Installation) -> None:
         assert Path(path).is_relative_to(CACHE / "venv"), path
 
 
-@pytest.mark.timeout(300)  # whole suites, one after the other
+@pytest.mark.timeout(400)  # a whole suite each, with its kills, beside other tests
 @pytest.mark.parametrize("example", [STORAGE, NETWORK], ids=["storage", "network"])
-@pytest.mark.timeout(400)  # a whole suite, with its kills, beside others
 def test_its_own_conformance_test_passes(installation: Installation, tmp_path: Path, example: Path) -> None:
     """As its author runs it: pytest in the environment, nothing of this project's tests beside it."""
     shutil.copytree(example / "tests", tmp_path / "tests")
