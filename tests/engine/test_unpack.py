@@ -3,6 +3,7 @@ devices and marks."""
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import io
@@ -615,13 +616,14 @@ def test_the_child_is_confined(place):
 def wait_for_child() -> Path:
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
-        for children in Path("/proc/self/task").glob("*/children"):
-            for pid in children.read_text().split():
-                process = Path("/proc", pid)
-                if (
-                    os.listdir(process / "root") == ["hold"]
-                    and "CapEff:\t000001" not in (process / "status").read_text()
-                ):
-                    return process
+        for task in os.listdir("/proc/self/task"):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread or a child that is just ending
+                for pid in Path("/proc/self/task", task, "children").read_text().split():
+                    process = Path("/proc", pid)
+                    if (
+                        os.listdir(process / "root") == ["hold"]
+                        and "CapEff:\t000001" not in (process / "status").read_text()
+                    ):
+                        return process
         time.sleep(0.01)
     raise AssertionError("no confined child appeared")
