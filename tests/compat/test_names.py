@@ -78,6 +78,19 @@ def test_links_are_names_for_one_container(front: Client) -> None:
     client("run", "-d", "--name", "other", "--network", "front", "busybox", "sleep", "60")
     assert look_up(client, "linked", "database") == look_up(client, "other", "web")
     client("exec", "other", "ping", "-c", "1", "-w", "2", "database", check=1)
+    client("rm", "-f", "web")
+    client("run", "-d", "--name", "filler", "--network", "front", "busybox", "sleep", "60")  # takes the address
+    client("run", "-d", "--name", "web", "--network", "front", "busybox", "sleep", "60")
+    assert look_up(client, "linked", "database") == look_up(client, "other", "web"), "a container made anew is linked as well"
+
+
+def test_a_link_to_a_container_that_comes_later_or_is_named_by_its_id(front: Client) -> None:
+    client = front
+    client("run", "-d", "--name", "early", "--network", "front", "--link", "late:there", "busybox", "sleep", "60")
+    late = client.out("run", "-d", "--name", "late", "--network", "front", "busybox", "sleep", "60")
+    assert look_up(client, "early", "there") == look_up(client, "early", "late")
+    client("run", "-d", "--name", "third", "--network", "front", "--link", f"{late}:there", "busybox", "sleep", "60")
+    assert look_up(client, "third", "there") == look_up(client, "early", "late")
 
 
 def test_the_daemons_host_answers_for_the_world(front: Client) -> None:

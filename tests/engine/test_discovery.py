@@ -220,10 +220,10 @@ def test_changes_are_answered_at_once(engine: Engine, box: Namespace) -> None:
     assert box.run(look_up, "renamed") == ["10.1.0.9"]
     assert DNSRecord.parse(box.run(ask_by_udp, question("web").pack())).header.rcode != 0
     engine.join(DB, network="n2")
-    engine.serve(Sandbox("c9" * 32, ("n1", "n2"), links={"database": DB.container_id}), box)
+    engine.serve(Sandbox("c9" * 32, ("n1", "n2"), links={"database": "db"}), box)
     assert (box.run(look_up, "db"), box.run(look_up, "database")) == (["10.1.0.3"], ["10.1.0.3"])
     engine.run(engine.discovery.leave("n2", DB.container_id))
-    engine.serve(Sandbox("c9" * 32, ("n1", "n2"), links={"database": DB.container_id}), box)
+    engine.serve(Sandbox("c9" * 32, ("n1", "n2"), links={"database": "db"}), box)
     assert DNSRecord.parse(box.run(ask_by_udp, question("database").pack())).header.rcode != 0
 
 

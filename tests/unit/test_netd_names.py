@@ -8,7 +8,7 @@ from sampan.netd.names import Member, Names, Sandbox, Upstream
 
 WEB = Member("c1", ("web", "WWW", "a.b"), ("10.0.0.2", "fd00::2"))
 DB = Member("c2", ("db", "www"), ("10.0.0.3",))
-BOX = Sandbox("c9", ("n1", "n2"), {"Store": "c2"}, network_names={"n1": "front", "n2": "back.end"})
+BOX = Sandbox("c9", ("n1", "n2"), {"Store": "db"}, network_names={"n1": "front", "n2": "back.end"})
 
 
 @pytest.fixture

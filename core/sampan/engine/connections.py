@@ -81,8 +81,6 @@ class Connections:
         made: list[EndpointRecord] = []
         with _missing_forbids():
             self._links.check(container.record)
-            for network in networks:
-                self._naming.check_links(container.record.settings_in(network))
             for place in await self._places(container.record, networks, sandbox):
                 with container.trace.span("start", "network.attach", place.network.driver):
                     made.append(await self._endpoints.attach(place, netns))
@@ -179,7 +177,6 @@ class Connections:
                     return
             container_networks.add(record, network, asked)
             try:
-                self._naming.check_links(asked)
                 await self._containers.write(container)
                 if container.is_running:
                     await self._join_live(container, network, asked)

@@ -71,7 +71,7 @@ class Engine:
             settings, registry, metadata, self.events, self.images, self.storage, self.unpacked, self.networks, self.volumes
         )
         policy = PublishPolicy(settings.publish, self.proxy)
-        self.naming = Naming(self.endpoints, self.discovery, self.containers)
+        self.naming = Naming(self.endpoints, self.discovery)
         self.links = Links(self.containers, self.endpoints)
         self.connections = Connections(
             self.networks, self.endpoints, self.naming, self.links, self.containers, policy

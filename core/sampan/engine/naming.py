@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from sampan.api.network import SandboxKind
-from sampan.api.types import EndpointSettings
 from sampan.engine import resolver
 from sampan.engine.container_networks import parse_link
-from sampan.engine.containers import Containers
 from sampan.engine.discovery import Discovery, Member, Sandbox
 from sampan.engine.endpoints import Endpoints
 from sampan.engine.records import ContainerRecord, EndpointRecord, NetworkRecord
 from sampan.engine.resolver import ResolvConf
 
+_FULL_ID = re.compile(r"[0-9a-f]{64}")
+
 
 class Naming:
     """Puts records and endpoints into the words of `Discovery`."""
 
-    def __init__(self, endpoints: Endpoints, discovery: Discovery, containers: Containers) -> None:
+    def __init__(self, endpoints: Endpoints, discovery: Discovery) -> None:
         self._endpoints = endpoints
         self._discovery = discovery
-        self._containers = containers
 
     async def announce(self, record: ContainerRecord, netns: int) -> None:
         """Have a container found by its names in networks that have names, and answer it the others'."""
@@ -38,7 +38,7 @@ class Naming:
         sandbox = Sandbox(
             record.id,
             tuple(network.id for network in networks if has_names(network)),
-            self._links(record, networks),
+            _links(record, networks),
             asked.upstreams,
             forwards=any(not network.internal for network in networks),
             network_names={network.id: network.name for network in networks if has_names(network)},
@@ -62,16 +62,6 @@ class Naming:
             place = resolver.Place.HOST
         return resolver.resolv_conf(record, place, ipv6=any(endpoint.ipv6 for _, endpoint in places))
 
-    def check_links(self, asked: EndpointSettings) -> None:
-        """Refuse a link to a container that is not there. Raises `NotFound`."""
-        for text in asked.links:
-            self._containers.get(parse_link(text)[0])
-
-    def _links(self, record: ContainerRecord, networks: Sequence[NetworkRecord]) -> dict[str, str]:
-        linked = [parse_link(text) for network in networks for text in record.settings_in(network).links]
-        found = {alias: self._containers.find(name) for name, alias in linked}
-        return {alias: target.id for alias, target in found.items() if target is not None}
-
 
 def has_names(network: NetworkRecord) -> bool:
     """Say whether containers find each other by name there: in all but the engine's own networks, as with Docker."""
@@ -84,6 +74,12 @@ def dns_names(record: ContainerRecord, network: NetworkRecord) -> tuple[str, ...
         return ()
     given = (record.name, *record.settings_in(network).aliases, record.id[:12], record.config.hostname)
     return tuple(dict.fromkeys(name for name in given if name))
+
+
+def _links(record: ContainerRecord, networks: Sequence[NetworkRecord]) -> dict[str, str]:
+    """Give other names and the names they stand for: a container may be made later, or anew, as with Docker."""
+    linked = [parse_link(text) for network in networks for text in record.settings_in(network).links]
+    return {alias: target[:12] if _FULL_ID.fullmatch(target) else target for target, alias in linked}
 
 
 def _addresses(endpoint: EndpointRecord) -> tuple[str, ...]:

@@ -50,9 +50,9 @@ class Sandbox:
     """What one sandbox's name server answers: names of these networks, links, and the world's by these servers.
 
     `networks`: ids, in the order that names are looked for, and `network_names` what they are called: a member is also found
-    as NAME.NETWORK. `links`: another name, for this sandbox only → container id. `servers`: asked in this order (`--dns`, or
-    the host's). `forwards`: whether names that no network knows are asked outside. `dotted_only`: of those only names with a
-    dot, since the container's own `ndots` says that its search domains complete the others.
+    as NAME.NETWORK. `links`: another name, for this sandbox only → the name that it stands for. `servers`: asked in this order
+    (`--dns`, or the host's). `forwards`: whether names that no network knows are asked outside. `dotted_only`: of those only
+    names with a dot, since the container's own `ndots` says that its search domains complete the others.
     """
 
     container_id: str
@@ -127,10 +127,7 @@ class Names:
 
         `name` in lower case, without the last dot.
         """
-        for alias, container_id in sandbox.links.items():
-            if _key(alias) == name:
-                linked = [network.members.get(container_id) for network in self._of(sandbox)]
-                return [member for member in linked if member is not None][:1]
+        name = next((_key(meant) for alias, meant in sandbox.links.items() if _key(alias) == name), name)
         for network in self._of(sandbox):
             if found := network.named(name):
                 return found
