@@ -244,16 +244,16 @@ class Endpoints:
 
     async def _take_away(self, endpoint: EndpointRecord, operation: Callable[[NetworkDriver], _Removal]) -> None:
         network = self._networks.find(endpoint.network_id)
-        if network is not None:
-            try:
+        try:
+            if network is not None:
                 plank = await self._networks.driver_of(network)
                 await plank.call(operation(plank.driver), to_network(network), to_endpoint(endpoint))
-            except SampanError as error:
-                log.warning("detach endpoint %s of container %s: %s", endpoint.id[:12], endpoint.container_id[:12], error)
-                return
-        if endpoint.ports:
-            await self._proxy.withdraw(endpoint.id)
-        await self._metadata.database.note(partial(self._metadata.endpoints.delete, key=endpoint.id))
+            if endpoint.ports:
+                await self._proxy.withdraw(endpoint.id)
+            await self._metadata.database.note(partial(self._metadata.endpoints.delete, key=endpoint.id))
+        except SampanError as error:
+            log.warning("detach endpoint %s of container %s: %s", endpoint.id[:12], endpoint.container_id[:12], error)
+            return
         others = [item for item in self.of(endpoint.container_id) if item.id != endpoint.id]
         if others:
             self._by_container[endpoint.container_id] = others

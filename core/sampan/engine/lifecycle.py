@@ -150,8 +150,7 @@ class Lifecycle:
             }
         )  # fmt: skip
         if not record.host.auto_remove:
-            await self._containers.save(container)
-            await asyncio.to_thread(container.trace.save)
+            await self._save_end(container)
         if end.oom_killed:
             self._emit(container, "oom")
         self._emit(container, "die", exitCode=str(end.exit_code), execDuration=str(int(ran_for)))
@@ -161,6 +160,14 @@ class Lifecycle:
             await self._containers.remove(container, volumes=True)
         elif restart:
             self._schedule_restart(container, ran_for)
+
+    async def _save_end(self, container: Container) -> None:
+        """Record the exit, as far as that can be done: whoever waits for it must hear of it on a full disk too."""
+        try:
+            await self._containers.save(container)
+            await asyncio.to_thread(container.trace.save)
+        except (SampanError, OSError) as error:  # a later daemon reads it from what the shim has left
+            log.error("record the end of container %s: %s", container.id[:12], error)
 
     async def _detach(self, container: Container) -> None:
         with container.trace.span("exit", "network.detach"):
