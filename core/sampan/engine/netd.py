@@ -198,7 +198,7 @@ class Netd:
             try:
                 await self._ensure()
                 return
-            except SampanError as error:
+            except (SampanError, OSError) as error:  # the latter where not even a socket is to be had
                 log.error("names and proxied ports have to wait: %s", error)
                 await asyncio.sleep(RETRY)
 
