@@ -103,6 +103,8 @@ def test_modes_that_are_refused(daemon: Daemon, fields: dict[str, Any], words: s
         ({"IPAMConfig": {"IPv6Address": "fe80::1%eth0"}}, "invalid IPv6 address"),
         ({"IPAMConfig": {"LinkLocalIPs": ["x"]}}, "invalid link-local IP address: x"),
         ({"MacAddress": "02:00"}, "invalid MAC address: 02:00"),
+        ({"MacAddress": "01:00:5e:00:00:01"}, "invalid MAC address: 01:00:5e:00:00:01"),
+        ({"MacAddress": "00:00:00:00:00:00"}, "invalid MAC address: 00:00:00:00:00:00"),
         ({"Aliases": ["two words"]}, "invalid alias"),
         ({"Links": [":x"]}, "invalid link"),
         ({"DriverOpts": {"com.docker.network.endpoint.ifname": "a/b"}}, "invalid interface name 'a/b'"),

@@ -19,7 +19,8 @@ DRIVER_MODE = "sampan-driver:"
 
 CONTAINER_MODE = "container:"
 
-_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}\Z")
+_MAC = re.compile(r"(?!00(:00){5})[0-9a-f][02468ace](:[0-9a-f]{2}){5}\Z")
+"""A hardware address of one station: no group's (the first byte's lowest bit), not all zeros."""
 
 _ALONE = (
     "container sharing network namespace with another container or host cannot be connected to any other network"
