@@ -22,13 +22,17 @@ STEPS = (
     ("one that stays, with a limit and a port", f"sampan run -d --name web -m 64m -p 8080:80 busybox sh -c {SERVE}"),
     ("processes beside it, which wait until it listens", f"sampan exec web sh -c {LISTENS}"),
     ("what it serves", "busybox wget -qO- http://127.0.0.1:8080/"),
+    ("a network of one's own", "sampan network create own"),
+    ("it joins while it runs", "sampan network connect own web"),
+    ("another one there finds it by its name", "sampan run --rm --network own busybox wget -qO- http://web/"),
     ("its log", "sampan logs web"),
     ("what runs", "sampan ps"),
+    ("the same, asked by the stock docker client", "docker ps"),
     ("where the time of its start went", "sampan trace web"),
     ("the drivers that this engine found", "sampan plugins"),
     ("and away with it", "sampan rm -f web"),
+    ("and with its network", "sampan network rm own"),
 )
-DOCKER_STEP = ("the same, asked by the stock docker client", "docker ps")
 
 OWN_NETWORK = ("unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "demo")
 """Bridge, ports and firewall rules of the demo live, and go, with a network namespace of its own."""
@@ -82,9 +86,11 @@ def start(base: Path, host: str) -> subprocess.Popen[bytes]:
 def run_steps(daemon: subprocess.Popen[bytes], base: Path, host: str) -> int:
     """Run each step on the daemon's network, as on its host."""
     environment = client_environment(host)
-    for title, line in (*STEPS[:8], *([DOCKER_STEP] if shutil.which("docker") else []), *STEPS[8:]):
-        print(f"\n# {title}\n$ {line}", flush=True)
+    for title, line in STEPS:
         program, *arguments = shlex.split(line)
+        if program == "docker" and not shutil.which(program):
+            continue
+        print(f"\n# {title}\n$ {line}", flush=True)
         inside = ["nsenter", f"--net=/proc/{daemon.pid}/ns/net", *PROGRAMS.get(program, (program,)), *arguments]
         done = subprocess.run(inside, env=environment, check=False)
         if done.returncode:

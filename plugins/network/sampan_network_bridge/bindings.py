@@ -19,6 +19,10 @@ from dataclasses import dataclass, replace
 LOOPBACK6 = "::1"
 
 
+PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
+"""Numbers, for nft finds names in /etc/protocols only, which a small system has not (Debian's package netbase)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Binding:
     """`count` ports of one family, from `host_port` on the host ("" as `host_ip`: any) to `port` of address
@@ -119,8 +123,8 @@ def _whole(item: Binding) -> str:
 def key(item: Binding) -> str:
     """Give the element's key as nft writes it."""
     if item.is_door:
-        return f"{item.target} . {item.protocol} . {_range(item.port, item.count)}"
-    return f"{item.host_ip + ' . ' if item.host_ip else ''}{item.protocol} . {_range(item.host_port, item.count)}"
+        return f"{item.target} . {PROTOCOLS[item.protocol]} . {_range(item.port, item.count)}"
+    return f"{item.host_ip + ' . ' if item.host_ip else ''}{PROTOCOLS[item.protocol]} . {_range(item.host_port, item.count)}"
 
 
 def _range(first: int, count: int) -> str:

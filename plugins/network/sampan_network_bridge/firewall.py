@@ -13,7 +13,7 @@ from sampan_network_bridge.bindings import Binding
 from sampan_network_bridge.sets import Elements
 
 _KINDS = re.compile("ifname|ipv[46]_addr")
-_PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp"}
+_PROTOCOLS = {number: name for name, number in bindings.PROTOCOLS.items()}
 
 
 @dataclass(frozen=True, slots=True)

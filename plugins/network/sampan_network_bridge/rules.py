@@ -73,7 +73,7 @@ def _proxy(port: int) -> dict[str, list[str]]:
     """What the kernel cannot translate goes to the proxy's port; who was not sent there has no business there."""
     if not port:
         return {"divert": [], "arriving": []}
-    proxied = "meta l4proto { tcp, udp }"
+    proxied = "meta l4proto { 6, 17 }"  # TCP, UDP: by number, as `bindings.PROTOCOLS` says
     return {
         "divert": [
             *(
@@ -107,7 +107,7 @@ def _leaving(family: int) -> list[str]:
 
 
 def _judge(family: int) -> list[str]:
-    ip, version, icmp = ("ip", "ipv4", "icmp") if family == 4 else ("ip6", "ipv6", "ipv6-icmp")
+    ip, version, icmp = ("ip", "ipv4", 1) if family == 4 else ("ip6", "ipv6", 58)
     door = f"{ip} daddr . meta l4proto . th dport @doors{family} accept"
     return [
         f"oifname @unprotected{family} meta nfproto {version} accept",
