@@ -121,10 +121,19 @@ def _whole(item: Binding) -> str:
 
 
 def key(item: Binding) -> str:
-    """Give the element's key as nft writes it."""
+    """Give the element's key as nft reads it."""
+    return _key(item, str(PROTOCOLS[item.protocol]))
+
+
+def shown(item: Binding) -> str:
+    """Give the element's key as nft lists it."""
+    return _key(item, item.protocol)
+
+
+def _key(item: Binding, protocol: str) -> str:
     if item.is_door:
-        return f"{item.target} . {PROTOCOLS[item.protocol]} . {_range(item.port, item.count)}"
-    return f"{item.host_ip + ' . ' if item.host_ip else ''}{PROTOCOLS[item.protocol]} . {_range(item.host_port, item.count)}"
+        return f"{item.target} . {protocol} . {_range(item.port, item.count)}"
+    return f"{item.host_ip + ' . ' if item.host_ip else ''}{protocol} . {_range(item.host_port, item.count)}"
 
 
 def _range(first: int, count: int) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from sampan.api.network import Endpoint, Network
-from sampan_network_bridge.bindings import LOOPBACK6, Binding, key, place
+from sampan_network_bridge.bindings import LOOPBACK6, Binding, place, shown
 from sampan_network_bridge.options import GatewayMode, Options
 
 
@@ -41,7 +41,7 @@ def _addresses(subject: Subject) -> str:
 def _in_by_port(subject: Subject) -> Iterator[str]:
     for item in subject.published:
         to = f"{item.protocol} to {_ports(item)} of {_host(item)}"
-        where = f"element {key(item)} of {place(item)}"
+        where = f"element {shown(item)} of {place(item)}"
         if item.is_door:
             to = f"{item.protocol} to {_ports(item)} of {item.target} itself"
         if item not in subject.live:
