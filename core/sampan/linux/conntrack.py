@@ -17,8 +17,8 @@ from sampan.linux.netlink import (
     NLM_F_ACK,
     NLM_F_DUMP,
     NLM_F_REQUEST,
-    NLMSG_DONE,
     NLMSG_ERROR,
+    dumped,
     pack_attribute,
     pack_nested,
     unpack_attributes,
@@ -100,17 +100,8 @@ def _flows(head: bytes, number: bytes) -> Iterator[bytes]:
     body = head + pack_nested(CTA_TUPLE_ORIG, pack_nested(CTA_TUPLE_PROTO, number)) + pack_nested(CTA_FILTER, wanted)
     with _opened() as kernel:
         kernel.sendall(_request(IPCTNL_MSG_CT_GET, NLM_F_DUMP, body))
-        while True:
-            answer, at = kernel.recv(1 << 17), 0
-            while at < len(answer):
-                length, kind, *_ = _HEADER.unpack_from(answer, at)
-                if kind == NLMSG_DONE:
-                    return
-                if kind == NLMSG_ERROR:
-                    (error,) = struct.unpack_from("=i", answer, at + _HEADER.size)
-                    raise OSError(-error, f"list flows: {os.strerror(-error)}")
-                yield unpack_attributes(answer[at + _HEADER.size + 4 : at + length])[CTA_TUPLE_ORIG]
-                at += length + (-length % 4)
+        for flow in dumped(kernel, "list flows"):
+            yield unpack_attributes(flow[4:])[CTA_TUPLE_ORIG]
 
 
 def original_destination(protocol: int, here: tuple[str, int], peer: tuple[str, int]) -> tuple[str, int] | None:

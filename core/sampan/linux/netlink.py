@@ -25,7 +25,7 @@ from types import TracebackType
 
 __all__ = [
     "Address", "Link", "Netlink", "Request", "Route", "add_address", "add_bridge", "add_route", "add_veth", "delete_address",
-    "delete_link", "each_attribute", "is_link_name", "link_index", "mac_of", "pack_attribute", "pack_nested", "replace_route",
+    "delete_link", "dumped", "each_attribute", "is_link_name", "link_index", "mac_of", "pack_attribute", "pack_nested", "replace_route",
     "set_link", "settle_link", "shut_port", "unpack_attributes",
 ]  # fmt: skip
 
@@ -382,6 +382,21 @@ class Netlink:
             messages.append((kind, flags, sequence, data[at + _HEADER.size : at + length]))
             at += length + (-length % 4)
         return messages
+
+
+def dumped(kernel: socket.socket, what: str) -> Iterator[bytes]:
+    """Give the body of each answer to a dump that was asked for on this socket of any netlink family. Raises `OSError`."""
+    while True:
+        data, at = kernel.recv(2 * _RECEIVE), 0
+        while at < len(data):
+            length, kind, *_ = _HEADER.unpack_from(data, at)
+            if kind == NLMSG_DONE:
+                return
+            if kind == NLMSG_ERROR:
+                (number,) = struct.unpack_from("=i", data, at + _HEADER.size)
+                raise OSError(-number, f"{what}: {os.strerror(-number)}")
+            yield data[at + _HEADER.size : at + length]
+            at += length + (-length % 4)
 
 
 def link_index(name: str) -> int:

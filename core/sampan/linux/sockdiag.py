@@ -6,12 +6,11 @@ Source: `include/uapi/linux/{sock_diag,inet_diag}.h`. A TCP socket counts when i
 from __future__ import annotations
 
 import errno
-import os
 import socket
 import struct
 from collections.abc import Iterator
 
-from sampan.linux.netlink import NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, unpack_attributes
+from sampan.linux.netlink import NLM_F_DUMP, NLM_F_REQUEST, dumped, unpack_attributes
 
 __all__ = ["bound_ports"]
 
@@ -51,16 +50,8 @@ def _dump(family: int, protocol: int) -> Iterator[bytes]:
     body = _REQUEST.pack(family, protocol, 0, states)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG) as kernel:
         kernel.sendall(_HEADER.pack(_HEADER.size + len(body), SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, 1, 0) + body)
-        while True:
-            answer, at = kernel.recv(1 << 17), 0
-            while at < len(answer):
-                length, kind, *_ = _HEADER.unpack_from(answer, at)
-                if kind == NLMSG_DONE:
-                    return
-                if kind == NLMSG_ERROR:
-                    (number,) = struct.unpack_from("=i", answer, at + _HEADER.size)
-                    if -number == errno.ENOENT:  # the kernel has no such protocol
-                        return
-                    raise OSError(-number, f"list sockets: {os.strerror(-number)}")
-                yield answer[at + _HEADER.size : at + length]
-                at += length + (-length % 4)
+        try:
+            yield from dumped(kernel, "list sockets")
+        except OSError as error:
+            if error.errno != errno.ENOENT:  # the kernel has no such protocol
+                raise
