@@ -9,9 +9,12 @@ from __future__ import annotations
 import os
 import socket
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from sampan.api.errors import Forbidden, InvalidArgument, NotFound, SampanError, System, Unsupported
+
+if TYPE_CHECKING:
+    from sampan.linux.cgroups import Cgroup
 
 READY: Final = b"R"
 GO: Final = b"G"
@@ -71,6 +74,16 @@ def send_go(channel: socket.socket, go: Go) -> None:
         socket.send_fds(channel, [message], [go.gate])
     else:
         channel.send(message)
+
+
+def move_and_let_go(process: socket.socket, cgroup: Cgroup, pid: int, go: Go) -> None:
+    """Move a new process into the v1 hierarchies while it builds, then let it go on. Raises what it tells, `OSError`."""
+    try:
+        cgroup.add(pid, unified=False)
+        send_go(process, go)
+    except OSError:
+        receive(process)  # it died and said why, or the move failed for a reason of its own
+        raise
 
 
 def await_go(channel: socket.socket) -> Go:

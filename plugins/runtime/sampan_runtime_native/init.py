@@ -34,7 +34,8 @@ from sampan_runtime_native.terminal import open_terminal, send_master, use_termi
 
 if TYPE_CHECKING:
     from sampan.api.runtime import Mount, Stdio
-    from sampan_runtime_native.plan import Plan, Process
+    from sampan_runtime_native.plan import Plan
+    from sampan_runtime_native.process import Process
 
 _JOINED_BY_EXEC = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNET | CLONE_NEWCGROUP
 

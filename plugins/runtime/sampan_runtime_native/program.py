@@ -26,7 +26,7 @@ from sampan.linux.syscalls import (
 from sampan_runtime_native.rootfs import make_place, write_proc
 
 if TYPE_CHECKING:
-    from sampan_runtime_native.plan import Process
+    from sampan_runtime_native.process import Process
 
 _MAX_INTERPRETERS: Final = 6
 _PASSWD_LIMIT: Final = 1 << 20

@@ -1,0 +1,84 @@
+"""What the driver keeps of a container, in a directory of the container's state.
+
+`gate` is the socket at which the first process waits for `start`, `root` the mount point of its root (empty for everyone
+else), `filter` the compiled seccomp program, for `exec`. All of it is made anew by `create` and removed by `delete`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from sampan.api.errors import Conflict
+
+
+class Files:
+    """The files in `directory`, which need not be there yet."""
+
+    def __init__(self, directory: Path) -> None:
+        """Touches nothing."""
+        self._directory = directory
+        self._gate = directory / "gate"
+        self._filter = directory / "filter"
+        self.root = directory / "root"
+
+    def make(self) -> None:
+        """Make the directories. Raises `OSError`, as the other methods."""
+        try:
+            self.root.mkdir(exist_ok=True)
+        except FileNotFoundError:
+            self._directory.mkdir(parents=True, mode=0o700)
+            self.root.mkdir()
+
+    def remove(self) -> None:
+        """Remove what was made, as far as it is there."""
+        for path in (self._gate, self._filter):
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            self.root.rmdir()
+
+    def open_gate(self) -> socket.socket:
+        """Make the gate and give the socket that listens at it."""
+        gate = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            self._gate.unlink(missing_ok=True)
+            with self._opened() as directory:
+                gate.bind(f"/proc/self/fd/{directory}/gate")
+            gate.listen(1)
+        except BaseException:
+            gate.close()
+            raise
+        return gate
+
+    def knock(self, starter: socket.socket) -> None:
+        """Connect to who waits at the gate, and take the gate away. Raises `Conflict` if nobody does."""
+        try:
+            with self._opened() as directory:
+                starter.connect(f"/proc/self/fd/{directory}/gate")
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            raise Conflict("start: the container's first process waits no more; it was started or is dead") from error
+        self._gate.unlink(missing_ok=True)
+
+    def save_filter(self, program: bytes, flags: int) -> None:
+        """Keep a seccomp program and the flags it is installed with."""
+        self._filter.write_bytes(flags.to_bytes(4, "little") + program)
+
+    def load_filter(self) -> tuple[bytes, int]:
+        """Give what `save_filter` has kept; an empty program where there is none."""
+        try:
+            stored = self._filter.read_bytes()
+        except FileNotFoundError:
+            return b"", 0
+        return stored[4:], int.from_bytes(stored[:4], "little")
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[int]:
+        """Give a descriptor of the directory: a socket's address holds 107 bytes, and the path may be longer."""
+        fd = os.open(self._directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
