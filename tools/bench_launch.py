@@ -25,7 +25,7 @@ from ground.daemon import Daemon, new_daemon
 from sampan.api.runtime import Mount
 from sampan.engine.seccomp_profile import default_seccomp
 from sampan.launch.client import Shim, Zygote
-from sampan.launch.protocol import ClassRef, ExecConfig, ShimConfig
+from sampan.launch.protocol import ClassRef, ExecConfig, Namespaces, ShimConfig
 from sampan.linux import cgroups
 from sampan.linux.namespaces import new_netns
 from sampan.testing.rootfs import build_rootfs
@@ -83,7 +83,7 @@ class Bench:
             rootfs=(Mount("bind", str(self._tree), ("rbind",)),),
         )  # fmt: skip
         with self._times.measure(f"{phase}spawn"):
-            shim = await self._zygote.spawn(config, self._netns)
+            shim = await self._zygote.spawn(config, Namespaces(self._netns))
         with self._times.measure(f"{phase}launch"):
             launched = await shim.launch()
         for span in launched.spans:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -16,12 +17,14 @@ class Probe:
     """What a driver found when it looked at the host.
 
     `reason` says why it is not supported and what would change that. `capabilities` are the optional parts of the
-    contract that work here; the engine and the conformance suite go by them.
+    contract that work here; the engine and the conformance suite go by them. `lacks` says of capabilities that are not
+    among them why not, and what would change that: capability → reason, for a clear refusal.
     """
 
     supported: bool
     reason: str = ""
     capabilities: frozenset[str] = frozenset()
+    lacks: Mapping[str, str] = field(default_factory=dict)
 
 
 class Driver(ABC):

@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from sampan.api.driver import Driver
+from sampan.api.errors import Unsupported
 from sampan.linux.mounts import Mount
 
 __all__ = [
-    "CreateRequest", "ExecRequest", "Handle", "Mount", "RuntimeCapability", "RuntimeContext", "RuntimeDriver",
+    "CheckpointRequest", "CreateRequest", "ExecRequest", "Handle", "Mount", "RuntimeCapability", "RuntimeContext", "RuntimeDriver",
     "Stats", "Stdio",
 ]  # fmt: skip
 
@@ -41,8 +42,11 @@ class RuntimeCapability(enum.StrEnum):
     PAUSE = "pause"
     UPDATE = "update"
     CHECKPOINT = "checkpoint"
+    """`checkpoint` and `restore` work."""
     OWN_NETWORK = "own-network"
     """Containers can have a network namespace given by the engine."""
+    USER_NAMESPACE = "user-namespace"
+    """Containers can have a user namespace given by the engine, with `idmap` mounts shown through it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +68,10 @@ class Stdio:
 class CreateRequest:
     """What `create` gets. `bundle` holds `config.json`, the same as `spec`.
 
-    `rootfs` are the mounts that make the root file system, in order, to be mounted where nobody else sees them.
-    `netns` is the descriptor of a network namespace to join, or -1 to go by the spec alone.
+    `rootfs` are the mounts that make the root file system, in order, to be mounted where nobody else sees them. One with
+    the option `idmap` is shown through the container's user namespace: on disk its owners are as if there were none.
+    `netns` is the descriptor of a network namespace to join, or -1 to go by the spec alone. `userns` likewise of a user
+    namespace, which owns that network namespace; its maps are also in the spec, as `linux.uidMappings` and `gidMappings`.
     """
 
     id: str
@@ -74,6 +80,15 @@ class CreateRequest:
     rootfs: tuple[Mount, ...]
     stdio: Stdio
     netns: int = -1
+    userns: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointRequest:
+    """Where `checkpoint` puts its files, an empty directory of the caller's, and whether the container goes on after it."""
+
+    directory: Path
+    leave_running: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +128,11 @@ class RuntimeContext:
 
 
 class RuntimeDriver(Driver):
-    """Runs containers, version 1.0. See the module's text for the rules."""
+    """Runs containers, version 1.0. See the module's text for the rules.
+
+    A container's processes are in the cgroup `linux.cgroupsPath` of its spec, or in one below that: there the shim hears of
+    kills for want of memory, and there the engine kills a container whose shim has died.
+    """
 
     preload: ClassVar[bool] = False
     """Whether the zygote imports the module before it forks shims: only if that is small, fast and safe to fork."""
@@ -174,5 +193,17 @@ class RuntimeDriver(Driver):
         """Say whether the kernel killed a process of the container for want of memory. Asked after the exit, before `delete`."""
 
     def recover(self, handle: Handle) -> bool:
-        """Say, in a fresh shim, whether the container of `handle` is still there and can be waited for. Default: no."""
+        """Say, in a fresh shim, whether the container of `handle` is still there and can be waited for. Default: no.
+
+        Asked when a shim has died and its daemon has noticed. With no, the container is killed by its cgroup and recorded as
+        ended with 255; its streams were the old shim's, so that only a driver that keeps them elsewhere can say yes.
+        """
         return False
+
+    def checkpoint(self, handle: Handle, request: CheckpointRequest) -> None:
+        """Write the container's processes to files; afterwards it has ended, unless it is to go on. `Unsupported`, `System`."""
+        raise Unsupported(f"checkpoint a container: runtime {self.name!r} has no checkpoints")
+
+    def restore(self, request: CreateRequest, checkpoint: Path) -> Handle:
+        """As `create` and `start` in one, with the processes of a checkpoint. `Unsupported`, `System`."""
+        raise Unsupported(f"restore a container: runtime {self.name!r} has no checkpoints")

@@ -39,7 +39,7 @@ from sampan.engine.trace import Span
 from sampan.engine.users import Accounts, User, resolve
 from sampan.engine.volumes import Volumes
 from sampan.launch.client import Shim, Zygote
-from sampan.launch.protocol import EXIT, ClassRef, ShimConfig
+from sampan.launch.protocol import EXIT, ClassRef, Namespaces, ShimConfig
 from sampan.linux import cgroups
 from sampan.settings import Settings
 
@@ -115,7 +115,8 @@ class Starter:
         with container.trace.span("start", "shim.spawn"):
             await asyncio.to_thread(_ready_directories, container)
             zygote = await self._the_zygote()
-            container.shim = await zygote.spawn(self._shim_config(container, rootfs), sandbox.netns if sandbox else -1)
+            namespaces = Namespaces(sandbox.netns) if sandbox else Namespaces()
+            container.shim = await zygote.spawn(self._shim_config(container, rootfs), namespaces)
         return container.shim
 
     async def _run(self, container: Container, shim: Shim) -> Shim:

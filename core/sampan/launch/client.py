@@ -24,13 +24,15 @@ from sampan.api.errors import System, Unsupported
 from sampan.api.runtime import Stats
 from sampan.launch import protocol
 from sampan.launch.channel import Channel
-from sampan.launch.protocol import SOCKET, ExecConfig, ExitRecord, Launched, ShimConfig, ShimState
+from sampan.launch.protocol import SOCKET, ExecConfig, ExitRecord, Launched, Namespaces, ShimConfig, ShimState
 from sampan.linux.mounts import open_readonly_file
 
 logger = logging.getLogger(__name__)
 
 _DESCRIPTORS, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
 """What this process began with, and containers get unless they ask for more; the daemon raises its own limit later."""
+
+_NO_NAMESPACES = Namespaces()
 
 _BOOT = "import sys; sys.path[:] = sys.argv[3:]; from sampan.launch.boot import boot; boot()"
 
@@ -217,18 +219,17 @@ class Zygote:
         """The zygote's process."""
         return self._process.pid
 
-    async def spawn(self, config: ShimConfig, netns: int = -1) -> Shim:
-        """Fork a shim for a container that is to be launched. Raises `SampanError` if it can't be set up
-        (log, driver).
+    async def spawn(self, config: ShimConfig, namespaces: Namespaces = _NO_NAMESPACES) -> Shim:
+        """Fork a shim for a container that is to be launched in `namespaces`, which stay the caller's.
 
-        A shim whose daemon goes away before the launch ends by itself.
+        Raises `SampanError` if it can't be set up (log, driver). A shim whose daemon goes away before the launch ends by itself.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         channel = Channel(ours, f"the shim of container {config.id}")
-        fds = [netns] if netns >= 0 else []
+        names, fds = namespaces.named
         # The configuration waits in the shim's own socket: a zygote that doesn't read it has less to write to memory
         # that it shares with its shims.
-        greeting = asyncio.ensure_future(_greet(channel, fds, config=config.to_data()))
+        greeting = asyncio.ensure_future(_greet(channel, fds, namespaces=names, config=config.to_data()))
         try:
             await self._channel.request("spawn", [theirs.fileno()])
         except BaseException:

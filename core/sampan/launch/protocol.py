@@ -12,6 +12,7 @@ Loaded into every shim: no pydantic, no asyncio.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +40,25 @@ class ClassRef:
 
     module: str
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Namespaces:
+    """Descriptors of namespaces that the engine has made for a container, -1 for none: the user namespace owns the other."""
+
+    network: int = -1
+    user: int = -1
+
+    @property
+    def named(self) -> tuple[list[str], list[int]]:
+        """Give the names of those that are there, and their descriptors."""
+        given = [(name, fd) for name, fd in (("network", self.network), ("user", self.user)) if fd >= 0]
+        return [name for name, _ in given], [fd for _, fd in given]
+
+    def close(self) -> None:
+        """Close the descriptors."""
+        for fd in self.named[1]:
+            os.close(fd)
 
 
 @dataclass(frozen=True, slots=True)

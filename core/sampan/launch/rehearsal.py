@@ -18,7 +18,7 @@ from sampan.api.errors import System, from_wire
 from sampan.api.runtime import CreateRequest, ExecRequest, Handle, RuntimeContext
 from sampan.launch import protocol
 from sampan.launch.loop import IN, Loop
-from sampan.launch.protocol import ClassRef, ExecConfig, ShimConfig
+from sampan.launch.protocol import ClassRef, ExecConfig, Namespaces, ShimConfig
 from sampan.launch.shim import Shim
 from sampan.linux import messages
 from sampan.linux.namespaces import CLONE_PARENT
@@ -50,7 +50,7 @@ def _live(directory: Path) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     reader, writer = os.pipe2(os.O_CLOEXEC)
     with ours, os.fdopen(reader, "rb"):
-        shim = Shim(ShimConfig.from_data(config.to_data()), -1, loop)
+        shim = Shim(ShimConfig.from_data(config.to_data()), Namespaces(), loop)
         shim.serve(theirs)
         try:
             requests = _requests(os.dup(writer))

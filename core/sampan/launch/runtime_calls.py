@@ -13,7 +13,7 @@ from typing import Any
 from sampan.api.errors import InvalidArgument, NotFound
 from sampan.api.runtime import CreateRequest, ExecRequest, Handle, RuntimeContext, RuntimeDriver, Stdio
 from sampan.launch.operations import monotonic_ns
-from sampan.launch.protocol import HANDLE, ClassRef, ExecConfig, ShimConfig, Span
+from sampan.launch.protocol import HANDLE, ClassRef, ExecConfig, Namespaces, ShimConfig, Span
 
 
 def load_class(ref: ClassRef) -> Any:
@@ -26,7 +26,7 @@ def load_class(ref: ClassRef) -> Any:
         ) from error
 
 
-def launch(config: ShimConfig, stdio: Stdio, netns: int) -> dict[str, Any]:
+def launch(config: ShimConfig, stdio: Stdio, given: Namespaces) -> dict[str, Any]:
     """Create and start the container; give its handle and the spans. The handle is on disk before the
     start.
     """
@@ -37,7 +37,8 @@ def launch(config: ShimConfig, stdio: Stdio, netns: int) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise InvalidArgument(f"read {bundle_file}: {error}", remedy="the bundle must hold an OCI config.json") from error
     began = monotonic_ns()
-    handle = driver.create(CreateRequest(config.id, config.bundle, spec, config.rootfs, stdio, netns))
+    request = CreateRequest(config.id, config.bundle, spec, config.rootfs, stdio, given.network, given.user)
+    handle = driver.create(request)
     created = monotonic_ns()
     data = {"pid": handle.pid, "version": handle.version, "data": dict(handle.data)}
     _write_handle(config.state_dir, data)

@@ -36,7 +36,18 @@ from sampan.launch.connection import Connection, Request
 from sampan.launch.loop import IN, Loop
 from sampan.launch.operations import Operation, Operations, Step, monotonic_ns
 from sampan.launch.process import Process
-from sampan.launch.protocol import EXIT, HANDLE, SOCKET, ExecConfig, ExecState, ExitRecord, ShimConfig, ShimState, Span
+from sampan.launch.protocol import (
+    EXIT,
+    HANDLE,
+    SOCKET,
+    ExecConfig,
+    ExecState,
+    ExitRecord,
+    Namespaces,
+    ShimConfig,
+    ShimState,
+    Span,
+)
 from sampan.launch.streams import Streams, check_size
 from sampan.linux import messages
 from sampan.linux.mounts import lock_all, unlock_all
@@ -54,10 +65,10 @@ OOM_TIMEOUT_S = 10.0
 class Shim:
     """One container. Each request of the daemon is a method named `_on_` and the operation."""
 
-    def __init__(self, config: ShimConfig, netns: int, loop: Loop) -> None:
+    def __init__(self, config: ShimConfig, namespaces: Namespaces, loop: Loop) -> None:
         """Get everything ready but the container: log, streams, socket. Raises `SampanError`, `OSError`."""
         self._config = config
-        self._netns = netns
+        self._namespaces = namespaces
         self._loop = loop
         self._connections: set[Connection] = set()
         self._operations = Operations(self._loop, config.id, config.driver_timeout_s)
@@ -352,8 +363,8 @@ class Shim:
         """Fork the child that will launch the container."""
         stdio = self._main.streams.stdio
         return self._operations.prepare(
-            Step("launch", lambda: runtime_calls.launch(self._config, stdio, self._netns), self._finish_launch),
-            fds=(stdio.stdin, stdio.stdout, stdio.stderr, stdio.console, self._netns),
+            Step("launch", lambda: runtime_calls.launch(self._config, stdio, self._namespaces), self._finish_launch),
+            fds=(stdio.stdin, stdio.stdout, stdio.stderr, stdio.console, *self._namespaces.named[1]),
             makes_process=True,
         )
 
@@ -362,9 +373,8 @@ class Shim:
         request, self._launch = self._launch, None
         if request is None:  # something has killed the child before it was needed: the launch forks another
             return
-        if self._netns >= 0:
-            os.close(self._netns)
-            self._netns = -1
+        self._namespaces.close()
+        self._namespaces = Namespaces()
         if error is None:
             handle = result["handle"]
             self._handle = Handle(handle["pid"], handle["version"], handle["data"])
@@ -548,7 +558,7 @@ class Shim:
 
 def main(sock: socket.socket) -> None:
     """Be the shim of a container, in a process that the zygote has just forked. `sock` is the daemon's first
-    connection; its first request has the configuration and the network namespace with it.
+    connection; its first request has the configuration, and namespaces made for the container, with it.
     """
     received = messages.receive(sock)
     if received is None:
@@ -562,7 +572,8 @@ def main(sock: socket.socket) -> None:
         config = ShimConfig.from_data(hello.pop("config"))
         _set_name(f"shim {config.id}")
         _open_stderr(config.state_dir)
-        shim = Shim(config, fds[0] if fds else -1, Loop())
+        namespaces = Namespaces(**dict(zip(hello.pop("namespaces"), fds, strict=True)))
+        shim = Shim(config, namespaces, Loop())
     except (SampanError, OSError, KeyError, TypeError, ValueError) as error:
         _refuse(sock, hello, error)
         return
