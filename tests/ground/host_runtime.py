@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from sampan.api.driver import Probe
 from sampan.api.errors import Conflict, NotFound
-from sampan.api.runtime import CreateRequest, ExecRequest, Handle, RuntimeDriver, Stats, Stdio
+from sampan.api.runtime import CreateRequest, ExecRequest, Handle, MemoryStats, PidsStats, RuntimeDriver, Stats, Stdio
 
 
 class HostRuntime(RuntimeDriver):
@@ -65,7 +65,7 @@ class HostRuntime(RuntimeDriver):
         raise Conflict("update: limits of the host's own processes are not ours")
 
     def stats(self, handle: Handle) -> Stats:
-        return Stats(1, 2, 3, 4, {"raw": 5})
+        return Stats(1, memory=MemoryStats(usage=2, limit=3), pids=PidsStats(4))
 
     def processes(self, handle: Handle) -> tuple[int, ...]:
         return (handle.pid,)

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import json
 import struct
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sampan.linux.cgroup_devices import DeviceRules
 from sampan.linux.cgroup_limits import limits_v1, limits_v2, weight_of_blkio, weight_of_shares
+from sampan.linux.cgroup_oom import OomWatch
+from sampan.linux.cgroup_stats import BlockCount, Stats, read_stats
 from sampan.linux.cgroups import Cgroup, Layout
 
 MIB = 1 << 20
@@ -176,3 +181,73 @@ def test_exceptions_from_all_devices_in_ebpf() -> None:
 def test_bad_device_rule_is_refused() -> None:
     with pytest.raises(ValueError, match="device rule"):
         DeviceRules.of_spec([{"allow": True, "type": "z"}])
+
+
+def lay(directory: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_text(text)
+
+
+def test_stats_of_v1(tmp_path: Path) -> None:
+    lay(
+        tmp_path,
+        {
+            "cpu/x/cpu.stat": "nr_periods 9\nnr_throttled 4\nthrottled_time 1234\n",
+            "cpu/x/cpuacct.usage": "5000000000\n",
+            "cpu/x/cpuacct.stat": "user 300\nsystem 200\n",
+            "cpu/x/cpuacct.usage_percpu": "2000000000 3000000000 \n",
+            "memory/x/memory.usage_in_bytes": "4096\n",
+            "memory/x/memory.max_usage_in_bytes": "8192\n",
+            "memory/x/memory.limit_in_bytes": "9223372036854771712\n",
+            "memory/x/memory.failcnt": "3\n",
+            "memory/x/memory.stat": "cache 1\ntotal_inactive_file 2\n",
+            "pids/x/pids.current": "7\n",
+            "pids/x/pids.max": "max\n",
+            "blkio/x/blkio.throttle.io_service_bytes_recursive": "8:0 Read 4096\n8:0 Total 4096\nTotal 4096\n",
+        },
+    )
+    hierarchies = {name: str(tmp_path / name) for name in ("cpu", "memory", "blkio", "pids")}
+    stats = read_stats(Layout({**hierarchies, "cpuacct": hierarchies["cpu"]}), "/x")
+    assert (stats.version, stats.cpu.total_ns, stats.cpu.percpu_ns) == (1, 5 * 10**9, (2 * 10**9, 3 * 10**9))
+    assert (stats.cpu.user_ns, stats.cpu.system_ns) == (3 * 10**9, 2 * 10**9)
+    assert (stats.cpu.periods, stats.cpu.throttled_periods, stats.cpu.throttled_ns) == (9, 4, 1234)
+    assert (stats.memory.usage, stats.memory.peak, stats.memory.limit, stats.memory.failures) == (4096, 8192, None, 3)
+    assert stats.memory.stat == {"cache": 1, "total_inactive_file": 2}
+    assert (stats.pids.current, stats.pids.limit) == (7, None)
+    assert stats.block.service_bytes == (BlockCount(8, 0, "Read", 4096), BlockCount(8, 0, "Total", 4096))
+    assert stats.block.serviced == ()
+
+
+def test_stats_of_v2_and_their_way_through_json(tmp_path: Path) -> None:
+    lay(
+        tmp_path / "x",
+        {
+            "cpu.stat": "usage_usec 50\nuser_usec 30\nsystem_usec 20\nnr_periods 9\nnr_throttled 4\nthrottled_usec 7\n",
+            "memory.current": "4096\n",
+            "memory.max": "8192\n",
+            "memory.events": "low 0\nmax 5\noom 2\noom_kill 1\n",
+            "memory.stat": "anon 1\ninactive_file 2\n",
+            "pids.current": "7\n",
+            "pids.max": "9\n",
+            "io.stat": "8:0 rbytes=4096 wbytes=1 rios=2 wios=3 dbytes=0 dios=0\n9:0\n",
+        },
+    )
+    stats = read_stats(Layout({}, str(tmp_path)), "/x")
+    assert (stats.version, stats.cpu.total_ns, stats.cpu.user_ns, stats.cpu.system_ns) == (2, 50_000, 30_000, 20_000)
+    assert (stats.cpu.periods, stats.cpu.throttled_periods, stats.cpu.throttled_ns) == (9, 4, 7000)
+    assert (stats.memory.usage, stats.memory.peak, stats.memory.limit, stats.memory.failures) == (4096, 0, 8192, 2)
+    assert (stats.pids.current, stats.pids.limit) == (7, 9)
+    assert stats.block.service_bytes[:2] == (BlockCount(8, 0, "Read", 4096), BlockCount(8, 0, "Write", 1))
+    assert stats.block.serviced[:2] == (BlockCount(8, 0, "Read", 2), BlockCount(8, 0, "Write", 3))
+    assert Stats.of_data(json.loads(json.dumps(asdict(stats)))) == stats
+
+
+def test_stats_of_a_cgroup_that_is_gone(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        read_stats(Layout({}, str(tmp_path)), "/x")
+
+
+def test_watch_of_a_cgroup_that_is_gone(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        OomWatch(Cgroup("/x", Layout({"memory": str(tmp_path)})))

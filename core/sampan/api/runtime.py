@@ -24,11 +24,12 @@ from typing import Any, ClassVar
 
 from sampan.api.driver import Driver
 from sampan.api.errors import Unsupported
+from sampan.linux.cgroup_stats import BlockCount, BlockStats, CpuStats, MemoryStats, PidsStats, Stats
 from sampan.linux.mounts import Mount
 
 __all__ = [
-    "CheckpointRequest", "CreateRequest", "ExecRequest", "Handle", "Mount", "RuntimeCapability", "RuntimeContext", "RuntimeDriver",
-    "Stats", "Stdio",
+    "BlockCount", "BlockStats", "CheckpointRequest", "CpuStats", "CreateRequest", "ExecRequest", "Handle", "MemoryStats", "Mount",
+    "PidsStats", "RuntimeCapability", "RuntimeContext", "RuntimeDriver", "Stats", "Stdio",
 ]  # fmt: skip
 
 Spec = dict[str, Any]
@@ -110,17 +111,6 @@ class Handle:
 
 
 @dataclass(frozen=True, slots=True)
-class Stats:
-    """A reading of a container's use. Times in nanoseconds, sizes in bytes; `raw` as the kernel's files name things."""
-
-    cpu_ns: int
-    memory_bytes: int
-    memory_limit_bytes: int
-    pids: int
-    raw: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
 class RuntimeContext:
     """What a driver is built with: `state`, a directory of this container under the state directory, for the driver alone."""
 
@@ -182,7 +172,7 @@ class RuntimeDriver(Driver):
 
     @abstractmethod
     def stats(self, handle: Handle) -> Stats:
-        """Read the container's use of cpu, memory and pids."""
+        """Read the container's use of cpu, memory, pids and block devices."""
 
     @abstractmethod
     def processes(self, handle: Handle) -> tuple[int, ...]:

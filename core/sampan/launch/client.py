@@ -128,7 +128,7 @@ class Shim:
 
     async def stats(self) -> Stats:
         """Read the container's use."""
-        return Stats(**await self._channel.request("stats"))
+        return Stats.of_data(await self._channel.request("stats"))
 
     async def processes(self) -> tuple[int, ...]:
         """Give the pids of all processes of the container, in the shim's pid namespace."""

@@ -17,73 +17,20 @@ import select
 import signal
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, Final
 
 from sampan.linux.cgroup_devices import DeviceRules, attach_v2, write_v1
+from sampan.linux.cgroup_files import read, write
+from sampan.linux.cgroup_layout import Layout, detect
 from sampan.linux.cgroup_limits import Writes, limits_v1, limits_v2
+from sampan.linux.cgroup_oom import count_oom_kills
+from sampan.linux.cgroup_stats import Stats, read_stats
 from sampan.linux.mounts import Mount, open_mount
+
+__all__ = ["Cgroup", "Layout", "Stats", "detect", "favor_moves"]
 
 _UNIFIED_CONTROLLERS: Final = ("cpu", "cpuset", "memory", "pids", "io", "hugetlb")
 _REMOVE_SECONDS: Final = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """How the host mounts its cgroups. `v1` maps a controller (or `name=…`) to the mount point of its
-    hierarchy."""
-
-    v1: Mapping[str, str]
-    unified: str = ""
-
-    @property
-    def version(self) -> str:
-        """`v1`, `hybrid` or `v2`."""
-        if not self.unified:
-            return "v1"
-        return "hybrid" if "memory" in self.v1 or "cpu" in self.v1 else "v2"
-
-    @property
-    def roots(self) -> tuple[str, ...]:
-        """Every hierarchy's mount point, once."""
-        unified = (self.unified,) if self.unified else ()
-        return tuple(dict.fromkeys([*self.v1.values(), *unified]))
-
-
-@dataclass(frozen=True, slots=True)
-class CgroupStats:
-    """A reading; nanoseconds and bytes. `raw` has the kernel's files by name, key-value ones as dicts."""
-
-    cpu_ns: int
-    memory_bytes: int
-    memory_limit_bytes: int
-    pids: int
-    raw: Mapping[str, Any] = field(default_factory=dict)
-
-
-@cache
-def detect() -> Layout:
-    """Find the hierarchies that this process sees mounted. Raises `OSError` if there is none."""
-    v1: dict[str, str] = {}
-    unified = ""
-    for line in _read("/proc/self/mounts").splitlines():
-        _, target, fstype, options, *_ = line.split(" ")
-        if fstype == "cgroup2":
-            unified = unified or target
-        elif fstype == "cgroup":
-            for option in options.split(","):
-                if option.startswith("name=") or option in _V1_CONTROLLERS:
-                    v1.setdefault(option, target)
-    if not v1 and not unified:
-        raise OSError(errno.ENOENT, "no cgroup hierarchy is mounted", "/sys/fs/cgroup")
-    return Layout(v1, unified)
-
-
-_V1_CONTROLLERS = frozenset(
-    {"cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "net_cls", "net_prio",
-     "perf_event", "hugetlb", "rdma", "misc"}
-)  # fmt: skip
 
 
 def favor_moves() -> int:
@@ -126,7 +73,7 @@ class Cgroup:
             try:
                 os.mkdir(directory, 0o755)  # noqa: PTH102
             except FileExistsError:
-                if _read(directory + "/cgroup.procs"):
+                if read(directory + "/cgroup.procs"):
                     raise OSError(errno.EBUSY, f"cgroup {directory} has processes", directory) from None
             except FileNotFoundError:
                 os.makedirs(directory, 0o755)  # noqa: PTH103
@@ -173,14 +120,14 @@ class Cgroup:
         found: list[int] = []
         for directory in _walk(root + self.path):
             with contextlib.suppress(FileNotFoundError):
-                found.extend(map(int, _read(directory + "/cgroup.procs").split()))
+                found.extend(map(int, read(directory + "/cgroup.procs").split()))
         return tuple(found)
 
     def has(self, pid: int) -> bool:
         """Whether `pid` is in it or below it. Looks first where it mostly is: `procs` walks the whole tree."""
         root = self.layout.unified or next(iter(self.layout.v1.values()))
         try:
-            own = _read(f"{root}{self.path}/cgroup.procs").split()
+            own = read(f"{root}{self.path}/cgroup.procs").split()
         except FileNotFoundError:
             return False
         return str(pid) in own or pid in self.procs()
@@ -208,7 +155,7 @@ class Cgroup:
         name = self.directory("freezer") + "/freezer.state"
         deadline = time.monotonic() + _REMOVE_SECONDS
         write(name, state)
-        while _read(name).strip() != state:  # v1 has no event for it, and wants the write again
+        while read(name).strip() != state:  # v1 has no event for it, and wants the write again
             if time.monotonic() > deadline:
                 raise OSError(errno.ETIMEDOUT, f"{name} does not become {state}", name)
             time.sleep(0.001)
@@ -216,13 +163,15 @@ class Cgroup:
 
     def oom_kill_count(self) -> int:
         """Give how many of its processes the kernel killed for want of memory."""
-        if "memory" in self.layout.v1:
-            return int(_pairs(self.directory("memory") + "/memory.oom_control").get("oom_kill", 0))
-        return int(_pairs(self.directory() + "/memory.events").get("oom_kill", 0))
+        return count_oom_kills(self)
 
-    def stats(self) -> CgroupStats:
-        """Read what it uses. A controller that the host doesn't have counts as 0."""
-        return self._stats_v2() if self.layout.version == "v2" else self._stats_v1()
+    def stats(self) -> Stats:
+        """Read what it uses. Raises `OSError`: `ENOENT` when it is gone."""
+        return read_stats(self.layout, self.path)
+
+    def walk(self, controller: str = "") -> Iterator[str]:
+        """Give its directory for `controller` and all below, parents first; nothing if it isn't there."""
+        return _walk(self.directory(controller))
 
     def remove(self) -> None:
         """Remove it and what is below it, after its processes are gone; waits for those that are being
@@ -264,7 +213,7 @@ class Cgroup:
                     raise OSError(
                         error.errno, f"remove cgroup {directory}: {os.strerror(error.errno or 0)}", directory
                     ) from error
-                pids = tuple(map(int, _read(directory + "/cgroup.procs").split()))
+                pids = tuple(map(int, read(directory + "/cgroup.procs").split()))
                 if not _wait_gone(pids, left) or not pids:
                     time.sleep(0.001)  # a dying process leaves the cgroup a moment after its end is announced
 
@@ -277,7 +226,7 @@ class Cgroup:
             # Upwards to the first that has some: most often the parent itself.
             empty, value = [directories[-1]], ""
             for directory in reversed(directories[:-1]):
-                if value := _read(f"{directory}/{name}").strip():
+                if value := read(f"{directory}/{name}").strip():
                     break
                 empty.append(directory)
             for directory in reversed(empty):
@@ -287,8 +236,8 @@ class Cgroup:
         directory = self.layout.unified
         for part in ("", *self.path[1:].split("/")[:-1]):
             directory = f"{directory}/{part}" if part else directory
-            available = _read(directory + "/cgroup.controllers").split()
-            enabled = _read(directory + "/cgroup.subtree_control").split()
+            available = read(directory + "/cgroup.controllers").split()
+            enabled = read(directory + "/cgroup.subtree_control").split()
             for controller in _UNIFIED_CONTROLLERS:
                 if controller in available and controller not in enabled:
                     write(directory + "/cgroup.subtree_control", "+" + controller)
@@ -296,7 +245,7 @@ class Cgroup:
     def _limited_memory(self) -> int:
         """The v1 memory limit now in force, which decides in what order limits can be changed."""
         try:
-            return int(_read(self.directory("memory") + "/memory.limit_in_bytes"))
+            return int(read(self.directory("memory") + "/memory.limit_in_bytes"))
         except FileNotFoundError:
             return 0
 
@@ -314,96 +263,6 @@ class Cgroup:
                 poll.poll(left * 1000)
         finally:
             os.close(fd)
-
-    def _stats_v1(self) -> CgroupStats:
-        memory, cpuacct, pids = (self.directory(name) for name in ("memory", "cpuacct", "pids"))
-        raw: dict[str, Any] = {"version": 1}
-        for name, path in (
-            ("memory.stat", memory), ("cpu.stat", self.directory("cpu")), ("cpuacct.stat", cpuacct),
-        ):  # fmt: skip
-            raw[name] = _pairs(f"{path}/{name}")
-        for name in (
-            "memory.usage_in_bytes",
-            "memory.max_usage_in_bytes",
-            "memory.failcnt",
-            "memory.limit_in_bytes",
-        ):
-            raw[name] = _number(f"{memory}/{name}")
-        raw["cpuacct.usage"] = _number(cpuacct + "/cpuacct.usage")
-        raw["cpuacct.usage_percpu"] = [int(n) for n in _text(cpuacct + "/cpuacct.usage_percpu").split()]
-        raw["pids.current"] = _number(pids + "/pids.current")
-        raw["pids.max"] = _number(pids + "/pids.max")
-        for name in ("blkio.throttle.io_service_bytes_recursive", "blkio.throttle.io_serviced_recursive"):
-            raw[name] = _text(f"{self.directory('blkio')}/{name}")
-        return CgroupStats(
-            raw["cpuacct.usage"],
-            raw["memory.usage_in_bytes"],
-            raw["memory.limit_in_bytes"],
-            raw["pids.current"],
-            raw,
-        )
-
-    def _stats_v2(self) -> CgroupStats:
-        directory = self.directory()
-        raw: dict[str, Any] = {"version": 2}
-        for name in ("memory.stat", "cpu.stat", "memory.events"):
-            raw[name] = _pairs(f"{directory}/{name}")
-        for name in ("memory.current", "memory.max", "memory.peak", "pids.current", "pids.max"):
-            raw[name] = _number(f"{directory}/{name}")
-        raw["io.stat"] = _text(directory + "/io.stat")
-        return CgroupStats(
-            raw["cpu.stat"].get("usage_usec", 0) * 1000, raw["memory.current"], raw["memory.max"],
-            raw["pids.current"], raw,
-        )  # fmt: skip
-
-
-def write(name: str, value: str) -> None:
-    """Write a cgroup file in one call. Raises `OSError` that names file, value and the kernel's reason."""
-    try:
-        fd = os.open(name, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.write(fd, value.encode())
-        finally:
-            os.close(fd)
-    except OSError as error:
-        text = f"write {value!r} to {name}: {os.strerror(error.errno or 0)}"
-        raise OSError(error.errno, text, name) from error
-
-
-UNLIMITED: Final = 2**63 - 1
-"""What a limit reads as where the kernel says `max`."""
-
-
-def _read(name: str) -> str:
-    fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        parts: list[bytes] = []
-        while part := os.read(fd, 65536):
-            parts.append(part)
-        return b"".join(parts).decode()
-    finally:
-        os.close(fd)
-
-
-def _text(name: str) -> str:
-    try:
-        return _read(name)
-    except FileNotFoundError:
-        return ""
-
-
-def _number(name: str) -> int:
-    text = _text(name).strip()
-    return UNLIMITED if text == "max" else int(text or 0)
-
-
-def _pairs(name: str) -> dict[str, int]:
-    pairs: dict[str, int] = {}
-    for line in _text(name).splitlines():
-        key, _, value = line.partition(" ")
-        if value.isdigit():
-            pairs[key] = int(value)
-    return pairs
 
 
 def _walk(directory: str) -> Iterator[str]:

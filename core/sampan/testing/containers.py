@@ -339,7 +339,7 @@ class Container:
 
     def stats(self) -> Stats:
         """Call `stats`."""
-        return Stats(**call_in_child(lambda: asdict(self._driver().stats(self._handle()))))
+        return Stats.of_data(call_in_child(lambda: asdict(self._driver().stats(self._handle()))))
 
     def processes(self) -> tuple[int, ...]:
         """Call `processes`."""

@@ -24,6 +24,7 @@ from sampan.api.runtime import RuntimeDriver
 from sampan.testing.containers import subreaper
 from sampan.testing.leaks import Leaks
 from sampan.testing.rootfs import build_rootfs
+from sampan.testing.runtime_cgroups import CgroupCases
 from sampan.testing.runtime_descriptors import DescriptorCases
 from sampan.testing.runtime_exec import ExecCases
 from sampan.testing.runtime_files import FileCases
@@ -47,6 +48,7 @@ class RuntimeDriverSuite(
     FileCases,
     RightCases,
     LimitCases,
+    CgroupCases,
     LifeCases,
     TerminalCases,
     ExecCases,

@@ -74,8 +74,8 @@ class LimitCases:
         container.main.write(b"\n")
         container.main.read_until(b"\n")
         after = container.stats()
-        assert after.cpu_ns > before.cpu_ns > 0
-        assert 0 < after.memory_bytes < 64 * MiB
-        assert after.memory_limit_bytes == 64 * MiB
-        assert after.pids == 2
-        assert after.raw
+        assert after.cpu.total_ns > before.cpu.total_ns > 0
+        assert 0 < after.memory.usage < 64 * MiB
+        assert after.memory.limit == 64 * MiB
+        assert after.memory.stat
+        assert after.pids.current == 2

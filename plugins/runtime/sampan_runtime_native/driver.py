@@ -173,10 +173,9 @@ class NativeRuntime(RuntimeDriver):
     def stats(self, handle: Handle) -> Stats:
         """Read the cgroup."""
         try:
-            found = _cgroup_of(handle).stats()
+            return _cgroup_of(handle).stats()
         except OSError as error:
             raise System(f"stats: {error.strerror}: {error.filename}") from error
-        return Stats(found.cpu_ns, found.memory_bytes, found.memory_limit_bytes, found.pids, found.raw)
 
     def processes(self, handle: Handle) -> tuple[int, ...]:
         """Read the cgroup's members, also those in cgroups below it."""

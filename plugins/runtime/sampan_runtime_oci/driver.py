@@ -147,12 +147,9 @@ class OciRuntime(RuntimeDriver):
     def stats(self, handle: Handle) -> Stats:
         """Read the cgroup: `events --stats` is runc's alone."""
         try:
-            reading = Cgroup(handle.data["cgroup"]).stats()
+            return Cgroup(handle.data["cgroup"]).stats()
         except OSError as error:
             raise System(f"read the use of container {handle.data['id']}: {error}") from error
-        return Stats(
-            reading.cpu_ns, reading.memory_bytes, reading.memory_limit_bytes, reading.pids, reading.raw
-        )
 
     def oom_killed(self, handle: Handle) -> bool:
         """Read the cgroup's own count."""
