@@ -12,7 +12,7 @@ import pytest
 from ground.launch import Harness, attach, eventually, harness, open_fds
 from sampan.api.errors import Unavailable
 from sampan.launch.client import Shim, Zygote
-from sampan.launch.protocol import read_exit
+from sampan.launch.records import read_exit
 
 # 2000 numbered lines, with a pause after every 20 so that the daemon's absence falls in the midst of them.
 COUNT = "i=0; while [ $i -lt 2000 ]; do echo $i; i=$((i+1)); [ $((i % 20)) = 0 ] && sleep 0.01; done; exit 5"

@@ -12,7 +12,8 @@ import pytest
 from ground.launch import Attached, Harness, attach, eventually, harness, open_fds
 from sampan.api.errors import Conflict, InvalidArgument, NotFound, SampanError, System, Unavailable
 from sampan.launch.client import Shim
-from sampan.launch.protocol import ClassRef, ExecConfig, ExitRecord, read_exit
+from sampan.launch.protocol import ClassRef, ExecConfig, ExitRecord
+from sampan.launch.records import read_exit
 
 Run = Callable[[Callable[[Harness], Awaitable[None]]], None]
 

@@ -18,7 +18,8 @@ from sampan.engine.records import Status
 from sampan.engine.start import Starter, close_pending, start_error, start_exit_code
 from sampan.engine.volumes import Volumes
 from sampan.launch.client import Shim
-from sampan.launch.protocol import ExitRecord, read_exit
+from sampan.launch.protocol import ExitRecord
+from sampan.launch.records import read_exit
 from sampan.linux import cgroups
 
 log = logging.getLogger(__name__)

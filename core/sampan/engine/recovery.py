@@ -12,7 +12,8 @@ from sampan.engine.containers import Containers
 from sampan.engine.lifecycle import LOST, Lifecycle
 from sampan.engine.records import Status
 from sampan.launch.client import Shim
-from sampan.launch.protocol import ExitRecord, read_exit
+from sampan.launch.protocol import ExitRecord
+from sampan.launch.records import read_exit
 
 log = logging.getLogger(__name__)
 

@@ -39,7 +39,8 @@ from sampan.engine.trace import Span
 from sampan.engine.users import Accounts, User, resolve
 from sampan.engine.volumes import Volumes
 from sampan.launch.client import Shim, Zygote
-from sampan.launch.protocol import EXIT, ClassRef, Namespaces, ShimConfig
+from sampan.launch.protocol import ClassRef, Namespaces, ShimConfig
+from sampan.launch.records import EXIT
 from sampan.linux import cgroups
 from sampan.settings import Settings
 

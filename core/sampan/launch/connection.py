@@ -32,9 +32,9 @@ class Request:
         self.fds = fds
 
     @property
-    def connection(self) -> Connection:
-        """Where it came from."""
-        return self._connection
+    def is_wanted(self) -> bool:
+        """Whether who asked is still there."""
+        return not self._connection.closed
 
     def take_fds(self) -> dict[str, int]:
         """Give the descriptors by the names that the message gives them; the caller owns them now."""
@@ -57,6 +57,32 @@ class Request:
         self.fds = []
 
 
+class Waiters:
+    """Requests that wait for the same answer. Those that nobody wants any more are forgotten when another one comes."""
+
+    __slots__ = ("_requests",)
+
+    def __init__(self) -> None:
+        """Nobody waits."""
+        self._requests: list[Request] = []
+
+    def add(self, request: Request) -> None:
+        """One more waits."""
+        self._requests = [*(waiting for waiting in self._requests if waiting.is_wanted), request]
+
+    def reply(self, result: Any = None) -> None:
+        """Answer them all; nobody waits any more."""
+        requests, self._requests = self._requests, []
+        for request in requests:
+            request.reply(result)
+
+    def fail(self, error: SampanError) -> None:
+        """Answer them all with an error."""
+        requests, self._requests = self._requests, []
+        for request in requests:
+            request.fail(error)
+
+
 class Connection:
     """One connection. Answers that the daemon does not take at once wait here."""
 
@@ -74,12 +100,13 @@ class Connection:
         self._on_request = on_request
         self._on_close = on_close
         self._unsent: deque[bytes] = deque()
-        self._closed = False
+        self.closed = False
+        """Whether it is gone."""
         loop.watch(sock.fileno(), IN, self._receive)
 
     def send(self, message: messages.Message) -> None:
         """Send, or keep until it can be sent."""
-        if self._closed:
+        if self.closed:
             return
         self._unsent.append(messages.encode(message))
         if len(self._unsent) == 1:
@@ -87,9 +114,9 @@ class Connection:
 
     def close(self) -> None:
         """Drop the connection. Idempotent."""
-        if self._closed:
+        if self.closed:
             return
-        self._closed = True
+        self.closed = True
         self._loop.unwatch(self._sock.fileno())
         self._sock.close()
         self._on_close(self)
@@ -107,7 +134,7 @@ class Connection:
 
     def _resume(self) -> None:
         self._flush()
-        if not self._closed and not self._unsent:
+        if not self.closed and not self._unsent:
             self._loop.watch(self._sock.fileno(), IN, self._receive)
 
     def _receive(self) -> None:

@@ -11,7 +11,6 @@ Loaded into every shim: no pydantic, no asyncio.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,12 +25,6 @@ VERSION = (1, 0)
 
 SOCKET = "shim.sock"
 """Name of a shim's socket in its state directory."""
-
-HANDLE = "handle.json"
-"""Name of the runtime's handle in the state directory."""
-
-EXIT = "exit.json"
-"""Name of the exit record in the container's root directory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,16 +254,6 @@ class ShimState:
                 for key, (pid, ended) in data["execs"].items()
             },
         )
-
-
-def read_exit(root_dir: Path) -> ExitRecord | None:
-    """Give the exit record that a shim left in the container's root directory, or None if there is none that
-    can be read. For a shim that is gone.
-    """
-    try:
-        return ExitRecord.from_data(json.loads((root_dir / EXIT).read_bytes()))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def _pair(value: Sequence[int] | None) -> tuple[int, int] | None:

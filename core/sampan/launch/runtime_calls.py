@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from sampan.api.errors import InvalidArgument, NotFound
 from sampan.api.runtime import CreateRequest, ExecRequest, Handle, RuntimeContext, RuntimeDriver, Stdio
+from sampan.launch import records
 from sampan.launch.operations import monotonic_ns
-from sampan.launch.protocol import HANDLE, ClassRef, ExecConfig, Namespaces, ShimConfig, Span
+from sampan.launch.protocol import ClassRef, ExecConfig, Namespaces, ShimConfig, Span
 
 
 def load_class(ref: ClassRef) -> Any:
@@ -40,8 +39,7 @@ def launch(config: ShimConfig, stdio: Stdio, given: Namespaces) -> dict[str, Any
     request = CreateRequest(config.id, config.bundle, spec, config.rootfs, stdio, given.network, given.user)
     handle = driver.create(request)
     created = monotonic_ns()
-    data = {"pid": handle.pid, "version": handle.version, "data": dict(handle.data)}
-    _write_handle(config.state_dir, data)
+    records.write_handle(config.state_dir, handle)
     saved = monotonic_ns()
     driver.start(handle)
     spans = [
@@ -49,7 +47,7 @@ def launch(config: ShimConfig, stdio: Stdio, given: Namespaces) -> dict[str, Any
         Span("save-handle", "shim", created, saved),
         Span("start", type(driver).name, saved, monotonic_ns()),
     ]
-    return {"handle": data, "spans": [span.to_data() for span in spans]}
+    return {"handle": [handle.pid, handle.version, dict(handle.data)], "spans": [span.to_data() for span in spans]}
 
 
 def execute(config: ShimConfig, handle: Handle, request: ExecConfig, stdio: Stdio) -> int:
@@ -67,32 +65,8 @@ def stats(config: ShimConfig, handle: Handle) -> dict[str, Any]:
     return asdict(_driver(config).stats(handle))
 
 
-def read_handle(state_dir: Path) -> Handle | None:
-    """Give the handle that was saved, or None."""
-    try:
-        data = json.loads((state_dir / HANDLE).read_bytes())
-    except FileNotFoundError:
-        return None
-    return Handle(data["pid"], data["version"], data["data"])
-
-
 def _driver(config: ShimConfig) -> RuntimeDriver:
     driver: RuntimeDriver = load_class(config.runtime)(
         RuntimeContext(config.state_dir / "runtime"), config.runtime_config
     )
     return driver
-
-
-def _write_handle(state_dir: Path, data: dict[str, Any]) -> None:
-    write_file(state_dir / HANDLE, json.dumps(data).encode())
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Make a file appear whole by rename. Survives a kill of any process, not the loss of power."""
-    temporary = path.with_name(f".{path.name}.new")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(fd, data)
-    finally:
-        os.close(fd)
-    temporary.rename(path)

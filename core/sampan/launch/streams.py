@@ -98,6 +98,12 @@ class Streams:
             self._close_console()
             self.drain()
 
+    def give_up(self) -> None:
+        """There will be no process, though a half-made one may hold its ends until the driver removes it."""
+        self.handed_over()
+        self.drain()
+        self.input.abandon()
+
     def drain(self) -> None:
         """Take what the outputs have and end them, whoever else holds them open."""
         for output in self.outputs.values():

@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 
 from sampan.api.errors import SampanError
-from sampan.launch import shim
+from sampan.launch.birth import be_shim
 from sampan.launch.rehearsal import rehearse
 from sampan.linux import messages, overlay
 
@@ -84,7 +84,7 @@ def _spawn(sock: socket.socket, first: int) -> int:
     code = 1
     try:
         sock.close()
-        shim.main(socket.socket(fileno=first))
+        be_shim(socket.socket(fileno=first))
         code = 0
     finally:
         logging.shutdown()
