@@ -7,6 +7,7 @@ import json
 import os
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -60,6 +61,16 @@ class Argument(ctypes.Structure):
     _fields_ = [("arg", ctypes.c_uint), ("op", ctypes.c_int), ("a", ctypes.c_uint64), ("b", ctypes.c_uint64)]
 
 
+ACTIONS = {
+    "SCMP_ACT_ALLOW": ALLOW, "SCMP_ACT_ERRNO": 0x00050000, "SCMP_ACT_KILL_PROCESS": 0x80000000, "SCMP_ACT_KILL": 0,
+    "SCMP_ACT_KILL_THREAD": 0, "SCMP_ACT_TRAP": 0x00030000, "SCMP_ACT_TRACE": 0x7FF00000, "SCMP_ACT_LOG": 0x7FFC0000,
+    "SCMP_ACT_NOTIFY": 0x7FC00000,
+}  # fmt: skip
+TAKE_ERRNO = ("SCMP_ACT_ERRNO", "SCMP_ACT_TRACE")
+PASS = ("SCMP_ACT_ALLOW", "SCMP_ACT_LOG", "SCMP_ACT_TRACE")
+ARCHES = {"SCMP_ARCH_X86_64": X86_64, "SCMP_ARCH_X86": X86, "SCMP_ARCH_X32": X32}
+
+
 class Reference:
     """libseccomp, by ctypes, fed as runc feeds it."""
 
@@ -75,22 +86,18 @@ class Reference:
         self.lib.seccomp_export_bpf.argtypes = [ctypes.c_void_p, ctypes.c_int]
         self.lib.seccomp_release.argtypes = [ctypes.c_void_p]
         self.lib.seccomp_syscall_resolve_name.argtypes = [ctypes.c_char_p]
+        self.lib.seccomp_syscall_resolve_name_arch.argtypes = [ctypes.c_uint32, ctypes.c_char_p]
         self.lib.seccomp_syscall_resolve_num_arch.restype = ctypes.c_void_p
 
-    def compile(self, profile: dict[str, Any], arches: tuple[int, ...]) -> bytes:
-        actions = {"SCMP_ACT_ALLOW": ALLOW, "SCMP_ACT_ERRNO": 0x00050000, "SCMP_ACT_KILL_PROCESS": 0x80000000}
-        default = actions[profile["defaultAction"]]
-        if default == 0x00050000:
-            default |= profile.get("defaultErrnoRet", 1)
+    def compile(self, profile: dict[str, Any], arches: tuple[int, ...]) -> Verdicts:
+        default = self._action(profile["defaultAction"], profile.get("defaultErrnoRet"))
         context = self.lib.seccomp_init(default)
         try:
             for arch in arches:
                 self.lib.seccomp_arch_add(context, arch)
             self.lib.seccomp_attr_set(context, 2, 0x80000000)  # SCMP_FLTATR_ACT_BADARCH
             for call in profile["syscalls"]:
-                action = actions[call["action"]]
-                if action == 0x00050000:
-                    action |= call.get("errnoRet", 1)
+                action = self._action(call["action"], call.get("errnoRet"))
                 if action == default:
                     continue
                 args = call.get("args") or []
@@ -108,15 +115,17 @@ class Reference:
                 for name in call["names"]:
                     number = self.lib.seccomp_syscall_resolve_name(name.encode())
                     if number != -1:
-                        self.lib.seccomp_rule_add_array(context, action, number, len(args), array)
+                        assert self.lib.seccomp_rule_add_array(context, action, number, len(args), array) == 0
             fd = os.memfd_create("filter")
             try:
                 assert self.lib.seccomp_export_bpf(context, fd) == 0
-                return os.pread(fd, 1 << 20, 0)
+                program = os.pread(fd, 1 << 20, 0)
             finally:
                 os.close(fd)
         finally:
             self.lib.seccomp_release(context)
+        patched = profile["defaultAction"] not in PASS and profile.get("defaultErrnoRet") != errno.ENOSYS
+        return Verdicts(program, {arch: self._last(profile, arch) for arch in (X86_64, *arches)} if patched else {})
 
     def names(self, arch: int, offset: int = 0) -> Iterator[tuple[str, int]]:
         for number in range(600):
@@ -124,10 +133,36 @@ class Reference:
             if found:
                 yield ctypes.string_at(found).decode(), number
 
+    def _last(self, profile: dict[str, Any], arch: int) -> int:
+        names = [name for call in profile["syscalls"] for name in call["names"]]
+        return max((self.lib.seccomp_syscall_resolve_name_arch(arch, name.encode()) for name in names), default=0)
+
+    @staticmethod
+    def _action(name: str, value: int | None) -> int:
+        return ACTIONS[name] | ((1 if value is None else value) if name in TAKE_ERRNO else 0)
+
+
+@dataclass
+class Verdicts:
+    """A program of libseccomp's behind what runc puts before it: calls after the last that the profile names don't exist."""
+
+    program: bytes
+    last: dict[int, int]
+
+    def of(self, arch: int, number: int, args: tuple[int, ...] = ()) -> int:
+        kind = X32 if arch == X86_64 and number & 1 << 30 else arch
+        last = self.last.get(kind, 0)
+        if last > 0 and number > last:
+            return seccomp.SECCOMP_RET_ERRNO | errno.ENOSYS
+        return decide(self.program, arch, number, args)
+
+
+REFERENCE = Reference()
+
 
 @pytest.fixture(scope="module")
 def reference() -> Reference:
-    return Reference()
+    return REFERENCE
 
 
 @pytest.mark.parametrize(
@@ -152,19 +187,18 @@ def test_default_profile_decides_as_libseccomp(reference: Reference) -> None:
         if name in table
     }
     for arch, offset, table, of in ((X86_64, 0, "x86_64", X86_64), (X86, 0, "x86", X86), (X86_64, 1 << 30, "x32", X32)):
-        # Calls that libseccomp 2.5 doesn't know by name are refused by its filter.
+        # Calls that libseccomp 2.5 doesn't know by name are refused by its filter, and are beyond its last.
         known = {name for name, _ in reference.names(of, offset)}
         newer = {number for name, number in numbers(table).items() if name not in known}
         for number in itertools.chain(range(600), (0x3FFFFFFF, 0x7FFFFFFF)):
-            if number in newer:
+            if number in newer or theirs.last[of] & ~offset < number <= max(newer):
                 continue
             for value in INTERESTING if number in with_arguments else (0, 2**64 - 1):
-                # For 32-bit architectures and x32 libseccomp compares the lower half alone.
-                args = (value, 0) if arch == X86_64 and not offset else (value & 0xFFFFFFFF, 0)
-                assert decide(ours, arch, number | offset, args) == decide(theirs, arch, number | offset, args), (
+                args = (value, 0)
+                assert decide(ours, arch, number | offset, args) == theirs.of(arch, number | offset, args), (
                     hex(arch), number | offset, hex(value),
                 )  # fmt: skip
-    assert decide(ours, AARCH64, 0) == decide(theirs, AARCH64, 0) == seccomp.SECCOMP_RET_KILL_PROCESS
+    assert decide(ours, AARCH64, 0) == theirs.of(AARCH64, 0) == seccomp.SECCOMP_RET_KILL_PROCESS
 
 
 CALLS = ("read", "ioctl", "clone", "close", "openat", "bpf")
@@ -182,14 +216,17 @@ def profile_of(rules: Rules) -> dict[str, Any]:
         "syscalls": [
             {
                 "names": [name], "action": "SCMP_ACT_ALLOW",
-                "args": [
-                    {"index": index, "op": f"SCMP_CMP_{op}", "value": value, "valueTwo": second}
-                    for index, op, value, second in conditions
-                ],
+                "args": arguments_of(conditions),
             }
             for name, conditions in rules
         ],
     }  # fmt: skip
+
+
+def arguments_of(conditions: list[tuple[int, str, int, int]]) -> list[dict[str, Any]]:
+    return [
+        {"index": index, "op": f"SCMP_CMP_{op}", "value": value, "valueTwo": second} for index, op, value, second in conditions
+    ]
 
 
 def holds(condition: tuple[int, str, int, int], args: tuple[int, ...]) -> bool:
@@ -201,21 +238,46 @@ def holds(condition: tuple[int, str, int, int], args: tuple[int, ...]) -> bool:
     }[operator]  # fmt: skip
 
 
-@settings(max_examples=100, deadline=None)
-@given(rules=st.lists(st.tuples(st.sampled_from(CALLS), CONDITIONS), max_size=6, unique_by=lambda rule: rule[0]), args=ARGUMENTS)
-def test_one_rule_a_call_decides_as_libseccomp(rules: Rules, args: tuple[int, ...]) -> None:
-    ours = seccomp.compile(profile_of(rules), "x86_64")
-    theirs = Reference().compile(profile_of(rules), (X86_64,))
-    for name in (*CALLS, "write"):
-        number = numbers("x86_64")[name]
-        assert decide(ours, X86_64, number, args) == decide(theirs, X86_64, number, args)
+VALUE = st.one_of(st.none(), st.integers(0, 4095))
+
+
+@st.composite
+def profiles(draw: Any) -> dict[str, Any]:
+    """Profiles with one rule a call: of more, libseccomp 2.5 makes a tree that permits some calls that no rule permits."""
+
+    def action(names: list[str], key: str, value: str) -> dict[str, Any]:
+        chosen = draw(st.sampled_from(names))
+        number = draw(VALUE) if chosen in TAKE_ERRNO else None
+        return {key: chosen, **({} if number is None else {value: number})}
+
+    rules = draw(st.lists(st.tuples(st.sampled_from(CALLS), CONDITIONS), max_size=6, unique_by=lambda rule: rule[0]))
+    return {
+        **action([name for name in ACTIONS if name != "SCMP_ACT_NOTIFY"], "defaultAction", "defaultErrnoRet"),
+        "architectures": draw(st.lists(st.sampled_from(sorted(ARCHES)), unique=True)),
+        "syscalls": [
+            {**action(list(ACTIONS), "action", "errnoRet"), "names": [name], "args": arguments_of(conditions)}
+            for name, conditions in rules
+        ],
+    }  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(profile=profiles(), args=ARGUMENTS)
+def test_generated_profiles_decide_as_libseccomp(profile: dict[str, Any], args: tuple[int, ...]) -> None:
+    """All actions, operators and architectures, and what runc adds for calls newer than the profile."""
+    ours = seccomp.compile(profile, "x86_64")
+    theirs = REFERENCE.compile(profile, tuple(ARCHES[name] for name in profile["architectures"]))
+    for arch, table, offset in ((X86_64, "x86_64", 0), (X86, "x86", 0), (X86_64, "x32", 1 << 30)):
+        for number in (*(numbers(table)[name] for name in (*CALLS, "write")), 599):
+            answers = decide(ours, arch, number | offset, args), theirs.of(arch, number | offset, args)
+            assert answers[0] == answers[1], (table, number, [hex(answer) for answer in answers])
 
 
 @settings(max_examples=200, deadline=None)
 @given(rules=st.lists(st.tuples(st.sampled_from(CALLS), CONDITIONS), max_size=12), args=ARGUMENTS)
 def test_many_rules_a_call_decide_as_the_spec_says(rules: Rules, args: tuple[int, ...]) -> None:
     """Not beside libseccomp: 2.5 merges the rules of one call into a tree, and permits some that no rule permits."""
-    program = seccomp.compile(profile_of(rules), "x86_64")
+    program = seccomp.compile(profile_of([*rules, ("statx", [])]), "x86_64")  # the last that is named
     for name in (*CALLS, "write"):
         allowed = any(
             each == name and all(holds(condition, args) for condition in conditions) for each, conditions in rules
@@ -241,8 +303,39 @@ def test_calls_newer_than_the_profile_do_not_exist() -> None:
     assert decide(program, X86_64, 437) == ALLOW
     assert decide(program, X86_64, 436) == EPERM
     assert decide(program, X86_64, 438) == seccomp.SECCOMP_RET_ERRNO | errno.ENOSYS
-    meant = seccomp.compile({**profile, "defaultErrnoRet": 1}, "x86_64")
-    assert decide(meant, X86_64, 438) == EPERM
+    with_value = seccomp.compile({**profile, "defaultErrnoRet": 13}, "x86_64")
+    assert decide(with_value, X86_64, 436) == seccomp.SECCOMP_RET_ERRNO | errno.EACCES
+    assert decide(with_value, X86_64, 438) == seccomp.SECCOMP_RET_ERRNO | errno.ENOSYS
+    passing = {"defaultAction": "SCMP_ACT_LOG", "syscalls": [{"names": ["openat2"], "action": "SCMP_ACT_ALLOW"}]}
+    assert decide(seccomp.compile(passing, "x86_64"), X86_64, 438) == seccomp.SECCOMP_RET_LOG
+
+
+def test_upper_half_of_an_argument_does_not_lead_around_a_rule_of_32_bits() -> None:
+    """x32 passes 64 bits, of which the kernel takes an int: libseccomp compares that, and so do we."""
+    refuse = {"names": ["socket"], "action": "SCMP_ACT_ERRNO", "args": [{"index": 0, "op": "SCMP_CMP_EQ", "value": 16}]}
+    profile = {"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X32"], "syscalls": [refuse]}
+    number = numbers("x32")["socket"] | 1 << 30
+    assert decide(seccomp.compile(profile, "x86_64"), X86_64, number, (1 << 32 | 16,)) == EPERM
+
+
+def test_architectures_of_other_machines_are_passed_over() -> None:
+    profile = {"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_S390X", "SCMP_ARCH_RISCV64", "SCMP_ARCH_X86"]}
+    assert seccomp.compile(profile, "x86_64") == seccomp.compile({**profile, "architectures": ["SCMP_ARCH_X86"]}, "x86_64")
+
+
+def test_flags() -> None:
+    """Without a list runc's default; a listener excludes TSYNC, and only with one there is something to wait for."""
+    notify = {"syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_NOTIFY"}]}
+    assert seccomp.flags_of({}) == seccomp.SPEC_ALLOW
+    assert seccomp.flags_of({"flags": []}) == 0
+    assert seccomp.flags_of({"flags": ["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_TSYNC"]}) == 3
+    assert seccomp.flags_of({**notify, "flags": ["SECCOMP_FILTER_FLAG_TSYNC"]}) == seccomp.NEW_LISTENER
+    waits = {"flags": ["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]}
+    assert seccomp.flags_of({**notify, **waits}) == seccomp.NEW_LISTENER | seccomp.WAIT_KILLABLE_RECV
+    with pytest.raises(ValueError, match="needs a rule with SCMP_ACT_NOTIFY"):
+        seccomp.flags_of(waits)
+    with pytest.raises(ValueError, match="unknown flag 'DANCE'"):
+        seccomp.flags_of({"flags": ["DANCE"]})
 
 
 def test_many_answers_reach_over_long_jumps() -> None:
@@ -288,6 +381,11 @@ def test_unix_sockets_of_x86_also_by_socketcall() -> None:
             {"syscalls": [{"names": ["read"], "action": "SCMP_ACT_LOG", "args": [{"index": 0, "op": "x", "value": 0}]}]},
             "unknown operator 'x'",
         ),
+        ({"syscalls": [{"names": [], "action": "SCMP_ACT_LOG"}]}, "names no system call"),
+        ({"syscalls": [{"names": ["read"], "action": "SCMP_ACT_KILL", "errnoRet": 5}]}, "takes no errno"),
+        ({"syscalls": [{"names": ["read"], "action": "SCMP_ACT_ERRNO", "errnoRet": 65536}]}, "errno 65536"),
+        ({"defaultAction": "SCMP_ACT_NOTIFY"}, "SCMP_ACT_NOTIFY as the default"),
+        ({"syscalls": [{"names": ["read", "write"], "action": "SCMP_ACT_NOTIFY"}]}, "SCMP_ACT_NOTIFY of 'write'"),
     ],
 )
 def test_bad_profile_is_refused(change: dict[str, Any], words: str) -> None:

@@ -4,7 +4,9 @@ The program looks at the architecture, then finds the system call by binary sear
 the same answer, then compares arguments where a rule has some. Rules are read as libseccomp and runc read
 them: a rule without arguments wins over those with; among those the first that matches; two conditions on one
 argument are alternatives; names that no architecture here knows are skipped, and so are rules that say what
-the default says.
+the default says. On 32-bit architectures and x32 only the lower half of an argument is compared. A call with a
+higher number than any that the profile names does not exist (ENOSYS), unless the default lets calls pass: a libc
+that tries a newer call falls back only then.
 
 Sources: OCI runtime spec `config-linux.md#seccomp`, `seccomp(2)`,
 `include/uapi/linux/{seccomp,filter,audit}.h`.
@@ -30,7 +32,14 @@ SECCOMP_RET_TRACE: Final = 0x7FF00000
 SECCOMP_RET_LOG: Final = 0x7FFC0000
 SECCOMP_RET_ALLOW: Final = 0x7FFF0000
 
+_ACTION_FULL: Final = 0xFFFF0000
 SECCOMP_SET_MODE_FILTER: Final = 1
+
+TSYNC: Final = 1
+SPEC_ALLOW: Final = 4
+NEW_LISTENER: Final = 8
+"""Flag of a filter that notifies: `install` gives the descriptor at which notifications are read."""
+WAIT_KILLABLE_RECV: Final = 32
 
 _ACTIONS = {
     "SCMP_ACT_KILL": SECCOMP_RET_KILL_THREAD,
@@ -41,8 +50,8 @@ _ACTIONS = {
     "SCMP_ACT_NOTIFY": SECCOMP_RET_USER_NOTIF,
 }  # fmt: skip
 _FLAGS = {
-    "SECCOMP_FILTER_FLAG_TSYNC": 1, "SECCOMP_FILTER_FLAG_LOG": 2, "SECCOMP_FILTER_FLAG_SPEC_ALLOW": 4,
-    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV": 32,
+    "SECCOMP_FILTER_FLAG_TSYNC": TSYNC, "SECCOMP_FILTER_FLAG_LOG": 2, "SECCOMP_FILTER_FLAG_SPEC_ALLOW": SPEC_ALLOW,
+    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV": WAIT_KILLABLE_RECV,
 }  # fmt: skip
 _AUDIT_ARCH = {"x86_64": 0xC000003E, "x86": 0x40000003, "aarch64": 0xC00000B7, "arm": 0x40000028}
 _ARCH_NAMES = {
@@ -50,6 +59,14 @@ _ARCH_NAMES = {
     "SCMP_ARCH_AARCH64": "aarch64", "SCMP_ARCH_ARM": "arm",
 }  # fmt: skip
 _COMPATIBLE = {"x86_64": ("x86_64", "x86", "x32"), "aarch64": ("aarch64", "arm")}
+_FOREIGN = frozenset(
+    f"SCMP_ARCH_{name}" for name in (
+        "MIPS", "MIPS64", "MIPS64N32", "MIPSEL", "MIPSEL64", "MIPSEL64N32", "PPC", "PPC64", "PPC64LE", "S390", "S390X", "PARISC",
+        "PARISC64", "RISCV64", "LOONGARCH64", "M68K", "SH", "SHEB",
+    )
+)  # fmt: skip
+"""What a profile may list and none of our kernels runs: there is nothing to do for them."""
+_64_BIT = ("x86_64", "aarch64")
 _X32_BIT = 0x40000000
 
 # 32-bit x86 reaches sockets and System V IPC also through one call that takes the number of the real one
@@ -93,17 +110,21 @@ def compile(seccomp: Mapping[str, Any], arch: str = MACHINE) -> bytes:  # noqa: 
     if arch not in _COMPATIBLE:
         raise ValueError(f"seccomp: architecture {arch} is not supported")
     default = _answer(seccomp["defaultAction"], seccomp.get("defaultErrnoRet"))
+    if default == SECCOMP_RET_USER_NOTIF:
+        raise ValueError("seccomp: SCMP_ACT_NOTIFY as the default action would stop the process before its listener is told of")
     wanted = {arch}
     for name in seccomp.get("architectures") or ():
-        if name not in _ARCH_NAMES:
+        if name in _ARCH_NAMES:
+            wanted.add(_ARCH_NAMES[name])
+        elif name not in _FOREIGN:
             raise ValueError(f"seccomp: unknown architecture {name!r}")
-        wanted.add(_ARCH_NAMES[name])
     arches = [each for each in _COMPATIBLE[arch] if each in wanted]
-    # A libc that tries a newer call must hear "no such call", or it never falls back; but a profile that says
-    # itself what the default error is means it.
-    tell_new = default == SECCOMP_RET_ERRNO | errno.EPERM and seccomp.get("defaultErrnoRet") is None
-    calls = _parse_calls(seccomp.get("syscalls") or (), default)
-    programs = {each: _segments(_rules_of(each, calls), default, tell_new) for each in arches}
+    calls = _parse_calls(seccomp.get("syscalls") or ())
+    passes = default & _ACTION_FULL in (SECCOMP_RET_ALLOW, SECCOMP_RET_LOG, SECCOMP_RET_TRACE)
+    programs: dict[str, list[_Segment]] = {}
+    for each in arches:
+        last = -1 if passes else _last_named(each, calls)
+        programs[each] = _segments(_rules_of(each, [call for call in calls if call[2] != default]), default, last)
     return _Assembler(default).program(programs)
 
 
@@ -118,13 +139,23 @@ def warm_up(arch: str = MACHINE) -> None:
         numbers(each)
 
 
+def notifies(seccomp: Mapping[str, Any]) -> bool:
+    """Tell whether some call is to be answered by a listener."""
+    return any(call.get("action") == "SCMP_ACT_NOTIFY" for call in seccomp.get("syscalls") or ())
+
+
 def flags_of(seccomp: Mapping[str, Any]) -> int:
-    """Give the flags for `install`. Raises `ValueError` for an unknown one."""
-    bits = 0
-    for name in seccomp.get("flags") or ():
+    """Give the flags for `install`; where the profile says nothing of flags, runc's default. Raises `ValueError`."""
+    given = seccomp.get("flags")
+    bits = SPEC_ALLOW if given is None else 0
+    for name in given or ():
         if name not in _FLAGS:
             raise ValueError(f"seccomp: unknown flag {name!r}")
         bits |= _FLAGS[name]
+    if notifies(seccomp):
+        return bits & ~TSYNC | NEW_LISTENER  # the two exclude each other, and who installs has one thread
+    if bits & WAIT_KILLABLE_RECV:
+        raise ValueError("seccomp: SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV needs a rule with SCMP_ACT_NOTIFY")
     return bits
 
 
@@ -132,10 +163,12 @@ class _SockFprog(ctypes.Structure):
     _fields_ = [("len", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
 
 
-def install(program: bytes, flags: int = 0) -> None:
-    """Put the filter on this thread, for good. Needs CAP_SYS_ADMIN or no_new_privs. Raises `OSError`."""
+def install(program: bytes, flags: int = 0) -> int:
+    """Put the filter on this thread, for good; with `NEW_LISTENER` give the descriptor of its notifications, which closes on
+    exec. Needs CAP_SYS_ADMIN or no_new_privs. Raises `OSError`.
+    """
     fprog = _SockFprog(len(program) // 8, program)
-    syscall("seccomp", SECCOMP_SET_MODE_FILTER, flags, ctypes.byref(fprog))
+    return syscall("seccomp", SECCOMP_SET_MODE_FILTER, flags, ctypes.byref(fprog))
 
 
 _Call = tuple[Sequence[str], tuple[Condition, ...], int]
@@ -146,16 +179,23 @@ def _answer(action: str, value: int | None) -> int:
         raise ValueError(f"seccomp: unknown action {action!r}")
     answer = _ACTIONS[action]
     if answer in (SECCOMP_RET_ERRNO, SECCOMP_RET_TRACE):
-        answer |= (errno.EPERM if value is None else value) & 0xFFFF
+        value = errno.EPERM if value is None else value
+        if not 0 <= value <= 0xFFFF:
+            raise ValueError(f"seccomp: errno {value} is not within 0 to 65535")
+        return answer | value
+    if value:
+        raise ValueError(f"seccomp: {action} takes no errno, and {value} is given")
     return answer
 
 
-def _parse_calls(calls: Sequence[Mapping[str, Any]], default: int) -> list[_Call]:
+def _parse_calls(calls: Sequence[Mapping[str, Any]]) -> list[_Call]:
     parsed: list[_Call] = []
     for call in calls:
+        if not call.get("names"):
+            raise ValueError("seccomp: a rule names no system call")
         answer = _answer(call["action"], call.get("errnoRet"))
-        if answer == default:
-            continue
+        if answer == SECCOMP_RET_USER_NOTIF and "write" in call["names"]:
+            raise ValueError("seccomp: SCMP_ACT_NOTIFY of 'write' would stop the process before its listener is told of")
         conditions = tuple(
             (arg["index"], arg["op"], arg["value"], arg.get("valueTwo") or 0)
             for arg in call.get("args") or ()
@@ -167,6 +207,12 @@ def _parse_calls(calls: Sequence[Mapping[str, Any]], default: int) -> list[_Call
                 raise ValueError(f"seccomp: unknown operator {op!r}")
         parsed.append((call["names"], conditions, answer))
     return parsed
+
+
+def _last_named(arch: str, calls: Sequence[_Call]) -> int:
+    """Give the highest number of a call that the profile names, by whatever rule; -1 if it names none (but 0, to runc)."""
+    lookup = numbers(arch).get
+    return max((max(filter(None, map(lookup, names)), default=-1) for names, _, _ in calls), default=-1)
 
 
 def _rules_of(arch: str, calls: Sequence[_Call]) -> _Rules:
@@ -190,9 +236,10 @@ def _rules_of(arch: str, calls: Sequence[_Call]) -> _Rules:
 _Segment = tuple[int, int | list[tuple[tuple[Condition, ...], int]]]
 
 
-def _segments(rules: _Rules, default: int, tell_new: bool) -> list[_Segment]:
-    """Give the number line as (first number, answer or rules); each segment reaches to the next one's
-    first."""
+def _segments(rules: _Rules, default: int, last: int) -> list[_Segment]:
+    """Give the number line as (first number, answer or rules); each segment reaches to the next one's first. Beyond
+    `last`, unless that is -1, there are no calls.
+    """
     answers: dict[Any, int | list[tuple[tuple[Condition, ...], int]]] = {**rules.conditional, **rules.always}
     segments: list[_Segment] = [(0, default)]
     following = 0
@@ -208,9 +255,13 @@ def _segments(rules: _Rules, default: int, tell_new: bool) -> list[_Segment]:
                 segments.pop()
             segments.append((number, answer))
         following = number + 1
-    beyond = SECCOMP_RET_ERRNO | errno.ENOSYS if tell_new else default
-    if segments[-1][1] != beyond:
-        segments.append((following, beyond))
+    if segments[-1][1] != default:
+        segments.append((following, default))
+    missing = SECCOMP_RET_ERRNO | errno.ENOSYS
+    if last >= 0 and default != missing:
+        if segments[-1][0] == last + 1:
+            segments.pop()
+        segments.append((last + 1, missing))
     return segments
 
 
@@ -244,12 +295,12 @@ class _Assembler:
             if arch == "x86_64":
                 x32 = kill
                 if "x32" in programs:
-                    search = self._search(programs["x32"], 0, len(programs["x32"]))
+                    search = self._search(programs["x32"], 0, len(programs["x32"]), wide=False)
                     x32 = self._step(self._AND, ~_X32_BIT & 0xFFFFFFFF, search)
-                search = self._search(programs[arch], 0, len(programs[arch]))
+                search = self._search(programs[arch], 0, len(programs[arch]), wide=arch in _64_BIT)
                 search = self._branch(self._JGE, _X32_BIT, x32, search)
             else:
-                search = self._search(programs[arch], 0, len(programs[arch]))
+                search = self._search(programs[arch], 0, len(programs[arch]), wide=arch in _64_BIT)
             entry = self._step(self._LD, self._NR, search)
             other = self._branch(self._JEQ, _AUDIT_ARCH[arch], entry, other)
         self._step(self._LD, self._ARCH, other)
@@ -259,11 +310,11 @@ class _Assembler:
             )
         return struct.pack(f"<{len(self._code)}Q", *reversed(self._code))
 
-    def _search(self, segments: list[_Segment], low: int, high: int) -> int:
+    def _search(self, segments: list[_Segment], low: int, high: int, *, wide: bool) -> int:
         if high - low > 1:
             middle = (low + high) // 2
-            right = self._search(segments, middle, high)
-            left = self._search(segments, low, middle)
+            right = self._search(segments, middle, high, wide=wide)
+            left = self._search(segments, low, middle, wide=wide)
             return self._branch(self._JGE, segments[middle][0], right, left)
         answer = segments[low][1]
         if isinstance(answer, int):
@@ -273,10 +324,10 @@ class _Assembler:
             fail = position
             position = self._ret(result)
             for condition in reversed(conditions):
-                position = self._compare(condition, position, fail)
+                position = self._compare(condition, position, fail, wide)
         return position
 
-    def _compare(self, condition: Condition, match: int, fail: int) -> int:
+    def _compare(self, condition: Condition, match: int, fail: int, wide: bool) -> int:  # noqa: FBT001
         index, operator, value, second = condition
         operator = operator[len("SCMP_CMP_") :]
         if operator in ("NE", "LT", "LE"):
@@ -288,10 +339,14 @@ class _Assembler:
             second &= value
             position = self._branch(self._JEQ, second & 0xFFFFFFFF, match, fail)
             position = self._step(self._LD, low, self._step(self._AND, value & 0xFFFFFFFF, position))
+            if not wide:
+                return position
             position = self._branch(self._JEQ, second >> 32, position, fail)
             return self._step(self._LD, high, self._step(self._AND, value >> 32, position))
         jump = {"EQ": self._JEQ, "GT": self._JGT, "GE": self._JGE}[operator]
         position = self._step(self._LD, low, self._branch(jump, value & 0xFFFFFFFF, match, fail))
+        if not wide:
+            return position
         position = self._branch(self._JEQ, value >> 32, position, fail)
         if operator != "EQ":
             position = self._branch(self._JGT, value >> 32, match, position)
