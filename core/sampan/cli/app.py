@@ -107,6 +107,7 @@ _CONTAINER = {
     "top": Entry("commands.containers:top", "Display the running processes of a container"),
     "trace": Entry("commands.trace:trace", "Show where the time of a container's start went, driver by driver"),
     "unpause": Entry("commands.containers:unpause", "Unpause all processes within one or more containers"),
+    "update": Entry("commands.update:update", "Update configuration of one or more containers"),
     "wait": Entry("commands.containers:wait", "Block until one or more containers stop, then print their exit codes"),
 }  # fmt: skip
 
@@ -206,7 +207,7 @@ _ROOT = {
     "daemon": Entry("daemon:daemon", "Run the Sampan daemon in the foreground"),
     **{name: _CONTAINER[name] for name in (
         "attach", "commit", "create", "diff", "export", "kill", "logs", "pause", "port", "rename", "restart", "rm", "start", "stop", "top",
-        "trace", "unpause", "wait")},
+        "trace", "unpause", "update", "wait")},
     **{name: _IMAGE[name] for name in ("history", "import", "load", "save", "tag")},
     "rmi": _IMAGE["rm"],
     "inspect": Entry("commands.inspect:inspect", "Return low-level information on Sampan objects"),

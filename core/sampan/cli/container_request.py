@@ -137,7 +137,7 @@ def _host_config(options: Options) -> dict[str, Any]:
             "Type": options["log_driver"] or "",
             "Config": environment.mapping(options["log_opt"], "log option"),
         },
-        "RestartPolicy": _restart(options["restart"]),
+        "RestartPolicy": restart_policy(options["restart"]),
         "AutoRemove": options["rm"],
         "VolumeDriver": options["volume_driver"] or "",
         "VolumesFrom": list(options["volumes_from"]),
@@ -280,7 +280,8 @@ def _ulimit(text: str) -> dict[str, Any]:
     return {"Name": name, "Soft": limits[0], "Hard": limits[1]}
 
 
-def _restart(text: str | None) -> dict[str, Any]:
+def restart_policy(text: str | None) -> dict[str, Any]:
+    """Give the API's object for `--restart`. Raises `ValueError`."""
     name, colon, count = (text or "no").partition(":")
     if name not in ("no", "always", "unless-stopped", "on-failure"):
         raise ValueError(f"invalid restart policy {text!r}: it is no, always, unless-stopped or on-failure[:N]")

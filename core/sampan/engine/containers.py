@@ -16,7 +16,7 @@ from sampan.api.errors import Conflict, InvalidArgument, NotFound, SampanError, 
 from sampan.api.logs import LogDriver
 from sampan.api.runtime import RuntimeDriver
 from sampan.api.types import ContainerConfig, ContainerCreateRequest, HostConfig
-from sampan.engine import container_networks, isolation
+from sampan.engine import container_networks, isolation, restart_policy
 from sampan.engine.container import Container, Directories
 from sampan.engine.events import EventBus
 from sampan.engine.images import Images
@@ -41,8 +41,6 @@ log = logging.getLogger(__name__)
 
 MAX_HOSTNAME = 64
 """The kernel's limit in bytes, sethostname(2), setdomainname(2)."""
-
-RESTART_POLICIES = ("", "no", "always", "unless-stopped", "on-failure")
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,7 +295,9 @@ class Containers:
         self._registry.driver("runtime", host.runtime or self._settings.runtime, RuntimeDriver)
         log_driver = self._registry.driver("log", host.log_config.type or self._settings.log_driver, LogDriver)
         log_driver.validate(host.log_config.config)
-        self._check_restart(host)
+        restart_policy.check(host.restart_policy)
+        if host.auto_remove and restart_policy.restarts(host.restart_policy):
+            raise InvalidArgument("can't create 'AutoRemove' container with restart policy")
         self._check_modes(host)
         warnings.extend(container_networks.check_modes(config, host))
         if config.healthcheck and config.healthcheck.test and config.healthcheck.test != ["NONE"]:
@@ -305,18 +305,6 @@ class Containers:
         if host.init:
             raise Unsupported("run an init process (--init): not built yet", remedy="leave out --init")
         return warnings
-
-    @staticmethod
-    def _check_restart(host: HostConfig) -> None:
-        policy = host.restart_policy
-        if policy.name not in RESTART_POLICIES:
-            raise InvalidArgument(
-                f"invalid restart policy: unknown policy '{policy.name}'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'"
-            )
-        if policy.maximum_retry_count and policy.name != "on-failure":
-            raise InvalidArgument("invalid restart policy: maximum retry count can only be used with 'on-failure'")
-        if host.auto_remove and policy.name not in ("", "no"):
-            raise InvalidArgument("can't create 'AutoRemove' container with restart policy")
 
     @staticmethod
     def _check_modes(host: HostConfig) -> None:

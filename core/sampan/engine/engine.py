@@ -39,6 +39,7 @@ from sampan.engine.sandboxes import Sandboxes
 from sampan.engine.start import Starter
 from sampan.engine.storage import StorageDrivers
 from sampan.engine.unpacking import UnpackedImages
+from sampan.engine.update import Updates
 from sampan.engine.usage import DiskUse
 from sampan.engine.volumes import Volumes
 from sampan.linux import cgroups
@@ -81,6 +82,7 @@ class Engine:
             self.naming, self.links, self.sandboxes, self.volumes,
         )
         self.lifecycle = Lifecycle(self.events, self.containers, self.starter, self.connections, self.links, self.volumes)
+        self.updates = Updates(self.containers, self.events)
         self.commits = Commits(
             self.containers, self.images, self.storage, self.lifecycle, self.blobs, self.events
         )

@@ -13,7 +13,7 @@ from typing import Any
 from sampan.api.errors import Conflict, InvalidArgument, NotFound, Unsupported
 from sampan.api.logs import LogRecord
 from sampan.api.storage import ChangeKind
-from sampan.api.types import ContainerCreateRequest
+from sampan.api.types import ContainerCreateRequest, HostConfig
 from sampan.engine import changes, logs
 from sampan.engine.container import Container
 from sampan.engine.engine import Engine
@@ -62,6 +62,7 @@ class ContainerRoutes:
         router.add("POST", "/containers/{id}/kill", self.kill)
         router.add("POST", "/containers/{id}/pause", self.pause)
         router.add("POST", "/containers/{id}/unpause", self.unpause)
+        router.add("POST", "/containers/{id}/update", self.update)
         router.add("POST", "/containers/{id}/rename", self.rename)
         router.add("POST", "/containers/{id}/resize", self.resize)
         router.add("POST", "/containers/{id}/wait", self.wait)
@@ -154,6 +155,15 @@ class ContainerRoutes:
         """Thaw a container."""
         await self._engine.lifecycle.unpause(self._get(request))
         return empty()
+
+    async def update(self, request: Request) -> Response:
+        """Change limits and restart policy."""
+        container = self._get(request)
+        asked = await body.model(request, HostConfig)
+        if request.version < (1, 40):  # clients of that time send 0 for what they don't know
+            asked.pids_limit = None
+        warnings = await asyncio.shield(self._engine.updates.update(container, asked))
+        return json_response({"Warnings": warnings or None})
 
     async def rename(self, request: Request) -> Response:
         """Give a container another name."""

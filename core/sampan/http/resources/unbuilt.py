@@ -12,7 +12,6 @@ from sampan.http.router import Router
 
 ENDPOINTS: tuple[tuple[str, str, str], ...] = (
     ("GET", "/containers/{id}/stats", "watch a container's use"),
-    ("POST", "/containers/{id}/update", "change a container's limits"),
     ("HEAD", "/containers/{id}/archive", "copy files out of a container"),
     ("GET", "/containers/{id}/archive", "copy files out of a container"),
     ("PUT", "/containers/{id}/archive", "copy files into a container"),
