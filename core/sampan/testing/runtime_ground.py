@@ -1,15 +1,20 @@
-"""The runtime suite's ground: containers of one test, and a look at what the kernel says of them."""
+"""The runtime suite's ground: containers of one test, and a look at what they leave and what the kernel says of them."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+import pytest
 
 from sampan.api.runtime import Mount, RuntimeDriver, Spec
-from sampan.testing.containers import Container, Output
+from sampan.testing.containers import Container, Output, subreaper
+from sampan.testing.leaks import Leaks
+from sampan.testing.rootfs import build_rootfs
+from sampan.testing.selection import DriverSuite
 from sampan.testing.spec import container_spec, process_spec
 
 __all__ = [
@@ -17,6 +22,7 @@ __all__ = [
     "PRINT_SIZE",
     "KernelLimits",
     "MiB",
+    "RuntimeGround",
     "Workshop",
     "copy_on_write",
     "shell",
@@ -79,6 +85,58 @@ class Workshop:
 
     def _id(self) -> str:
         return f"{self.mark}-{len(self.made)}"
+
+
+class RuntimeGround(DriverSuite):
+    """What a test class of a runtime driver stands on: a workshop for its containers, and the look at what they leave."""
+
+    driver_class: ClassVar[type[RuntimeDriver]]
+    driver_config: ClassVar[Mapping[str, Any]] = {}
+    require_supported: ClassVar[bool] = False
+    """Fail, and don't skip, on a host that can't run the driver."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def tree(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """A root file system that the class's tests share; they write to it under /tmp only."""
+        return build_rootfs(tmp_path_factory.mktemp("tree") / "rootfs")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def capabilities(cls, tmp_path_factory: pytest.TempPathFactory) -> frozenset[str]:
+        """What the driver claims on this host."""
+        probe = cls.driver_class.probe(tmp_path_factory.mktemp("root"))
+        if not probe.supported:
+            (pytest.fail if cls.require_supported else pytest.skip)(probe.reason)
+        return probe.capabilities
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def settings(cls) -> Mapping[str, Any]:
+        """`driver_config` as the daemon hands it to a shim: checked by the driver's model, and plain."""
+        return cls.driver_class.config_model().model_validate(dict(cls.driver_config)).model_dump(mode="json")
+
+    @pytest.fixture
+    def workshop(
+        self,
+        capabilities: frozenset[str],
+        settings: Mapping[str, Any],
+        tree: Path,
+        tmp_path: Path,
+    ) -> Iterator[Workshop]:
+        """Make containers in the test; afterwards they are deleted and nothing of them is left on the
+        host."""
+        workshop = Workshop(self.driver_class, settings, tree, tmp_path)
+        leaks = Leaks.before(mark=workshop.mark)
+        with subreaper():
+            try:
+                yield workshop
+            finally:
+                workshop.close()
+        leaks.check()
+        for container in workshop.made:
+            state = container.directory / "state"
+            assert not state.exists() or list(state.iterdir()) == [], "delete leaves files in the state directory"
 
 
 def copy_on_write(tree: Path, directory: Path) -> tuple[Mount, ...]:
