@@ -56,13 +56,15 @@ class Stdio:
 
     `console` is a connected unix stream socket. A driver that makes the terminal sends the master's descriptor over it with
     one byte by `SCM_RIGHTS`, as runc's `--console-socket` does; the terminal's slave becomes 0, 1, 2 of the process.
-    All descriptors belong to the caller; the driver must not let any but 0, 1 and 2 reach the process.
+    All descriptors belong to the caller; the driver must not let any but 0, 1 and 2 reach the process, and as many from 3 on
+    as `preserved` says: they are there under the same numbers.
     """
 
     stdin: int = -1
     stdout: int = -1
     stderr: int = -1
     console: int = -1
+    preserved: int = 0
 
 
 @dataclass(frozen=True, slots=True)
