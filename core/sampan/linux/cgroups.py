@@ -161,6 +161,15 @@ class Cgroup:
             time.sleep(0.001)
             write(name, state)
 
+    def is_frozen(self) -> bool:
+        """Whether `freeze` has stopped it. False if it is gone."""
+        try:
+            if self.layout.unified:
+                return "frozen 1" in read(self.directory() + "/cgroup.events")
+            return read(self.directory("freezer") + "/freezer.state").strip() == "FROZEN"
+        except FileNotFoundError:
+            return False
+
     def oom_kill_count(self) -> int:
         """Give how many of its processes the kernel killed for want of memory."""
         return count_oom_kills(self)

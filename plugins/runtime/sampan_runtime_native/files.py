@@ -1,7 +1,6 @@
 """What the driver keeps of a container, in a directory of the container's state.
 
-`gate` is the socket at which the first process waits for `start`, `root` the mount point of its root (empty for everyone
-else), `filter` the compiled seccomp program, for `exec`. All of it is made anew by `create` and removed by `delete`.
+`gate` is the socket at which the first process waits for `start`, `filter` the compiled seccomp program, for `exec`. All of it is made anew by `create` and removed by `delete`.
 """
 
 from __future__ import annotations
@@ -23,22 +22,15 @@ class Files:
         self._directory = directory
         self._gate = directory / "gate"
         self._filter = directory / "filter"
-        self.root = directory / "root"
 
     def make(self) -> None:
-        """Make the directories. Raises `OSError`, as the other methods."""
-        try:
-            self.root.mkdir(exist_ok=True)
-        except FileNotFoundError:
-            self._directory.mkdir(parents=True, mode=0o700)
-            self.root.mkdir()
+        """Make the directory. Raises `OSError`, as the other methods."""
+        self._directory.mkdir(parents=True, mode=0o700, exist_ok=True)
 
     def remove(self) -> None:
         """Remove what was made, as far as it is there."""
         for path in (self._gate, self._filter):
             path.unlink(missing_ok=True)
-        with contextlib.suppress(FileNotFoundError):
-            self.root.rmdir()
 
     def open_gate(self) -> socket.socket:
         """Make the gate and give the socket that listens at it."""
@@ -52,6 +44,10 @@ class Files:
             gate.close()
             raise
         return gate
+
+    def has_gate(self) -> bool:
+        """Whether a first process waits, or waited, at the gate: nobody has knocked yet."""
+        return self._gate.exists()
 
     def knock(self, starter: socket.socket) -> None:
         """Connect to who waits at the gate, and take the gate away. Raises `Conflict` if nobody does."""

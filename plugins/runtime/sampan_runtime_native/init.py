@@ -18,10 +18,7 @@ from sampan.api.errors import System
 from sampan.linux.mounts import MountOptions, open_filesystem
 from sampan.linux.namespaces import (
     CLONE_NEWCGROUP,
-    CLONE_NEWIPC,
-    CLONE_NEWNET,
-    CLONE_NEWNS,
-    CLONE_NEWUTS,
+    CLONE_NEWUSER,
     setns,
     unshare,
 )
@@ -34,22 +31,30 @@ from sampan_runtime_native.terminal import open_terminal, send_master, use_termi
 
 if TYPE_CHECKING:
     from sampan.api.runtime import Mount, Stdio
+    from sampan.linux.namespaces import IdMaps
+    from sampan_runtime_native.birth import Join
     from sampan_runtime_native.plan import Plan
     from sampan_runtime_native.process import Process
 
-_JOINED_BY_EXEC = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNET | CLONE_NEWCGROUP
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A container to join: a pidfd of its first process, and the kinds of that one's namespaces (CLONE_NEW* flags)."""
+
+    pidfd: int
+    kinds: int
 
 
 @dataclass(frozen=True, slots=True)
 class FirstProcess:
-    """What the first process needs, all opened by the driver. `joins` are (CLONE_NEW* flag, descriptor)."""
+    """What the first process needs, all opened by the driver. `maps` are its user namespace's, None without one."""
 
     plan: Plan
     rootfs: tuple[Mount, ...]
     sources: Sources
-    joins: tuple[tuple[int, int], ...]
+    joins: tuple[Join, ...]
     stdio: Stdio
-    base: str
+    maps: IdMaps | None
     driver: socket.socket
 
 
@@ -70,18 +75,23 @@ def first(container: FirstProcess) -> NoReturn:
         with socket.socket(fileno=go.gate) as gate:
             teller, _ = gate.accept()
         container.driver.close()
-        program.run(go.filter, go.flags)
+        program.run(go.filter, go.flags, container.stdio.preserved)
 
     _report_errors(lambda: teller, steps)
 
 
-def another(process: Process, stdio: Stdio, pidfd: int, driver: socket.socket) -> NoReturn:
-    """Join the container of `pidfd` and become a program in it. Never returns."""
+def another(process: Process, stdio: Stdio, container: Entry, driver: socket.socket) -> NoReturn:
+    """Join a container and become a program in it. Never returns."""
 
     def steps() -> None:
-        _settle(stdio, (pidfd, driver.fileno()))
-        setns(pidfd, _JOINED_BY_EXEC)
-        os.close(pidfd)
+        _settle(stdio, (container.pidfd, driver.fileno()))
+        proc = _open_proc()  # before: inside, a procfs that is partly covered keeps a user namespace from having a whole one
+        if container.kinds & CLONE_NEWUSER:
+            os.setgroups(())  # in there it may be forbidden
+        setns(container.pidfd, container.kinds)  # all at once: the kernel begins with the user namespace
+        os.close(container.pidfd)
+        if container.kinds & CLONE_NEWUSER:
+            _become_root()
         if process.terminal:
             root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             master, slave = open_terminal(root, process.console_size)
@@ -91,11 +101,10 @@ def another(process: Process, stdio: Stdio, pidfd: int, driver: socket.socket) -
             os.close(stdio.console)
             use_terminal(slave)
         program = Program(process)
-        proc = open_filesystem("proc", "proc", MountOptions())
         program.prepare(proc)
         os.close(proc)
         go = channel.await_go(driver)
-        program.run(go.filter, go.flags)
+        program.run(go.filter, go.flags, stdio.preserved)
 
     _report_errors(lambda: driver, steps)
 
@@ -123,7 +132,7 @@ def _settle(stdio: Stdio, kept: tuple[int, ...]) -> None:
     moved = [_above(fd) for fd in (stdio.stdin, stdio.stdout, stdio.stderr)]
     for number, fd in enumerate(moved):
         os.dup2(fd, number)
-    keep_only((0, 1, 2, *kept))
+    keep_only((*range(3 + stdio.preserved), *kept))
 
 
 def _above(fd: int) -> int:
@@ -137,7 +146,10 @@ def _build(container: FirstProcess, program: Program) -> None:
     for flag, fd in container.joins:
         setns(fd, flag)
         os.close(fd)
-    builder = RootBuilder(plan, container.sources, container.base)
+    if container.maps:
+        _become_root()
+    proc = _open_proc()
+    builder = RootBuilder(plan, container.sources, container.maps)
     builder.mount_root(container.rootfs)
     builder.mount_all()
     builder.make_devices()
@@ -154,12 +166,29 @@ def _build(container: FirstProcess, program: Program) -> None:
     if slave >= 0:
         use_terminal(slave)
     _name_host(plan)
-    proc = open_filesystem("proc", "proc", MountOptions())
+    write_sysctls(proc, plan.sysctls)
+    program.prepare(proc)
+    os.close(proc)
+
+
+def _open_proc() -> int:
+    """Give a procfs of this pid namespace that is nowhere to be seen. One that is partly covered at its place would, in a user
+    namespace, keep it from being mounted: so before anything is covered.
+    """
     try:
-        write_sysctls(proc, plan.sysctls)
-        program.prepare(proc)
-    finally:
-        os.close(proc)
+        return open_filesystem("proc", "proc", MountOptions())
+    except PermissionError as error:
+        raise System(
+            "mount proc: the container's user namespace does not own its pid namespace, or the daemon sees only a part of /proc",
+            remedy="give the container a pid namespace of its own, or the host's user namespace",
+        ) from error
+
+
+def _become_root() -> None:
+    """Be root of the user namespace: files are made as root's, and nobody of the host's is left. Capabilities stay."""
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+    prctl(PR_SET_DUMPABLE, 0)  # a change of ids sets it anew
 
 
 def _name_host(plan: Plan) -> None:

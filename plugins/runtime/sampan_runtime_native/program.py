@@ -77,11 +77,11 @@ class Program:
             names = ", ".join(capabilities.names(lost))
             self.warnings.append(f"capabilities that the engine lacks itself are left out: {names}")
 
-    def run(self, filter_: bytes, flags: int) -> None:
-        """Become the program, under the seccomp program `filter_` unless that is empty; returns only by an
-        error."""
+    def run(self, filter_: bytes, flags: int, preserved: int = 0) -> None:
+        """Become the program, under the seccomp program `filter_` unless that is empty, with descriptors 0 to
+        2 and as many more as `preserved`; returns only by an error."""
         process = self._process
-        close_range(3, flags=CLOSE_RANGE_CLOEXEC)
+        close_range(3 + preserved, flags=CLOSE_RANGE_CLOEXEC)
         if process.no_new_privileges:
             prctl(PR_SET_NO_NEW_PRIVS, 1)
             capabilities.apply(self._final)
