@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import socket
 import threading
 
 import pytest
 
-from sampan.linux.namespaces import call_in_netns, new_netns
+from sampan.linux.namespaces import IdRange, call_in_netns, new_netns, new_userns
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="a network namespace needs CAP_SYS_ADMIN")
 
@@ -74,3 +76,29 @@ def test_a_visit_from_a_visit_and_in_a_forked_child() -> None:
     finally:
         os.close(one)
         os.close(two)
+
+
+NS_GET_USERNS = 0xB701
+"""linux/nsfs.h"""
+
+
+@needs_root
+def test_a_network_namespace_belongs_to_the_user_namespace_it_is_made_in() -> None:
+    ids = (IdRange(0, 100_000, 65_536),)
+    userns = new_userns(ids, ids)
+    try:
+        netns = new_netns(userns)
+        owner = fcntl.ioctl(netns, NS_GET_USERNS)
+        assert os.fstat(owner).st_ino == os.fstat(userns).st_ino != os.stat("/proc/self/ns/user").st_ino
+        assert call_in_netns(netns, own_network) == os.fstat(netns).st_ino
+        os.close(owner)
+        os.close(netns)
+    finally:
+        os.close(userns)
+    other = os.open("/proc/self/ns/uts", os.O_RDONLY)
+    try:
+        with pytest.raises(OSError, match="make a network namespace") as failed:
+            new_netns(other)
+        assert failed.value.errno == errno.EINVAL
+    finally:
+        os.close(other)

@@ -43,9 +43,18 @@ def setns(fd: int, flags: int = 0) -> None:
     syscall("setns", fd, flags)
 
 
-def new_netns() -> int:
+def new_netns(userns: int = -1) -> int:
     """Make a network namespace and give a descriptor that keeps it. Nothing is mounted; its loopback is
-    down."""
+    down. `userns`: the user namespace that is to own it, else the caller's does. Raises `OSError`.
+    """
+    if userns >= 0:
+
+        def move() -> None:
+            setns(userns, CLONE_NEWUSER)
+            unshare(CLONE_NEWNET)
+
+        with _child_that(move, "make a network namespace") as pid:
+            return os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     with _and_home():
         unshare(CLONE_NEWNET)
         return _own_netns()
@@ -60,36 +69,80 @@ class IdRange:
     count: int
 
 
+@dataclass(frozen=True, slots=True)
+class IdMaps:
+    """Both maps of a user namespace; `outside` is as the host's user namespace counts."""
+
+    uids: tuple[IdRange, ...]
+    gids: tuple[IdRange, ...]
+
+    def uid(self, inside: int) -> int:
+        """Give what a user id inside is outside, -1 if the map does not have it."""
+        return _outside(self.uids, inside)
+
+    def gid(self, inside: int) -> int:
+        """As `uid`, of a group."""
+        return _outside(self.gids, inside)
+
+
+def _outside(ranges: Sequence[IdRange], inside: int) -> int:
+    return next((each.outside + inside - each.inside for each in ranges if 0 <= inside - each.inside < each.count), -1)
+
+
+def maps_of(pid: int | str) -> IdMaps:
+    """Read the maps of the user namespace that a process is in, as the caller's own counts. Raises `OSError`."""
+    uids, gids = (_read_map(f"/proc/{pid}/{name}") for name in ("uid_map", "gid_map"))
+    return IdMaps(uids, gids)
+
+
+def _read_map(path: str) -> tuple[IdRange, ...]:
+    with open(path) as file:  # noqa: PTH123, a shim has it loaded already
+        return tuple(IdRange(*map(int, line.split())) for line in file)
+
+
+def maps_of_userns(fd: int) -> IdMaps:
+    """As `maps_of`, of the user namespace `fd`, by a child that goes there."""
+    with _child_that(lambda: setns(fd, CLONE_NEWUSER), "join a user namespace") as pid:
+        return maps_of(pid)
+
+
 def new_userns(uids: Sequence[IdRange], gids: Sequence[IdRange]) -> int:
     """Make a user namespace with these maps, empty of processes, and give a descriptor that keeps it.
 
     A child makes it, for a process with threads can't. Raises `OSError` (EPERM, EINVAL for a map, ENOSPC: too many).
     """
+    with _child_that(lambda: unshare(CLONE_NEWUSER), "make a user namespace") as pid:
+        for name, ranges in (("uid_map", uids), ("gid_map", gids)):
+            _write_map(f"/proc/{pid}/{name}", ranges)
+        return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+
+
+@contextmanager
+def _child_that(moves: Callable[[], None], operation: str) -> Iterator[int]:
+    """Give the pid of a child that has moved to other namespaces and lives as long as the block. Raises its `OSError`."""
     told, tell = os.pipe2(os.O_CLOEXEC)
     held, hold = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
-        _be_in_new_userns(tell, held, hold)
+        _be_elsewhere(moves, tell, held, hold)
     try:
         os.close(tell)
         error = int.from_bytes(os.read(told, 4), "little")
         if error:
-            raise OSError(error, f"make a user namespace: {os.strerror(error)}")
-        for name, ranges in (("uid_map", uids), ("gid_map", gids)):
-            _write_map(f"/proc/{pid}/{name}", ranges)
-        return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+            raise OSError(error, f"{operation}: {os.strerror(error)}")
+        yield pid
     finally:
         for fd in (told, held, hold):
             os.close(fd)
         os.waitpid(pid, 0)
 
 
-def _be_in_new_userns(tell: int, held: int, hold: int) -> NoReturn:
+def _be_elsewhere(moves: Callable[[], None], tell: int, held: int, hold: int) -> NoReturn:
     """In a child that was forked beside threads: nothing here takes a lock."""
     try:
         os.close(hold)
         try:
-            unshare(CLONE_NEWUSER)
+            moves()
             error = 0
         except OSError as problem:
             error = problem.errno or 1
