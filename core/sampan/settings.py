@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,11 +13,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from pydantic_core import ErrorDetails
 
 from sampan.api.errors import InvalidArgument
+from sampan.api.types import Ulimit
 
 DEFAULT_FILE = Path("/etc/sampan/config.toml")
 
 Table = dict[str, dict[str, Any]]
 """A driver kind's tables: driver name → its settings, checked by the driver's own model."""
+
+_SIZE = re.compile(r"(\d{1,19})([kmgt]?)(?:i?b)?", re.ASCII)
+_ULIMIT = re.compile(r"([a-z]+)=(-?\d{1,19})(?::(-?\d{1,19}))?", re.ASCII)
 
 
 class Settings(BaseModel):
@@ -39,6 +44,15 @@ class Settings(BaseModel):
     host_gateway_ip: tuple[str, ...] = ()
     sandbox_pool: int = Field(default=4, ge=0, le=64)
     cgroup_parent: str = "/sampan"
+    userns_remap: str = ""
+    init: bool = False
+    init_path: Path | None = None
+    seccomp_profile: str = "builtin"
+    no_new_privileges: bool = False
+    default_ipc_mode: Literal["private", "shareable"] = "private"
+    default_cgroupns_mode: Literal["host", "private"] | None = None
+    default_shm_size: int = Field(default=64 << 20, gt=0)
+    default_ulimits: tuple[Ulimit, ...] = ()
     pidfile: Path | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     tlsverify: bool = False
@@ -88,10 +102,36 @@ class Settings(BaseModel):
                 raise ValueError(f"{text!r} is no part of bridge_subnet, which it needs")
         return text
 
+    @field_validator("default_shm_size", mode="before")
+    @classmethod
+    def _bytes(cls, value: object) -> object:
+        """Read a size as Docker writes it: `64m`, `1g`, bytes."""
+        if not isinstance(value, str):
+            return value
+        match = _SIZE.fullmatch(value.strip().lower())
+        if match is None:
+            raise ValueError(f"{value!r} is no size: write a number of bytes, or one with k, m, g or t")
+        return int(match[1]) << 10 * " kmgt".index(match[2] or " ")
+
+    @field_validator("default_ulimits", mode="before")
+    @classmethod
+    def _ulimits(cls, items: object) -> object:
+        """Read limits as `--ulimit` has them: `nofile=1024:2048`."""
+        if not isinstance(items, list | tuple):
+            return items
+        return tuple(_ulimit(item) if isinstance(item, str) else item for item in items)
+
     @field_validator("root", "state")
     @classmethod
     def _absolute(cls, path: Path) -> Path:
         return Path.cwd() / path
+
+
+def _ulimit(text: str) -> Ulimit:
+    match = _ULIMIT.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is no limit: write NAME=SOFT[:HARD]")
+    return Ulimit(name=match[1], soft=int(match[2]), hard=int(match[3] or match[2]))
 
 
 def load(overrides: Mapping[str, Any], config_file: str | None, environ: Mapping[str, str]) -> Settings:
@@ -143,5 +183,5 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     for name, info in Settings.model_fields.items():
         text = environ.get(f"SAMPAN_{name.upper()}")
         if text is not None and info.annotation is not Table:
-            values[name] = tuple(text.split(",")) if info.annotation == tuple[str, ...] else text
+            values[name] = tuple(text.split(",")) if info.annotation in (tuple[str, ...], tuple[Ulimit, ...]) else text
     return values

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ from ground.records import container_record
 from sampan.api.errors import InvalidArgument
 from sampan.engine import files
 from sampan.engine.records import EndpointRecord
+
+OURSELVES = (os.getuid(), os.getgid())
 
 ENDPOINT = EndpointRecord(id="e", network_id="n", container_id="c", ipv4="10.0.0.7/24")
 
@@ -43,7 +46,7 @@ def test_hosts_of_a_host_without_the_file_or_of_another_encoding(
     if content is not None:
         (tmp_path / "hosts").write_bytes(content)
     bound = files.write_files(
-        tmp_path / "files", container_record(), [], host_network=True, gateways=(), resolv_conf="nameserver 10.0.0.1\n"
+        tmp_path / "files", container_record(), [], host_network=True, gateways=(), resolv_conf="nameserver 10.0.0.1\n", owner=OURSELVES
     )
     assert bound["/etc/hosts"].read_bytes().startswith(expected)
 
@@ -56,7 +59,9 @@ def test_bad_extra_hosts() -> None:
 
 
 def test_written_files_are_readable_by_all(tmp_path: Path) -> None:
-    found = files.write_files(tmp_path / "f", container_record(), [ENDPOINT], host_network=False, gateways=(), resolv_conf="")
+    found = files.write_files(
+        tmp_path / "f", container_record(), [ENDPOINT], host_network=False, gateways=(), resolv_conf="", owner=OURSELVES
+    )
     assert set(found) == {"/etc/hostname", "/etc/hosts", "/etc/resolv.conf"}
     assert found["/etc/hostname"].read_text() == "c0ffee000000\n"
     assert all(path.stat().st_mode & 0o777 == 0o644 for path in found.values())

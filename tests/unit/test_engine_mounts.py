@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -143,8 +144,8 @@ def test_volumes_from() -> None:
 
 
 def test_a_missing_source_of_v_is_made(tmp_path: Path) -> None:
-    make_bind_source(parse_bind(f"{tmp_path}/a/b:/d", ""))
+    make_bind_source(parse_bind(f"{tmp_path}/a/b:/d", ""), (os.getuid(), os.getgid()))
     assert (tmp_path / "a/b").is_dir()
     (tmp_path / "file").touch()
     with pytest.raises(SampanError, match="error while creating mount source path"):
-        make_bind_source(parse_bind(f"{tmp_path}/file/b:/d", ""))
+        make_bind_source(parse_bind(f"{tmp_path}/file/b:/d", ""), (0, 0))

@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
-from sampan.api.errors import InvalidArgument, Unsupported
+from sampan.api.errors import InvalidArgument
 from sampan.api.types import HostConfig
+from sampan.engine import resources
+from sampan.engine.host_limits import HostLimits
 from sampan.engine.resources import check_limits, linux_resources
 
 CPUS = os.cpu_count() or 1
@@ -54,10 +56,15 @@ def test_refusals_are_dockers(values: dict[str, Any], message: str) -> None:
     assert str(caught.value).startswith(message)
 
 
-@pytest.mark.parametrize("values", [{"CpuRealtimePeriod": 1000}, {"DeviceRequests": [{"Driver": "nvidia"}]}])
-def test_what_this_engine_has_not_is_told(values: dict[str, Any]) -> None:
-    with pytest.raises(Unsupported, match="use|leave out"):
-        check_limits(host(**values))
+def test_real_time_cpu_is_for_kernels_that_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = host(CpuRealtimePeriod=1_000_000, CpuRealtimeRuntime=950_000)
+    monkeypatch.setattr(resources, "host_limits", lambda: HostLimits(cpu_realtime=True))
+    assert check_limits(asked) == []
+    with pytest.raises(InvalidArgument, match="cpu real-time runtime cannot be higher than cpu real-time period"):
+        check_limits(host(CpuRealtimePeriod=1000, CpuRealtimeRuntime=1001))
+    monkeypatch.setattr(resources, "host_limits", lambda: HostLimits(cpu_realtime=False))
+    with pytest.raises(InvalidArgument, match="kernel does not support CPU real-time scheduler"):
+        check_limits(asked)
 
 
 @pytest.mark.parametrize(
@@ -96,6 +103,7 @@ def test_an_oom_killer_off_without_a_limit_is_warned_of() -> None:
         ({"OomKillDisable": False}, {}),
         ({"NanoCpus": 1_500_000_000}, {"cpu": {"period": 100_000, "quota": 150_000}}),
         ({"CpuPeriod": 50_000, "CpuQuota": 25_000}, {"cpu": {"period": 50_000, "quota": 25_000}}),
+        ({"CpuRealtimePeriod": 1000, "CpuRealtimeRuntime": 500}, {"cpu": {"realtimePeriod": 1000, "realtimeRuntime": 500}}),
         ({"CpuShares": 512}, {"cpu": {"shares": 512}}),
         ({"CpusetCpus": "0-1", "CpusetMems": "0"}, {"cpu": {"cpus": "0-1", "mems": "0"}}),
         ({"PidsLimit": 100}, {"pids": {"limit": 100}}),

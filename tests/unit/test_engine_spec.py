@@ -6,24 +6,27 @@ from typing import Any
 import pytest
 
 from ground.records import container_record
-from sampan.api.errors import InvalidArgument, Unsupported
+from sampan.api.errors import InvalidArgument
 from sampan.api.network import SandboxKind
-from sampan.api.types import HostConfig
+from sampan.api.types import HostConfig, Ulimit
 from sampan.engine import isolation, spec
-from sampan.engine.isolation import container_capabilities, device_rule, parse_security_options
+from sampan.engine.defaults import Defaults
+from sampan.engine.isolation import container_capabilities
 from sampan.engine.records import ContainerRecord, MountPoint
+from sampan.engine.surroundings import Surroundings
 from sampan.engine.users import User
 from sampan.linux import capabilities
+from sampan.linux.namespaces import IdMaps, IdRange
 
 ROOT = User(0, 0, (0,), "/root")
 
 
 def build(record: ContainerRecord, user: User = ROOT, **more: Any) -> dict[str, Any]:
     around: dict[str, Any] = {
-        "user": user, "cgroups_path": "/sampan/x/y", "private_cgroup_namespace": False, "files": {}, "namespaces": {},
+        "user": user, "cgroups_path": "/sampan/x/y", "files": {}, "namespaces": {},
         "sandbox": SandboxKind.OWN, "mounts": record.mounts, "hostname": record.config.hostname,
     }  # fmt: skip
-    return spec.build(record, spec.Surroundings(**around | more))
+    return spec.build(record, Surroundings(**around | more))
 
 
 def namespaces(found: dict[str, Any]) -> dict[str, str | None]:
@@ -66,11 +69,10 @@ def test_namespaces_of_others() -> None:
     found = build(container_record(), namespaces={"pid": "", "network": "/proc/7/ns/net", "uts": "", "ipc": "/proc/7/ns/ipc"})
     assert namespaces(found) == {"mount": None, "ipc": "/proc/7/ns/ipc", "network": "/proc/7/ns/net"}
     assert "hostname" not in found
-    assert "/dev/shm" not in mounts(found)
     assert "net.ipv4.ip_unprivileged_port_start" not in found["linux"]["sysctl"]
     assert "network" not in namespaces(build(container_record(), sandbox=SandboxKind.HOST))
-    assert "cgroup" in namespaces(build(container_record(), private_cgroup_namespace=True))
-    assert mounts(build(container_record(), namespaces={"ipc": ""}))["/dev/shm"]["type"] == "bind"
+    assert "cgroup" in namespaces(build(container_record(host={"CgroupnsMode": "private"})))
+    assert "cgroup" not in namespaces(build(container_record(host={"CgroupnsMode": "host"})))
 
 
 def test_mounts_of_the_user_come_last_and_by_depth() -> None:
@@ -90,6 +92,93 @@ def test_mounts_of_the_user_come_last_and_by_depth() -> None:
     assert mounts(found)["/dev/shm"]["source"] == "/s"
     assert len(found["mounts"]) == len(mounts(found))
     assert found["linux"]["rootfsPropagation"] == "shared"
+
+
+@pytest.mark.parametrize(
+    ("mode", "shm", "expected"),
+    [
+        ("private", None, {"type": "tmpfs", "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=67108864"]}),
+        ("", None, {"type": "tmpfs", "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=67108864"]}),
+        ("shareable", Path("/run/x/shm"), {"type": "bind", "source": "/run/x/shm"}),
+        ("host", Path("/dev/shm"), {"type": "bind", "source": "/dev/shm"}),
+        ("none", None, None),
+    ],
+)
+def test_shared_memory(mode: str, shm: Path | None, expected: dict[str, Any] | None) -> None:
+    found = mounts(build(container_record(host={"IpcMode": mode}), shm=shm)).get("/dev/shm")
+    assert (found is None) == (expected is None)
+    assert expected is None or {key: (found or {})[key] for key in expected} == expected
+
+
+def test_a_dev_of_the_users_has_none_of_ours_in_it() -> None:
+    found = build(container_record(mounts=[MountPoint(type="tmpfs", destination="/dev")]))
+    assert [path for path in mounts(found) if path.startswith("/dev")] == ["/dev"]
+
+
+@pytest.mark.parametrize(
+    ("host", "access"),
+    [
+        ({}, "ro"), ({"Privileged": True}, "rw"), ({"SecurityOpt": ["writable-cgroups"]}, "rw"),
+        ({"Privileged": True, "SecurityOpt": ["writable-cgroups=false"]}, "ro"),
+    ],
+)  # fmt: skip
+def test_writable_cgroups(host: dict[str, Any], access: str) -> None:
+    assert mounts(build(container_record(host=host)))["/sys/fs/cgroup"]["options"][0] == access
+
+
+def test_an_init(tmp_path: Path) -> None:
+    program = tmp_path / "tini"
+    program.touch(mode=0o755)
+    defaults = Defaults(init_path=program)
+    found = build(container_record(host={"Init": True}, Cmd=["sleep", "1"]), defaults=defaults)
+    assert found["process"]["args"] == ["/sbin/docker-init", "--", "sleep", "1"]
+    assert mounts(found)["/sbin/docker-init"] == {
+        "destination": "/sbin/docker-init", "type": "bind", "source": str(program), "options": ["bind", "ro"],
+    }  # fmt: skip
+    always = Defaults(init_path=program, init=True)
+    assert build(container_record(), defaults=always)["process"]["args"][0] == "/sbin/docker-init"
+    for host in ({"Init": False}, {"PidMode": "host"}, {"PidMode": "container:x"}):
+        assert build(container_record(host=host), defaults=always)["process"]["args"] == ["true"]
+
+
+def test_the_daemons_defaults_give_way_to_the_containers_own() -> None:
+    defaults = Defaults(
+        no_new_privileges=True, seccomp={"defaultAction": "SCMP_ACT_LOG"},
+        ulimits=(Ulimit(name="nofile", soft=1, hard=2), Ulimit(name="core", soft=0, hard=0)),
+    )  # fmt: skip
+    found = build(container_record(host={"Ulimits": [{"Name": "core", "Soft": 5, "Hard": 5}]}), defaults=defaults)
+    assert found["process"]["noNewPrivileges"] is True
+    assert found["linux"]["seccomp"]["defaultAction"] == "SCMP_ACT_LOG"
+    assert {limit["type"]: limit["soft"] for limit in found["process"]["rlimits"]} == {"RLIMIT_CORE": 5, "RLIMIT_NOFILE": 1}
+    own = ["no-new-privileges=false", 'seccomp={"defaultAction": "SCMP_ACT_ALLOW"}']
+    found = build(container_record(host={"SecurityOpt": own}), defaults=defaults)
+    assert found["process"]["noNewPrivileges"] is False
+    assert found["linux"]["seccomp"]["defaultAction"] == "SCMP_ACT_ALLOW"
+    assert "seccomp" not in build(container_record(), defaults=Defaults(seccomp={}))["linux"]
+
+
+def test_a_profile_asked_for_holds_for_a_privileged_container_too() -> None:
+    host = {"Privileged": True, "SecurityOpt": ['seccomp={"defaultAction": "SCMP_ACT_ALLOW"}']}
+    assert build(container_record(host=host))["linux"]["seccomp"]["defaultAction"] == "SCMP_ACT_ALLOW"
+
+
+def test_a_user_namespace() -> None:
+    defaults = Defaults(idmaps=IdMaps((IdRange(0, 100_000, 65_536),), (IdRange(0, 200_000, 65_536),)))
+    points = [
+        MountPoint(type="volume", name="v", source="/v", destination="/v"),
+        MountPoint(type="bind", source="/b", destination="/b"),
+    ]
+    found = build(container_record(mounts=points), defaults=defaults)
+    assert namespaces(found)["user"] is None
+    assert found["linux"]["uidMappings"] == [{"containerID": 0, "hostID": 100_000, "size": 65_536}]
+    assert found["linux"]["gidMappings"] == [{"containerID": 0, "hostID": 200_000, "size": 65_536}]
+    assert "idmap" in mounts(found)["/v"]["options"]
+    assert "idmap" not in mounts(found)["/b"]["options"]
+    assert "net.ipv4.ping_group_range" not in found["linux"]["sysctl"]
+    of_the_host = build(container_record(host={"UsernsMode": "host"}, mounts=points), defaults=defaults)
+    assert "user" not in namespaces(of_the_host)
+    assert "uidMappings" not in of_the_host["linux"]
+    assert "idmap" not in mounts(of_the_host)["/v"]["options"]
 
 
 @pytest.mark.parametrize(
@@ -180,30 +269,3 @@ def test_what_the_daemon_lacks_is_left_out_and_told(monkeypatch: pytest.MonkeyPa
     given, warnings = container_capabilities(HostConfig(privileged=True))
     assert "CAP_SYS_TIME" not in given
     assert warnings == ["The daemon itself lacks CAP_SYS_TIME: the container does not get it"]
-
-
-def test_security_options() -> None:
-    assert parse_security_options([]).seccomp is None
-    assert parse_security_options(["no-new-privileges:true"]).no_new_privileges
-    assert not parse_security_options(["no-new-privileges", "no-new-privileges=false"]).no_new_privileges
-    assert parse_security_options(["seccomp=unconfined"]).seccomp_unconfined
-    assert parse_security_options(["seccomp:unconfined"]).seccomp_unconfined
-    assert parse_security_options(['seccomp={"defaultAction": "SCMP_ACT_ALLOW"}']).seccomp == {"defaultAction": "SCMP_ACT_ALLOW"}
-    assert parse_security_options(["apparmor=mine"]).apparmor == "mine"
-    assert parse_security_options(["apparmor=unconfined", "label=disable"]).apparmor == ""
-
-
-@pytest.mark.parametrize("option", ["nonsense", "nonsense=1", "seccomp=/absent/file", "seccomp={", "systempaths=unconfined"])
-def test_security_options_refused(option: str) -> None:
-    with pytest.raises(InvalidArgument):
-        parse_security_options([option])
-    with pytest.raises(Unsupported, match="SELinux"):
-        parse_security_options(["label=type:x"])
-
-
-def test_device_rules() -> None:
-    assert device_rule("c 1:3 rwm") == {"allow": True, "type": "c", "access": "rwm", "major": 1, "minor": 3}
-    assert device_rule("a *:* r") == {"allow": True, "type": "a", "access": "r"}
-    for text in ("", "c", "c 1 rwm", "z 1:1 r", "c x:1 r", "c 1:1 x"):
-        with pytest.raises(InvalidArgument, match="invalid device cgroup rule format"):
-            device_rule(text)

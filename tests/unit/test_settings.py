@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from sampan.api.errors import InvalidArgument
+from sampan.api.types import Ulimit
 from sampan.settings import Settings, load
 
 
@@ -104,3 +105,17 @@ def test_an_unreadable_file_is_an_error(tmp_path: Path) -> None:
 def test_what_host_gateway_stands_for(tmp_path: Path) -> None:
     settings = load({}, write(tmp_path / "c", ""), {"SAMPAN_HOST_GATEWAY_IP": "10.0.0.1,fd00::0:1"})
     assert settings.host_gateway_ip == ("10.0.0.1", "fd00::1")
+
+
+def test_sizes_and_limits_as_docker_writes_them(tmp_path: Path) -> None:
+    config = write(tmp_path / "c", 'default-shm-size = "128m"\ndefault-ulimits = ["nofile=1024:2048", "core=-1"]\n')
+    settings = load({}, config, {})
+    assert settings.default_shm_size == 128 << 20
+    assert settings.default_ulimits == (Ulimit(name="nofile", soft=1024, hard=2048), Ulimit(name="core", soft=-1, hard=-1))
+    environment = {"SAMPAN_DEFAULT_ULIMITS": "nproc=5,core=0", "SAMPAN_DEFAULT_SHM_SIZE": "1g"}
+    assert [limit.name for limit in load({}, config, environment).default_ulimits] == ["nproc", "core"]
+    assert load({}, config, environment).default_shm_size == 1 << 30
+    assert load({"default_ulimits": ("nice=1",)}, config, environment).default_ulimits[0].name == "nice"
+    for text, wrong in (('default-ulimits = ["nofile"]', "is no limit"), ('default-shm-size = "big"', "is no size"), ("default-shm-size = 0", "greater than 0")):
+        with pytest.raises(InvalidArgument, match=wrong):
+            load({}, write(tmp_path / "c", text), {})

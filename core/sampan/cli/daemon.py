@@ -23,6 +23,17 @@ from sampan.cli.flags import Command
               help="Host addresses of published ports that name none.  [default: all]")  # fmt: skip
 @click.option("--host-gateway-ip", multiple=True, metavar="IP",
               help="What host-gateway stands for in --add-host; can be given more than once.  [default: the bridge's gateways]")
+@click.option("--userns-remap", metavar="USER[:GROUP]",
+              help="Containers' users are this user's subordinate ids on the host; `default` stands for dockremap.")
+@click.option("--init", is_flag=True, default=None, help="Run an init in each container, unless it says otherwise.")
+@click.option("--init-path", metavar="FILE", help="The static init to run.  [default: docker-init or tini-static on PATH]")
+@click.option("--seccomp-profile", metavar="FILE", help="Default seccomp profile: a file, builtin or unconfined.  [default: builtin]")
+@click.option("--no-new-privileges", is_flag=True, default=None, help="Containers gain no privileges by execve, unless they say otherwise.")
+@click.option("--default-ipc-mode", type=click.Choice(["private", "shareable"]), help="IPC of containers that name none.")
+@click.option("--default-cgroupns-mode", type=click.Choice(["host", "private"]), help="Cgroup namespace of containers that name none.")
+@click.option("--default-shm-size", metavar="BYTES", help="Size of /dev/shm.  [default: 64m]")
+@click.option("--default-ulimit", "default_ulimits", multiple=True, metavar="NAME=SOFT[:HARD]",
+              help="Limit of containers that do not name it; can be given more than once.")
 @click.option("--pidfile", metavar="FILE", help="Write the daemon's pid here.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="How much is logged.")
 @click.option("--tlsverify", is_flag=True, default=None, help="Demand a client certificate on TCP.")

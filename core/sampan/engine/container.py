@@ -33,6 +33,11 @@ class Directories:
         return self.root / "logs"
 
     @property
+    def shm(self) -> Path:
+        """The /dev/shm that others may join."""
+        return self.state / "shm"
+
+    @property
     def files(self) -> Path:
         """The engine's own files that are bound into the container."""
         return self.root / "files"

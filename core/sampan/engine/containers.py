@@ -12,15 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sampan import plugins
-from sampan.api.errors import Conflict, InvalidArgument, NotFound, SampanError, Unsupported
+from sampan.api.errors import Conflict, InvalidArgument, NotFound, SampanError
 from sampan.api.logs import LogDriver
 from sampan.api.runtime import RuntimeDriver
 from sampan.api.types import ContainerConfig, ContainerCreateRequest, HostConfig
-from sampan.engine import container_networks, isolation, restart_policy
+from sampan.engine import container_networks, isolation, restart_policy, shm
 from sampan.engine.container import Container, Directories
+from sampan.engine.defaults import Defaults
+from sampan.engine.devices import check_devices
 from sampan.engine.events import EventBus
+from sampan.engine.host_limits import discard_missing, host_limits
 from sampan.engine.images import Images
 from sampan.engine.metadata import Metadata
+from sampan.engine.modes import CONTAINER, check_modes, check_sysctls
 from sampan.engine.mounts import mount_points
 from sampan.engine.names import check_name, new_id, random_name
 from sampan.engine.networks import Networks
@@ -28,6 +32,7 @@ from sampan.engine.ports import mappings, parse_port
 from sampan.engine.records import ContainerRecord, ImageRecord, MountPoint, Status
 from sampan.engine.resources import check_limits
 from sampan.engine.rootfs import copy_directory
+from sampan.engine.security_options import parse_security_options
 from sampan.engine.spec import stop_signal
 from sampan.engine.storage import Storage, StorageDrivers
 from sampan.engine.storage_options import snapshot_options, split_storage_options
@@ -56,9 +61,10 @@ class Containers:
 
     def __init__(
         self, settings: Settings, registry: plugins.Registry, metadata: Metadata, events: EventBus,
-        images: Images, storage: StorageDrivers, unpacked: UnpackedImages, networks: Networks, volumes: Volumes,
+        images: Images, storage: StorageDrivers, unpacked: UnpackedImages, networks: Networks, volumes: Volumes, defaults: Defaults,
     ) -> None:  # fmt: skip
         self._settings = settings
+        self._defaults = defaults
         self._registry = registry
         self._metadata = metadata
         self._events = events
@@ -160,6 +166,7 @@ class Containers:
     ) -> Container:
         host = request.host_config
         host.storage_opt = split_storage_options(host.storage_opt)
+        host.pid_mode, host.ipc_mode = self._by_identity(host.pid_mode), self._by_identity(host.ipc_mode)
         if not config.hostname:
             config.hostname = os.uname().nodename if host.network_mode == "host" else container_id[:12]
         record = ContainerRecord(
@@ -176,6 +183,11 @@ class Containers:
             log_driver=host.log_config.type or self._settings.log_driver,
         )
         return Container(record, self.directories(container_id))
+
+    def _by_identity(self, mode: str) -> str:
+        """Give a mode that names another container, if there is one, by its id: names may pass to others."""
+        named = self.find(mode.removeprefix(CONTAINER)) if mode.startswith(CONTAINER) else None
+        return f"{CONTAINER}{named.id}" if named else mode
 
     async def _make(self, container: Container, image: ImageRecord) -> None:
         """Make what a container consists of, and enter it. All or nothing."""
@@ -266,7 +278,9 @@ class Containers:
 
     def _check(self, config: ContainerConfig, host: HostConfig) -> list[str]:
         """Refuse what contradicts itself or can't be done; everything that a later start would stumble on."""
-        warnings = check_limits(host)
+        warnings = discard_missing(host, host_limits())
+        self._defaults.fill(host)
+        warnings += check_limits(host)
         if not (config.entrypoint or config.cmd):
             raise InvalidArgument("no command specified")
         if config.working_dir and not config.working_dir.startswith("/"):
@@ -283,12 +297,9 @@ class Containers:
             if not item or item.startswith("="):
                 raise InvalidArgument(f"invalid environment variable: {item}")
         stop_signal(config.stop_signal)
-        isolation.parse_security_options(host.security_opt)
+        parse_security_options(host.security_opt)
         warnings.extend(isolation.container_capabilities(host)[1])
-        for text in host.device_cgroup_rules:
-            isolation.device_rule(text)
-        for mapping in host.devices:
-            isolation.mapped_device(mapping)
+        check_devices(host)
         for port in config.exposed_ports:
             parse_port(port)
         mappings(host, config.exposed_ports)
@@ -298,28 +309,13 @@ class Containers:
         restart_policy.check(host.restart_policy)
         if host.auto_remove and restart_policy.restarts(host.restart_policy):
             raise InvalidArgument("can't create 'AutoRemove' container with restart policy")
-        self._check_modes(host)
+        check_modes(host, remapped=self._defaults.idmaps is not None)
+        check_sysctls(host)
+        self._defaults.init_of(host)
         warnings.extend(container_networks.check_modes(config, host))
         if config.healthcheck and config.healthcheck.test and config.healthcheck.test != ["NONE"]:
             warnings.append("Health checks are not run yet: the container's health stays unknown")
-        if host.init:
-            raise Unsupported("run an init process (--init): not built yet", remedy="leave out --init")
         return warnings
-
-    @staticmethod
-    def _check_modes(host: HostConfig) -> None:
-        if host.userns_mode not in ("", "host"):
-            raise InvalidArgument(f"invalid USER mode: {host.userns_mode}")
-        if host.uts_mode not in ("", "host"):
-            raise InvalidArgument(f"invalid UTS mode: {host.uts_mode}")
-        if host.cgroupns_mode not in ("", "host", "private"):
-            raise InvalidArgument(f"invalid cgroup namespace mode: {host.cgroupns_mode}")
-        if host.pid_mode not in ("", "private", "host") and not host.pid_mode.startswith("container:"):
-            raise InvalidArgument(f"invalid PID mode: {host.pid_mode}")
-        if host.ipc_mode not in ("", "private", "host", "shareable", "none") and not host.ipc_mode.startswith(
-            "container:"
-        ):
-            raise InvalidArgument(f"invalid IPC mode: {host.ipc_mode}")
 
     def _links(self, host: HostConfig) -> list[tuple[str, str]]:
         """Find what a container is linked to on the default bridge; elsewhere its endpoints' settings say it."""
@@ -396,6 +392,7 @@ class Containers:
 
     @staticmethod
     def _remove_files(container: Container) -> None:
+        shm.unmount(container.directories.shm)
         for directory in (container.directories.state, container.directories.root):
             shutil.rmtree(directory, ignore_errors=True)
 

@@ -14,9 +14,11 @@ from sampan import plugins
 from sampan.api.errors import Conflict
 from sampan.api.hookspecs import Event
 from sampan.content.blobs import BlobStore
+from sampan.engine import shm
 from sampan.engine.commit import Commits
 from sampan.engine.connections import Connections
 from sampan.engine.containers import Containers
+from sampan.engine.defaults import Defaults
 from sampan.engine.discovery import Discovery
 from sampan.engine.drivers import contained, private_directory
 from sampan.engine.endpoints import Endpoints
@@ -66,10 +68,12 @@ class Engine:
         self.networks = Networks(settings, registry, metadata, self.events, self.proxy)
         self.discovery = Discovery(self.netd)
         self.endpoints = Endpoints(self.networks, self.proxy, metadata, self.events)
-        self.sandboxes = Sandboxes(self.networks, settings.sandbox_pool)
+        defaults = Defaults.load(settings)
+        self.sandboxes = Sandboxes(self.networks, settings.sandbox_pool, defaults.idmaps)
         self.volumes = Volumes(settings, registry, metadata, self.events)
         self.containers = Containers(
-            settings, registry, metadata, self.events, self.images, self.storage, self.unpacked, self.networks, self.volumes
+            settings, registry, metadata, self.events, self.images, self.storage, self.unpacked, self.networks, self.volumes,
+            defaults,
         )
         policy = PublishPolicy(settings.publish, self.proxy)
         self.naming = Naming(self.endpoints, self.discovery)
@@ -79,7 +83,7 @@ class Engine:
         )
         self.starter = Starter(
             settings, registry, metadata.engine_id, self.containers, self.storage, self.networks, self.connections,
-            self.naming, self.links, self.sandboxes, self.volumes,
+            self.naming, self.links, self.sandboxes, self.volumes, defaults,
         )
         self.lifecycle = Lifecycle(self.events, self.containers, self.starter, self.connections, self.links, self.volumes)
         self.updates = Updates(self.containers, self.events)
@@ -151,6 +155,7 @@ class Engine:
                     log.info("sweeping %s, which belongs to no container", directory)
                     shutil.rmtree(directory, ignore_errors=True)
 
+                    shm.unmount(directory / "shm")
     def _tell_plugins(self, event: Event) -> None:
         hook = self.registry.manager.hook.sampan_event
         if hook.get_hookimpls():

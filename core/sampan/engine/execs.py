@@ -16,6 +16,7 @@ from sampan.engine.events import EventBus
 from sampan.engine.links import Links, environment
 from sampan.engine.names import new_id
 from sampan.engine.records import Status
+from sampan.engine.security_options import parse_security_options
 from sampan.engine.start import Starter, start_error, start_exit_code
 from sampan.engine.streams import StdioPair
 from sampan.launch.protocol import ExecConfig
@@ -127,16 +128,21 @@ class Execs:
         host = record.host.model_copy(update={"privileged": True}) if request.privileged else record.host
         granted, _ = isolation.container_capabilities(host)
         linked = environment(record.name, self._links.of(record))
-        security = isolation.parse_security_options(record.host.security_opt)
-        return {
+        defaults = self._starter.defaults
+        security = parse_security_options(record.host.security_opt, no_new_privileges=defaults.no_new_privileges)
+        process = {
             "terminal": request.tty,
             "user": oci.oci_user(user),
             "args": request.cmd,
             "env": oci.environment(record, user, tty=request.tty, found=linked, extra=request.env),
             "cwd": request.working_dir or record.config.working_dir or "/",
             "capabilities": oci.capability_sets(granted, user),
+            "rlimits": oci.rlimits(record, defaults),
             "noNewPrivileges": security.no_new_privileges,
         }
+        if security.apparmor and not request.privileged:
+            process["apparmorProfile"] = security.apparmor
+        return process
 
     async def _watch(self, item: Exec) -> None:
         shim = item.container.shim

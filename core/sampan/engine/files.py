@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -34,9 +35,10 @@ def write_files(
     host_network: bool,
     gateways: Sequence[str],
     resolv_conf: str,
+    owner: tuple[int, int],
     linked: Sequence[str] = (),
 ) -> dict[str, Path]:
-    """Write the files and give where each is to be bound. `linked` are more lines for /etc/hosts.
+    """Write the files, as `owner` (uid, gid) has them, and give where each is to be bound. `linked` are more lines for /etc/hosts.
 
     An /etc/resolv.conf that was edited is kept.
     """
@@ -51,6 +53,9 @@ def write_files(
     resolver.write(bound["/etc/resolv.conf"], resolv_conf)
     for path in bound.values():
         path.chmod(0o644)
+        status = path.stat()
+        if (status.st_uid, status.st_gid) != owner:
+            os.chown(path, *owner)
     return bound
 
 

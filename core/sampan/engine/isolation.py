@@ -1,4 +1,4 @@
-"""What a container may do: capabilities, masked paths, devices, seccomp. The defaults are Docker's.
+"""What a container may do: capabilities, masked paths, seccomp. The defaults are Docker's.
 
 Sources: Docker's documentation of default capabilities and of the seccomp profile; the masked and read-only paths are those
 that moby 28 masks (GHSA-6fw5-f8r9-fgfm and GHSA-jq35-85cj-fj4p among the reasons).
@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import glob
 import os
-import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from sampan.api.errors import InvalidArgument, Unsupported
-from sampan.api.types import DeviceMapping, HostConfig
-from sampan.engine.seccomp_profile import default_seccomp, load_profile, resolve_profile
+from sampan.api.errors import InvalidArgument
+from sampan.api.types import HostConfig
+from sampan.engine.seccomp_profile import default_seccomp, resolve_profile
+from sampan.engine.security_options import SecurityOptions
 from sampan.linux import capabilities
 
 DEFAULT_CAPABILITIES = (
@@ -42,59 +41,6 @@ def effective_paths(asked: list[str] | None, default: Sequence[str], privileged:
     if asked is not None:
         return asked
     return [] if privileged else list(default)
-
-
-@dataclass(frozen=True, slots=True)
-class SecurityOptions:
-    """The parsed `--security-opt`s. `seccomp` is None for the default, {} for unconfined."""
-
-    no_new_privileges: bool = False
-    seccomp: dict[str, Any] | None = None
-    seccomp_unconfined: bool = False
-    apparmor: str = ""
-
-
-def parse_security_options(options: list[str]) -> SecurityOptions:
-    """Read `--security-opt`s as Docker does. Raises `InvalidArgument`."""
-    no_new_privileges = False
-    seccomp: dict[str, Any] | None = None
-    unconfined = False
-    apparmor = ""
-    for option in options:
-        if option in ("no-new-privileges", "no-new-privileges=true", "no-new-privileges:true"):
-            no_new_privileges = True
-            continue
-        key, separator, value = option.partition("=" if "=" in option else ":")
-        if not separator:
-            raise InvalidArgument(f"invalid --security-opt 1: {option!r}")
-        if key == "no-new-privileges" and value == "false":
-            no_new_privileges = False
-        elif key == "seccomp":
-            unconfined = value == "unconfined"
-            seccomp = None if value in ("unconfined", "builtin") else _client_profile(value)
-        elif key == "apparmor":
-            apparmor = "" if value == "unconfined" else value
-        elif key == "label":
-            if value != "disable":
-                raise Unsupported(f"security option {option!r}: this host has no SELinux", remedy="use label=disable")
-        elif key in ("systempaths", "writable-cgroups"):
-            raise InvalidArgument(f"invalid --security-opt 2: {option!r}")
-        else:
-            raise InvalidArgument(f"invalid --security-opt 2: {option!r}")
-    return SecurityOptions(no_new_privileges, seccomp, unconfined, apparmor)
-
-
-def _client_profile(text: str) -> dict[str, Any]:
-    """Read a profile that a client sent, in Docker's form. It is never the name of a file of the host."""
-    if not text.lstrip().startswith("{"):
-        raise InvalidArgument(f"decoding seccomp profile failed: {text[:64]!r} is not a JSON object",
-                              remedy="send the profile's text, as the docker client does")  # fmt: skip
-    try:
-        profile = load_profile(text)
-        resolve_profile(profile, ())
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise InvalidArgument(f"decoding seccomp profile failed: {type(error).__name__}: {error}") from error
-    return profile
 
 
 def _capability(name: str, field: str) -> str:
@@ -132,97 +78,13 @@ def container_capabilities(host: HostConfig) -> tuple[list[str], list[str]]:
     return given, [f"The daemon itself lacks {', '.join(missing)}: the container does not get it"]
 
 
-def seccomp(host: HostConfig, options: SecurityOptions, granted: list[str]) -> dict[str, Any] | None:
-    """Give the OCI `linux.seccomp` object, or None for none."""
-    if host.privileged or options.seccomp_unconfined:
+def seccomp(
+    host: HostConfig, options: SecurityOptions, granted: list[str], default: dict[str, Any] | None = None
+) -> dict[str, Any] | None:
+    """Give the OCI `linux.seccomp` object, or None for none. `default` is the daemon's profile: None for the one built in, {} for none."""
+    if options.seccomp_unconfined or (host.privileged and options.seccomp is None):
         return None
-    if options.seccomp is not None:
-        return resolve_profile(options.seccomp, frozenset(granted))
-    return default_seccomp(frozenset(granted), os.uname().machine)
-
-
-DEVICE_RULES: tuple[dict[str, Any], ...] = (
-    {"allow": False, "access": "rwm"},
-    {"allow": True, "type": "c", "access": "m"},
-    {"allow": True, "type": "b", "access": "m"},
-    *(
-        {"allow": True, "type": "c", "major": major, "minor": minor, "access": "rwm"}
-        for major, minor in ((1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 2))
-    ),
-    {"allow": True, "type": "c", "major": 5, "minor": 1, "access": "rwm"},
-    {"allow": True, "type": "c", "major": 136, "access": "rwm"},
-)
-"""The cgroup's device rules: any node may be made, only the harmless ones opened."""
-
-_NOT_GIVEN = {"pts", "shm", "fd", "mqueue", "console", ".lxc", ".lxd-mounts", ".udev", "ptmx"}
-
-
-def host_devices() -> list[dict[str, Any]]:
-    """Give all device nodes of the host, for a privileged container."""
-    found: list[dict[str, Any]] = []
-    for directory, names, files in os.walk("/dev"):
-        names[:] = [name for name in names if name not in _NOT_GIVEN]
-        for name in files:
-            path = f"{directory}/{name}"
-            if name in _NOT_GIVEN or os.path.islink(path):
-                continue
-            device = _device(path, path)
-            if device is not None:
-                found.append(device)
-    return sorted(found, key=lambda device: str(device["path"]))
-
-
-def _device(source: str, target: str) -> dict[str, Any] | None:
-    status = os.stat(source)
-    kind = "c" if stat.S_ISCHR(status.st_mode) else "b" if stat.S_ISBLK(status.st_mode) else None
-    if kind is None:
-        return None
-    return {
-        "path": target,
-        "type": kind,
-        "major": os.major(status.st_rdev),
-        "minor": os.minor(status.st_rdev),
-        "fileMode": stat.S_IMODE(status.st_mode),
-        "uid": status.st_uid,
-        "gid": status.st_gid,
-    }
-
-
-def mapped_device(mapping: DeviceMapping) -> list[dict[str, Any]]:
-    """Give the nodes for one `--device`: a device, or all in a directory. Raises `InvalidArgument`."""
-    source, target = mapping.path_on_host, mapping.path_in_container or mapping.path_on_host
-    if not set(mapping.cgroup_permissions) <= set("rwm"):
-        raise InvalidArgument(f"invalid device mode: {mapping.cgroup_permissions}")
-    if "\0" in source + target:
-        raise InvalidArgument(f"invalid device: {source!r} to {target!r}: it has a NUL in it")
-    try:
-        if os.path.isdir(source):
-            inside = [_device(f"{source}/{name}", f"{target}/{name}") for name in sorted(os.listdir(source))]
-            return [device for device in inside if device is not None]
-        device = _device(source, target)
-    except OSError as error:
-        raise InvalidArgument(
-            f'error gathering device information while adding custom device "{source}": {error.strerror}'
-        ) from error
-    if device is None:
-        raise InvalidArgument(
-            f'error gathering device information while adding custom device "{source}": not a device node'
-        )
-    return [device]
-
-
-def device_rule(text: str) -> dict[str, Any]:
-    """Read a `--device-cgroup-rule` (`c 1:3 rwm`). Raises `InvalidArgument`."""
-    try:
-        kind, numbers, access = text.split()
-        major, minor = numbers.split(":")
-        if kind not in "acb" or not set(access) <= set("rwm"):
-            raise ValueError
-        rule: dict[str, Any] = {"allow": True, "type": kind, "access": access}
-        if major != "*":
-            rule["major"] = int(major)
-        if minor != "*":
-            rule["minor"] = int(minor)
-    except ValueError:
-        raise InvalidArgument(f"invalid device cgroup rule format: '{text}'") from None
-    return rule
+    profile = default if options.seccomp is None else options.seccomp
+    if profile is None:
+        return default_seccomp(frozenset(granted), os.uname().machine)
+    return resolve_profile(profile, frozenset(granted)) if profile else None

@@ -156,11 +156,12 @@ def _volumes_from(text: str, find: Callable[[str], ContainerRecord]) -> list[Mou
     return [point.model_copy(update={"copy_up": False, **({"rw": False} if mode == "ro" else {})}) for point in points]
 
 
-def make_bind_source(point: MountPoint) -> None:
-    """Make the directory of a `-v` bind that does not exist, as Docker does. Raises `InvalidArgument`."""
+def make_bind_source(point: MountPoint, owner: tuple[int, int]) -> None:
+    """Make the directory of a `-v` bind that does not exist, as Docker does, for `owner` (uid, gid). Raises `InvalidArgument`."""
     if point.type == "bind" and point.create and not Path(point.source).exists():
         try:
             Path(point.source).mkdir(mode=0o755, parents=True, exist_ok=True)
+            os.chown(point.source, *owner)
         except OSError as error:
             raise InvalidArgument(
                 f"error while creating mount source path '{point.source}': {error.strerror}"

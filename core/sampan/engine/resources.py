@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sampan.api.errors import InvalidArgument, Unsupported
-from sampan.api.types import HostConfig
+from sampan.api.errors import InvalidArgument
+from sampan.api.types import HostConfig, Ulimit
+from sampan.engine.host_limits import host_limits
 
 MIN_MEMORY = 6 << 20
 """Docker's least memory limit in bytes."""
@@ -57,28 +59,34 @@ def check_limits(host: HostConfig) -> list[str]:
         raise InvalidArgument("Range of blkio weight is from 10 to 1000")
     if host.oom_score_adj and not -1000 <= host.oom_score_adj <= 1000:
         raise InvalidArgument(f"Invalid value {host.oom_score_adj}, range for oom score adj is [-1000, 1000]")
-    for limit in host.ulimits:
-        if limit.name not in ULIMITS:
-            raise InvalidArgument(f"invalid ulimit type: {limit.name}")
-        if limit.hard != -1 and (limit.soft > limit.hard or limit.soft == -1):
-            raise InvalidArgument(f"ulimit soft limit must be less than or equal to hard limit: {limit.soft} > {limit.hard}")
+    check_ulimits(host.ulimits)
     if ".." in host.cgroup_parent.split("/"):
         raise InvalidArgument(f"invalid cgroup parent {host.cgroup_parent!r}: it may not contain '..'")
     if host.shm_size < 0:
         raise InvalidArgument("SHM size can not be less than 0")
     if host.cpu_realtime_period or host.cpu_realtime_runtime:
-        raise Unsupported(
-            "limit real-time cpu: this engine does not set real-time scheduling", remedy="leave out --cpu-rt-*"
-        )
-    if host.device_requests:
-        raise Unsupported(
-            "give devices by request (--gpus): no driver for device requests is known", remedy="use --device"
-        )
+        _check_realtime(host)
     if host.oom_kill_disable and not host.memory:
         warnings.append(
             "OOM killer is disabled for the container, but no memory limit is set, this can result in the system running out of resources."
         )
     return warnings
+
+
+def check_ulimits(limits: Sequence[Ulimit]) -> None:
+    """Refuse limits that are unknown or contradict themselves. Raises `InvalidArgument`."""
+    for limit in limits:
+        if limit.name not in ULIMITS:
+            raise InvalidArgument(f"invalid ulimit type: {limit.name}")
+        if limit.hard != -1 and (limit.soft > limit.hard or limit.soft == -1):
+            raise InvalidArgument(f"ulimit soft limit must be less than or equal to hard limit: {limit.soft} > {limit.hard}")
+
+
+def _check_realtime(host: HostConfig) -> None:
+    if not host_limits().cpu_realtime:
+        raise InvalidArgument("kernel does not support CPU real-time scheduler")
+    if 0 < host.cpu_realtime_period < host.cpu_realtime_runtime:
+        raise InvalidArgument("cpu real-time runtime cannot be higher than cpu real-time period")
 
 
 def _check_set(kind: str, option: str, text: str, online: Path) -> None:
@@ -128,6 +136,10 @@ def linux_resources(host: HostConfig) -> dict[str, Any]:
         cpu["period"] = host.cpu_period
     if host.cpu_quota:
         cpu["quota"] = host.cpu_quota
+    if host.cpu_realtime_period:
+        cpu["realtimePeriod"] = host.cpu_realtime_period
+    if host.cpu_realtime_runtime:
+        cpu["realtimeRuntime"] = host.cpu_realtime_runtime
     if host.cpuset_cpus:
         cpu["cpus"] = host.cpuset_cpus
     if host.cpuset_mems:

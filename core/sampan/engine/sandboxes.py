@@ -12,15 +12,17 @@ import asyncio
 import logging
 import os
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from weakref import WeakKeyDictionary
 
-from sampan.api.errors import NotFound, SampanError
+from sampan.api.errors import NotFound, SampanError, host_errors
 from sampan.api.network import Endpoint, NetworkCapability
 from sampan.engine.names import new_id
 from sampan.engine.networks import Networks, to_network
 from sampan.engine.records import NetworkRecord
 from sampan.linux import namespaces
+from sampan.linux.namespaces import IdMaps
 
 log = logging.getLogger(__name__)
 
@@ -38,15 +40,19 @@ PAUSE = 0.05
 class Sandbox:
     """A network namespace behind a descriptor that is the holder's to close.
 
+    `userns`: descriptor of the user namespace that owns it, if that was made for the container too, else -1.
     `endpoint_id`: the id of an endpoint whose link the network's driver has made in it already, or "".
     """
 
     netns: int
+    userns: int = -1
     endpoint_id: str = ""
 
     def close(self) -> None:
-        """Close the descriptor."""
+        """Close the descriptors."""
         os.close(self.netns)
+        if self.userns >= 0:
+            os.close(self.userns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +64,12 @@ class _Pool:
 
 
 class Sandboxes:
-    """Gives sandboxes. `size`: how many wait for each network, 0 for none."""
+    """Gives sandboxes. `size`: how many wait for each network, 0 for none. With `maps` they have user namespaces of their own."""
 
-    def __init__(self, networks: Networks, size: int) -> None:
+    def __init__(self, networks: Networks, size: int, maps: IdMaps | None = None) -> None:
         self._networks = networks
         self._size = size
+        self._maps = maps
         self._pools: dict[str, _Pool] = {}  # by network id, the one joined last at the end
         self._filler: asyncio.Task[None] | None = None
         self._making = asyncio.Lock()
@@ -71,10 +78,24 @@ class Sandboxes:
     async def take(self, network: NetworkRecord | None) -> Sandbox:
         """Give a sandbox for a container that joins this network by `eth0`, or an empty one (None)."""
         if network is None:
-            return Sandbox(await _new_netns())
+            return await _made(self._empty)
         self.expect(network)
         waiting = self._pools[network.id].waiting
-        return waiting.popleft() if waiting else Sandbox(await _new_netns())
+        return waiting.popleft() if waiting else await _made(self._empty)
+
+    async def take_owned(self, userns: int) -> Sandbox:
+        """Give an empty sandbox that belongs to a user namespace; -1: to the host's. The descriptor stays the caller's."""
+        return await _made(lambda: Sandbox(namespaces.new_netns(userns)))
+
+    def _empty(self) -> Sandbox:
+        if self._maps is None:
+            return Sandbox(namespaces.new_netns())
+        userns = namespaces.new_userns(self._maps.uids, self._maps.gids)
+        try:
+            return Sandbox(namespaces.new_netns(userns), userns)
+        except BaseException:
+            os.close(userns)
+            raise
 
     def expect(self, network: NetworkRecord) -> None:
         """Have sandboxes wait for containers of this network, soon; the network joined longest ago may lose its own."""
@@ -126,7 +147,7 @@ class Sandboxes:
             return
         try:
             sandbox = await self._make(network)
-        except (SampanError, OSError) as error:
+        except SampanError as error:
             log.warning("make a sandbox for network %s before it is needed: %s", network.name, error)
             self._drop(network.id)
             return
@@ -138,9 +159,9 @@ class Sandboxes:
     async def _make(self, network: NetworkRecord) -> Sandbox:
         plank = await self._networks.driver_of(network)
         if NetworkCapability.PREPARE not in plank.capabilities:
-            return Sandbox(await _new_netns())
+            return await _made(self._empty)
         endpoint = Endpoint(new_id(), network.id, container_id="", interface=INTERFACE)
-        sandbox = Sandbox(await _new_netns(), endpoint.id)
+        sandbox = replace(await _made(self._empty), endpoint_id=endpoint.id)
         self._prepared[sandbox] = network.id
         try:
             await plank.call(plank.driver.prepare, to_network(network), endpoint, sandbox.netns)
@@ -150,9 +171,9 @@ class Sandboxes:
         return sandbox
 
 
-async def _new_netns() -> int:
-    """Make a namespace on a thread; one that nobody waits for any more is closed again."""
-    making = asyncio.create_task(asyncio.to_thread(namespaces.new_netns))
+async def _made(make: Callable[[], Sandbox]) -> Sandbox:
+    """Make one on a thread; one that nobody waits for any more is closed again. Raises `System`."""
+    making = asyncio.create_task(asyncio.to_thread(_make_or_tell, make))
     try:
         return await asyncio.shield(making)
     except asyncio.CancelledError:
@@ -160,6 +181,11 @@ async def _new_netns() -> int:
         raise
 
 
-def _close_unwanted(making: asyncio.Task[int]) -> None:
+def _make_or_tell(make: Callable[[], Sandbox]) -> Sandbox:
+    with host_errors("make the namespaces of a container"):
+        return make()
+
+
+def _close_unwanted(making: asyncio.Task[Sandbox]) -> None:
     if making.exception() is None:
-        os.close(making.result())
+        making.result().close()

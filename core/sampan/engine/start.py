@@ -9,32 +9,39 @@ import os
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sampan import plugins
 from sampan.api import hookspecs
-from sampan.api.errors import Conflict, Forbidden, InvalidArgument, NotFound, SampanError, System, Unavailable
+from sampan.api.errors import Forbidden, InvalidArgument, NotFound, SampanError, System, Unavailable
 from sampan.api.logs import LogDriver
 from sampan.api.network import SandboxKind
 from sampan.api.runtime import RuntimeDriver
 from sampan.api.storage import Mount
+from sampan.engine import shm
 from sampan.engine import spec as oci
 from sampan.engine.connections import Connections
 from sampan.engine.container import Container
 from sampan.engine.containers import Containers
+from sampan.engine.defaults import Defaults
 from sampan.engine.drivers import contained, driver_config
 from sampan.engine.files import bound_files, write_files
 from sampan.engine.links import Links, environment, host_lines
 from sampan.engine.logs import attributes as log_attributes
+from sampan.engine.modes import check_modes
 from sampan.engine.mounts import make_bind_source
 from sampan.engine.naming import Naming
 from sampan.engine.networks import Networks
-from sampan.engine.records import ContainerRecord, ContainerState, EndpointRecord, MountPoint, Status
+from sampan.engine.records import ContainerRecord, ContainerState, EndpointRecord, MountPoint, NetworkRecord, Status
+from sampan.engine.remap import check_shifts, check_user, root_of
 from sampan.engine.rootfs import read_below, read_files
 from sampan.engine.sandboxes import Sandbox, Sandboxes
+from sampan.engine.sharing import Sharing, share
 from sampan.engine.storage import Storage, StorageDrivers
+from sampan.engine.surroundings import Surroundings
 from sampan.engine.trace import Span
 from sampan.engine.users import Accounts, User, resolve
 from sampan.engine.volumes import Volumes
@@ -60,8 +67,9 @@ class Starter:
     def __init__(
         self, settings: Settings, registry: plugins.Registry, engine_id: str,
         containers: Containers, storage: StorageDrivers, networks: Networks, connections: Connections,
-        naming: Naming, links: Links, sandboxes: Sandboxes, volumes: Volumes,
+        naming: Naming, links: Links, sandboxes: Sandboxes, volumes: Volumes, defaults: Defaults,
     ) -> None:  # fmt: skip
+        self.defaults = defaults
         self._settings = settings
         self._registry = registry
         self._engine_id = engine_id
@@ -82,17 +90,21 @@ class Starter:
         """Launch a container: afterwards its record says that it runs. On an error `container.shim` is what is to be deleted."""
         record, trace = container.record, container.trace
         container.log_ended.clear()
+        check_modes(record.host, remapped=self.defaults.idmaps is not None)  # it may be older than the setting
         sandbox: Sandbox | None = None
+        userns = -1
         beside: list[asyncio.Task[Any]] = []
         try:
             networks = await self._connections.networks_of(record)
             kind = await self._connections.sandbox_kind(networks)
-            shared = self._shared_namespaces(container)
-            if kind is SandboxKind.OWN and "network" not in shared:
+            shared = share(container, self._containers.get)
+            if self.defaults.idmaps_of(record.host):
+                userns = shared.open_userns()
+            if kind is SandboxKind.OWN and "network" not in shared.paths:
                 with trace.span("start", "network.sandbox"):
-                    sandbox = await self._sandboxes.take(self._connections.preparable(record, networks))
+                    sandbox = await self._take_sandbox(record, networks, userns)
             storage = await self._storage.get(record.storage_driver)
-            spawning = asyncio.create_task(self._spawn(container, storage, sandbox))
+            spawning = asyncio.create_task(self._spawn(container, storage, _namespaces(sandbox, userns)))
             beside.append(spawning)
             endpoints = await self._connections.join(container, networks, sandbox)
             recording = asyncio.create_task(self._connections.record(container, endpoints))
@@ -108,15 +120,16 @@ class Starter:
                 await asyncio.wait(beside)  # the shim, if any, is in the container now: the caller deletes it
             if sandbox is not None:
                 sandbox.close()
+            if userns >= 0:
+                os.close(userns)
 
     async def _spawn(self, container: Container, storage: Storage, sandbox: Sandbox | None) -> Shim:
         """Fork the shim while network and spec are made. One that is never told to launch ends by itself."""
         with container.trace.span("start", "storage.mounts", storage.name):
             rootfs = await storage.call(storage.driver.mounts, container.id)
         with container.trace.span("start", "shim.spawn"):
-            await asyncio.to_thread(_ready_directories, container)
+            await asyncio.to_thread(_ready_directories, container, root_of(maps))
             zygote = await self._the_zygote()
-            namespaces = Namespaces(sandbox.netns) if sandbox else Namespaces()
             container.shim = await zygote.spawn(self._shim_config(container, rootfs), namespaces)
         return container.shim
 
@@ -141,6 +154,10 @@ class Starter:
 
     def _shim_config(self, container: Container, rootfs: Sequence[Mount]) -> ShimConfig:
         record = container.record
+        maps = self.defaults.idmaps_of(container.record.host)
+        if maps:
+            check_shifts(storage)
+            rootfs = tuple(replace(mount, options=(*mount.options, "idmap")) for mount in rootfs)
         runtime = self._registry.driver("runtime", record.runtime, RuntimeDriver)
         log_driver = self._registry.driver("log", record.log_driver, LogDriver)
         config = driver_config(runtime, self._settings.runtimes.get(record.runtime, {}), "runtimes")
@@ -171,22 +188,6 @@ class Starter:
 
     # ------------------------------------------------------------------ what a start needs
 
-    def _shared_namespaces(self, container: Container) -> dict[str, str]:
-        """Give the namespaces that are the host's ("") or another container's (a path)."""
-        host = container.record.host
-        modes = {"pid": host.pid_mode, "ipc": host.ipc_mode, "uts": host.uts_mode, "network": host.network_mode}
-        shared: dict[str, str] = {}
-        for kind, mode in modes.items():
-            if mode == "host" and kind != "network":
-                shared[kind] = ""
-            elif mode.startswith("container:"):
-                other = self._containers.get(mode.removeprefix("container:"))
-                if not other.is_running:
-                    raise Conflict(f"cannot join {kind} namespace of a non running container: {other.id}")
-                name = {"network": "net"}.get(kind, kind)
-                shared[kind] = f"/proc/{other.record.state.pid}/ns/{name}"
-        return shared
-
     async def _ready_mounts(self, container: Container) -> list[MountPoint]:
         ready = []
         for point in container.record.mounts:
@@ -194,7 +195,7 @@ class Starter:
                 source = await self._volumes.mount(point.name, container.id)
                 point = point.model_copy(update={"source": str(source)})
             elif point.type == "bind":
-                await asyncio.to_thread(make_bind_source, point)
+                await asyncio.to_thread(make_bind_source, point, root_of(self.defaults.idmaps_of(container.record.host)))
                 if not Path(point.source).exists():
                     raise InvalidArgument(
                         f'invalid mount config for type "bind": bind source path does not exist: {point.source}'
@@ -218,12 +219,18 @@ class Starter:
 
     async def user_of(self, container: Container, text: str) -> User:
         """Resolve whom an exec runs as, by the files that the running container sees. They may be large: on a thread."""
-        root, groups = f"/proc/{container.record.state.pid}/root", container.record.host.group_add
-        return await asyncio.to_thread(lambda: resolve(text, _accounts_below(root), groups))
+        root = f"/proc/{container.record.state.pid}/root"
+        return await asyncio.to_thread(lambda: self._resolve(container.record, text, _accounts_below(root)))
+
+    def _resolve(self, record: ContainerRecord, text: str, accounts: Accounts) -> User:
+        user = resolve(text, accounts, record.host.group_add)
+        if maps := self.defaults.idmaps_of(record.host):
+            check_user(maps, user.uid, (user.gid, *user.groups))
+        return user
 
     async def _write_bundle(
         self, container: Container, endpoints: list[EndpointRecord], kind: SandboxKind,
-        shared: dict[str, str], mounts: list[MountPoint], accounts: Accounts,
+        shared: Sharing, mounts: list[MountPoint], accounts: Accounts,
     ) -> None:  # fmt: skip
         """Write the container's own files and its spec, in one go on a thread; hooks see the spec in between."""
         linked = self._links.of(container.record)
@@ -244,12 +251,11 @@ class Starter:
                     resolv_conf=self._naming.resolv_conf(record, kind).text,
                     linked=host_lines(linked),
                 )
-            around = oci.Surroundings(
-                user=resolve(record.config.user, accounts, record.host.group_add),
+            around = Surroundings(
+                user=self._resolve(record, record.config.user, accounts),
                 cgroups_path=self.cgroup_path(container),
-                private_cgroup_namespace=private_cgroups(record),
                 files=files,
-                namespaces=shared,
+                namespaces=shared.paths,
                 sandbox=kind,
                 mounts=mounts,
                 hostname=record.config.hostname,
@@ -270,6 +276,7 @@ class Starter:
         """Give the container's cgroup, the same path in every hierarchy."""
         parent = container.record.host.cgroup_parent or f"{self._settings.cgroup_parent}/{self._engine_id}"
         return f"/{parent.strip('/')}/{container.id}"
+                    owner=root_of(self.defaults.idmaps_of(record.host)),
 
     def _remove_empty_cgroup(self) -> None:
         for root in cgroups.detect().roots:
@@ -282,6 +289,8 @@ class Starter:
         )
         call = self._registry.manager.hook.sampan_adjust_spec
         try:
+                shm=shared.shm,
+                defaults=self.defaults,
             async with asyncio.timeout(HOOK_DEADLINE):
                 await asyncio.get_running_loop().run_in_executor(self._hooks, partial(contained, call, container=view, spec=spec))
         except TimeoutError as error:
@@ -305,15 +314,16 @@ class Starter:
                 await self._zygote.close()
 
 
-def private_cgroups(record: ContainerRecord) -> bool:
-    """Say whether the container gets a cgroup namespace of its own: on pure v2 by default, as Docker does."""
-    if record.host.cgroupns_mode:
-        return record.host.cgroupns_mode == "private"
-    return not record.host.privileged and cgroups.detect().version == "v2"
+def _namespaces(sandbox: Sandbox | None, userns: int) -> Namespaces:
+    """Give what was made for a container, or is another's that it joins."""
+    if sandbox is None:
+        return Namespaces(user=userns)
+    return Namespaces(sandbox.netns, userns if userns >= 0 else sandbox.userns)
 
 
-def _ready_directories(container: Container) -> None:
-    """Have the state directory empty and the exit record of an earlier run away."""
+def _ready_directories(container: Container, owner: tuple[int, int]) -> None:
+    """Have the state directory empty, but for a /dev/shm that others may join, and the exit record of an earlier run away."""
+    shm.unmount(container.directories.shm)
     shutil.rmtree(container.directories.state, ignore_errors=True)
     container.directories.state.mkdir(mode=0o700)
     (container.directories.root / EXIT).unlink(missing_ok=True)
@@ -344,6 +354,8 @@ def _accounts_below(root: str) -> Accounts:
 
 
 def _write_json(path: Path, data: object) -> None:
+    if container.record.host.ipc_mode == "shareable":
+        shm.mount(container.directories.shm, container.record.host.shm_size, owner)
     path.write_text(json.dumps(data))
 
 

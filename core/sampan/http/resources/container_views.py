@@ -13,11 +13,11 @@ from sampan.engine.container import Container
 from sampan.engine.container_networks import plain_mode
 from sampan.engine.engine import Engine
 from sampan.engine.isolation import READONLY_PATHS, effective_paths, masked_paths
+from sampan.engine.modes import has_private_cgroups
 from sampan.engine.naming import dns_names
 from sampan.engine.ports import shown
 from sampan.engine.records import ContainerState, EndpointRecord, MountPoint, NetworkRecord, Status
 from sampan.engine.resources import DEFAULT_SHM_SIZE
-from sampan.engine.start import private_cgroups
 from sampan.engine.times import rfc3339
 from sampan.engine.usage import ContainerSizes
 from sampan.http.resources.durations import human
@@ -182,7 +182,7 @@ def inspect(engine: Engine, container: Container) -> dict[str, Any]:
     host["LogConfig"] = {"Type": record.log_driver, "Config": record.host.log_config.config}
     host["ShmSize"] = record.host.shm_size or DEFAULT_SHM_SIZE
     host["IpcMode"] = record.host.ipc_mode or "private"
-    host["CgroupnsMode"] = "private" if private_cgroups(record) else "host"
+    host["CgroupnsMode"] = "private" if has_private_cgroups(record.host) else "host"
     host["MaskedPaths"] = effective_paths(record.host.masked_paths, masked_paths(), record.host.privileged)
     host["ReadonlyPaths"] = effective_paths(record.host.readonly_paths, READONLY_PATHS, record.host.privileged)
     return {
