@@ -153,9 +153,9 @@ class Engine:
             for directory in base.iterdir():
                 if directory.name not in known:
                     log.info("sweeping %s, which belongs to no container", directory)
+                    shm.unmount(directory / "shm")
                     shutil.rmtree(directory, ignore_errors=True)
 
-                    shm.unmount(directory / "shm")
     def _tell_plugins(self, event: Event) -> None:
         hook = self.registry.manager.hook.sampan_event
         if hook.get_hookimpls():

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable
 
-from sampan.api.errors import Conflict, NotFound, NotModified, SampanError, System, Unavailable, Unsupported
+from sampan.api.errors import Conflict, NotFound, NotModified, SampanError, System, Unavailable
 from sampan.engine import shm
 from sampan.engine import spec as oci
 from sampan.engine.connections import Connections
@@ -190,6 +190,8 @@ class Lifecycle:
         for point in container.record.mounts:
             if point.type == "volume":
                 await self._volumes.unmount(point.name, container.id)
+        if container.record.host.ipc_mode == "shareable":
+            await asyncio.to_thread(shm.unmount, container.directories.shm)
 
     # ------------------------------------------------------------------ restart policy
 
@@ -222,8 +224,6 @@ class Lifecycle:
                 return
             container.restart_wait = None
             try:
-        if container.record.host.ipc_mode == "shareable":
-            await asyncio.to_thread(shm.unmount, container.directories.shm)
                 await self._start(container)
             except SampanError as error:
                 log.warning("restart container %s: %s", container.id[:12], error)

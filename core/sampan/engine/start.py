@@ -123,10 +123,20 @@ class Starter:
             if userns >= 0:
                 os.close(userns)
 
-    async def _spawn(self, container: Container, storage: Storage, sandbox: Sandbox | None) -> Shim:
+    async def _take_sandbox(self, record: ContainerRecord, networks: Sequence[NetworkRecord], userns: int) -> Sandbox:
+        """Give one of those that wait, unless it must belong to another user namespace than theirs: that of others, or the host's."""
+        if userns >= 0 or self.defaults.idmaps_of(record.host) is not self.defaults.idmaps:
+            return await self._sandboxes.take_owned(userns)
+        return await self._sandboxes.take(self._connections.preparable(record, networks))
+
+    async def _spawn(self, container: Container, storage: Storage, namespaces: Namespaces) -> Shim:
         """Fork the shim while network and spec are made. One that is never told to launch ends by itself."""
         with container.trace.span("start", "storage.mounts", storage.name):
             rootfs = await storage.call(storage.driver.mounts, container.id)
+        maps = self.defaults.idmaps_of(container.record.host)
+        if maps:
+            check_shifts(storage)
+            rootfs = tuple(replace(mount, options=(*mount.options, "idmap")) for mount in rootfs)
         with container.trace.span("start", "shim.spawn"):
             await asyncio.to_thread(_ready_directories, container, root_of(maps))
             zygote = await self._the_zygote()
@@ -154,10 +164,6 @@ class Starter:
 
     def _shim_config(self, container: Container, rootfs: Sequence[Mount]) -> ShimConfig:
         record = container.record
-        maps = self.defaults.idmaps_of(container.record.host)
-        if maps:
-            check_shifts(storage)
-            rootfs = tuple(replace(mount, options=(*mount.options, "idmap")) for mount in rootfs)
         runtime = self._registry.driver("runtime", record.runtime, RuntimeDriver)
         log_driver = self._registry.driver("log", record.log_driver, LogDriver)
         config = driver_config(runtime, self._settings.runtimes.get(record.runtime, {}), "runtimes")
@@ -249,6 +255,7 @@ class Starter:
                     host_network=kind is SandboxKind.HOST,
                     gateways=gateways,
                     resolv_conf=self._naming.resolv_conf(record, kind).text,
+                    owner=root_of(self.defaults.idmaps_of(record.host)),
                     linked=host_lines(linked),
                 )
             around = Surroundings(
@@ -260,6 +267,8 @@ class Starter:
                 mounts=mounts,
                 hostname=record.config.hostname,
                 environment=environment(record.name, linked),
+                shm=shared.shm,
+                defaults=self.defaults,
             )
             spec = oci.build(record, around)
             if not adjusted:
@@ -276,7 +285,6 @@ class Starter:
         """Give the container's cgroup, the same path in every hierarchy."""
         parent = container.record.host.cgroup_parent or f"{self._settings.cgroup_parent}/{self._engine_id}"
         return f"/{parent.strip('/')}/{container.id}"
-                    owner=root_of(self.defaults.idmaps_of(record.host)),
 
     def _remove_empty_cgroup(self) -> None:
         for root in cgroups.detect().roots:
@@ -289,8 +297,6 @@ class Starter:
         )
         call = self._registry.manager.hook.sampan_adjust_spec
         try:
-                shm=shared.shm,
-                defaults=self.defaults,
             async with asyncio.timeout(HOOK_DEADLINE):
                 await asyncio.get_running_loop().run_in_executor(self._hooks, partial(contained, call, container=view, spec=spec))
         except TimeoutError as error:
@@ -326,6 +332,8 @@ def _ready_directories(container: Container, owner: tuple[int, int]) -> None:
     shm.unmount(container.directories.shm)
     shutil.rmtree(container.directories.state, ignore_errors=True)
     container.directories.state.mkdir(mode=0o700)
+    if container.record.host.ipc_mode == "shareable":
+        shm.mount(container.directories.shm, container.record.host.shm_size, owner)
     (container.directories.root / EXIT).unlink(missing_ok=True)
 
 
@@ -354,8 +362,6 @@ def _accounts_below(root: str) -> Accounts:
 
 
 def _write_json(path: Path, data: object) -> None:
-    if container.record.host.ipc_mode == "shareable":
-        shm.mount(container.directories.shm, container.record.host.shm_size, owner)
     path.write_text(json.dumps(data))
 
 
