@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import struct
 from dataclasses import asdict
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from sampan.linux.cgroup_devices import DeviceRules
-from sampan.linux.cgroup_limits import limits_v1, limits_v2, weight_of_blkio, weight_of_shares
+from sampan.linux.cgroup_limits import limits, weight_of_blkio, weight_of_shares
 from sampan.linux.cgroup_oom import OomWatch
 from sampan.linux.cgroup_stats import BlockCount, Stats, read_stats
 from sampan.linux.cgroups import Cgroup, Layout
@@ -48,51 +49,112 @@ def test_weight_of_blkio(weight: int, io: int) -> None:
     assert weight_of_blkio(weight) == io
 
 
+class FakeKernel:
+    """A host with these controllers in v1, these in v2, and files in the cgroup as they are now."""
+
+    def __init__(self, v1: str = "", v2: str = "", **files: str) -> None:
+        self.v1, self.v2, self.files = v1.split(), v2.split(), {name.replace("__", "."): text for name, text in files.items()}
+
+    def prepare(self, controller: str) -> int:
+        return 1 if controller in self.v1 else 2 if controller in self.v2 else 0
+
+    def has_file(self, controller: str, file: str) -> bool:
+        return file in self.files
+
+    def read(self, controller: str, file: str) -> str:
+        return self.files[file]
+
+
+V1 = FakeKernel(v1="cpu cpuset memory pids io hugetlb net_cls net_prio rdma", memory__memsw__limit_in_bytes="")
+V2 = FakeKernel(v2="cpu cpuset memory pids io hugetlb rdma", memory__swap__max="max", cpu__max="7000 100000\n")
+
+
+def written(resources: dict[str, Any], kernel: FakeKernel) -> list[tuple[str, str]]:
+    return [(each.file, each.value) for step in limits(resources, kernel) for each in step]
+
+
 def test_limits_of_v1() -> None:
     resources = {
-        "memory": {"limit": 64 * MIB, "swap": 128 * MIB, "reservation": 32 * MIB, "swappiness": 0},
-        "cpu": {"shares": 512, "quota": 50000, "period": 100000, "cpus": "0-1", "mems": "0"},
+        "memory": {"limit": 64 * MIB, "swap": 128 * MIB, "reservation": 32 * MIB, "swappiness": 0, "disableOOMKiller": False},
+        "cpu": {
+            "shares": 512, "quota": 50000, "period": 100000, "burst": 0, "idle": 0, "realtimeRuntime": 5, "realtimePeriod": 10,
+            "cpus": "0-1", "mems": "0",
+        },
         "pids": {"limit": -1},
-        "blockIO": {"throttleReadBpsDevice": [{"major": 8, "minor": 0, "rate": 1000}]},
-    }
-    assert limits_v1(resources) == [
-        ("memory", "memory.limit_in_bytes", str(64 * MIB)),
-        ("memory", "memory.memsw.limit_in_bytes", str(128 * MIB)),
-        ("memory", "memory.soft_limit_in_bytes", str(32 * MIB)),
-        ("memory", "memory.swappiness", "0"),
-        ("cpu", "cpu.shares", "512"),
-        ("cpu", "cpu.cfs_period_us", "100000"),
-        ("cpu", "cpu.cfs_quota_us", "50000"),
-        ("cpuset", "cpuset.cpus", "0-1"),
-        ("cpuset", "cpuset.mems", "0"),
-        ("pids", "pids.max", "max"),
-        ("blkio", "blkio.throttle.read_bps_device", "8:0 1000"),
+        "blockIO": {
+            "weight": 500, "leafWeight": 20, "weightDevice": [{"major": 8, "minor": 0, "weight": 10, "leafWeight": 11}],
+            "throttleReadBpsDevice": [{"major": 8, "minor": 0, "rate": 1000}],
+        },
+        "hugepageLimits": [{"pageSize": "2MB", "limit": 0}],
+        "network": {"classID": 0, "priorities": [{"name": "eth0", "priority": 5}]},
+        "rdma": {"mlx5_1": {"hcaHandles": 3, "hcaObjects": 10000}, "rxe3": {"hcaObjects": 0}},
+    }  # fmt: skip
+    assert written(resources, V1) == [
+        ("memory.limit_in_bytes", str(64 * MIB)),
+        ("memory.memsw.limit_in_bytes", str(128 * MIB)),
+        ("memory.soft_limit_in_bytes", str(32 * MIB)),
+        ("memory.swappiness", "0"),
+        ("memory.oom_control", "0"),
+        ("cpu.shares", "512"),
+        ("cpu.idle", "0"),
+        ("cpu.cfs_period_us", "100000"),
+        ("cpu.cfs_quota_us", "50000"),
+        ("cpu.cfs_burst_us", "0"),
+        ("cpu.rt_period_us", "10"),
+        ("cpu.rt_runtime_us", "5"),
+        ("cpuset.cpus", "0-1"),
+        ("cpuset.mems", "0"),
+        ("pids.max", "max"),
+        ("blkio.weight", "500"),
+        ("blkio.weight_device", "8:0 10"),
+        ("blkio.leaf_weight", "20"),
+        ("blkio.leaf_weight_device", "8:0 11"),
+        ("blkio.throttle.read_bps_device", "8:0 1000"),
+        ("hugetlb.2MB.limit_in_bytes", "0"),
+        ("net_cls.classid", "0"),
+        ("net_prio.ifpriomap", "eth0 5"),
+        ("rdma.max", "mlx5_1 hca_handle=3 hca_object=10000"),
+        ("rdma.max", "rxe3 hca_object=0"),
     ]
 
 
-@pytest.mark.parametrize(
-    ("now", "limit", "swap", "first"),
-    [
-        (32 * MIB, 64 * MIB, 128 * MIB, "memory.memsw.limit_in_bytes"),
-        (128 * MIB, 64 * MIB, 128 * MIB, "memory.limit_in_bytes"),
-        (128 * MIB, 64 * MIB, -1, "memory.memsw.limit_in_bytes"),
-    ],
-)
-def test_v1_memory_is_never_above_memory_and_swap(now: int, limit: int, swap: int, first: str) -> None:
-    writes = limits_v1({"memory": {"limit": limit, "swap": swap}}, now)
-    assert [file for _, file, _ in writes][0] == first
-    assert len(writes) == 2
+def test_values_that_must_fit_each_other_are_one_step() -> None:
+    memory = {"limit": 64 * MIB, "swap": 128 * MIB}
+    cpu = {"shares": 512, "idle": 1, "quota": 50000, "period": 100000}
+    steps = [[each.file for each in step] for step in limits({"memory": memory, "cpu": cpu}, V1) if step]
+    assert steps == [
+        ["memory.limit_in_bytes", "memory.memsw.limit_in_bytes"],
+        ["cpu.shares", "cpu.idle"],
+        ["cpu.cfs_period_us", "cpu.cfs_quota_us"],
+    ]
+
+
+def test_files_that_this_kernel_has() -> None:
+    kernel = FakeKernel("io", "hugetlb", blkio__bfq__weight="", hugetlb__2MB__rsvd__max="")
+    resources = {
+        "blockIO": {"weight": 500, "weightDevice": [{"major": 8, "minor": 0, "weight": 10}]},
+        "hugepageLimits": [{"pageSize": "2MB", "limit": 1}],
+    }
+    assert written(resources, kernel) == [
+        ("blkio.bfq.weight", "500"), ("blkio.bfq.weight_device", "8:0 10"),
+        ("hugetlb.2MB.max", "1"), ("hugetlb.2MB.rsvd.max", "1"),
+    ]  # fmt: skip
+    bfq = FakeKernel(v2="io", io__bfq__weight="")
+    assert written({"blockIO": resources["blockIO"]}, bfq) == [
+        ("io.bfq.weight", "default 500"),
+        ("io.bfq.weight", "8:0 10"),
+    ]
 
 
 def test_limits_of_v2() -> None:
     resources = {
-        "memory": {"limit": 64 * MIB, "swap": 128 * MIB, "reservation": 32 * MIB},
+        "memory": {"limit": 64 * MIB, "swap": 128 * MIB, "reservation": 32 * MIB, "kernel": -1, "disableOOMKiller": False},
         "cpu": {"shares": 1024, "quota": -1, "period": 100000, "cpus": "0"},
         "pids": {"limit": 7},
         "blockIO": {"weight": 500, "throttleWriteIOPSDevice": [{"major": 8, "minor": 0, "rate": 10}]},
-        "unified": {"memory.high": "1000"},
+        "unified": {"memory.high": "1000", "io.max": "8:0 rbps=1\n8:16 wbps=2"},
     }
-    assert [(file, value) for _, file, value in limits_v2(resources)] == [
+    assert written(resources, V2) == [
         ("memory.swap.max", str(64 * MIB)),
         ("memory.max", str(64 * MIB)),
         ("memory.low", str(32 * MIB)),
@@ -103,22 +165,95 @@ def test_limits_of_v2() -> None:
         ("io.weight", "default 4950"),
         ("io.max", "8:0 wiops=10"),
         ("memory.high", "1000"),
+        ("io.max", "8:0 rbps=1"),
+        ("io.max", "8:16 wbps=2"),
     ]
 
 
 @pytest.mark.parametrize(
-    "resources",
+    ("cpu", "value"),
+    [({"period": 50000}, "7000 50000"), ({"quota": 9000}, "9000"), ({"quota": -1}, "max"), ({"quota": 5, "period": 6}, "5 6")],
+)
+def test_what_an_update_of_v2_does_not_name_stays(cpu: dict[str, int], value: str) -> None:
+    assert written({"cpu": cpu}, V2) == [("cpu.max", value)]
+
+
+@pytest.mark.parametrize(
+    ("memory", "writes"),
     [
-        {"memory": {"swap": 10}},
-        {"memory": {"limit": 10, "swap": 5}},
-        {"memory": {"disableOOMKiller": True}},
-        {"cpu": {"realtimeRuntime": 5}},
-        {"unified": {"../../x": "1"}},
+        ({"limit": -1}, [("memory.swap.max", "max"), ("memory.max", "max")]),
+        ({"limit": 10, "swap": 10}, [("memory.swap.max", "0"), ("memory.max", "10")]),
+        ({"limit": 10, "swap": -1}, [("memory.swap.max", "max"), ("memory.max", "10")]),
+        ({"limit": 10}, [("memory.max", "10")]),
+        ({"swap": -1}, [("memory.swap.max", "max")]),
     ],
 )
-def test_what_v2_cannot_express_is_refused(resources: dict[str, Any]) -> None:
+def test_swap_of_v2_is_swap_alone(memory: dict[str, int], writes: list[tuple[str, str]]) -> None:
+    assert written({"memory": memory}, V2) == writes
+
+
+def test_a_kernel_that_counts_no_swap() -> None:
+    kernel = FakeKernel(v2="memory")
+    assert written({"memory": {"limit": 10, "swap": 10}}, kernel) == [("memory.max", "10")]
+    assert ("memory.swap.max", "5") in written({"memory": {"limit": 10, "swap": 15}}, kernel)  # which the kernel refuses
+    assert written({"memory": {"limit": -1}}, FakeKernel(v1="memory")) == [("memory.limit_in_bytes", "-1")]
+
+
+def test_no_limit_of_memory_is_none_of_swap_on_v1() -> None:
+    assert written({"memory": {"limit": -1}}, V1) == [("memory.limit_in_bytes", "-1"), ("memory.memsw.limit_in_bytes", "-1")]
+
+
+@pytest.mark.parametrize(
+    ("resources", "kernel"),
+    [
+        ({"memory": {"swap": 10}}, V2),
+        ({"memory": {"limit": 10, "swap": 5}}, V2),
+        ({"memory": {"limit": 10, "swap": 5}}, V1),
+        ({"memory": {"swappiness": 101}}, V1),
+        ({"cpu": {"shares": 1}}, V1),
+        ({"cpu": {"shares": 262145}}, V1),
+        ({"rdma": {"mlx5_1": {}}}, V1),
+        ({"unified": {"../../x": "1"}}, V2),
+        ({"unified": {"memory.high/../../x": "1"}}, V2),
+        ({"unified": {"memory": "1"}}, V2),
+        ({"unified": {".memory": "1"}}, V2),
+        ({"unified": {"cgroup.procs": "1"}}, V2),
+    ],
+)
+def test_bad_values_are_refused(resources: dict[str, Any], kernel: FakeKernel) -> None:
     with pytest.raises(ValueError, match=r"\w"):
-        limits_v2(resources)
+        written(resources, kernel)
+
+
+@pytest.mark.parametrize(
+    ("resources", "kernel"),
+    [
+        ({"memory": {"disableOOMKiller": True}}, V2),
+        ({"memory": {"swappiness": 0}}, V2),
+        ({"memory": {"kernelTCP": 5}}, V2),
+        ({"memory": {"kernel": 5}}, V1),
+        ({"memory": {"useHierarchy": False}}, V1),
+        ({"cpu": {"realtimeRuntime": 5}}, V2),
+        ({"blockIO": {"leafWeight": 5}}, V2),
+        ({"blockIO": {"weightDevice": [{"major": 8, "minor": 0, "leafWeight": 5}]}}, V2),
+        ({"network": {"classID": 5}}, V2),
+        ({"network": {"priorities": [{"name": "eth0", "priority": 5}]}}, V2),
+        ({"unified": {"memory.high": "5"}}, V1),
+        ({"unified": {"misc.max": "5"}}, V2),
+        *(
+            (resources, FakeKernel())
+            for resources in (
+                {"memory": {"limit": 5}}, {"cpu": {"shares": 5}}, {"cpu": {"cpus": "0"}}, {"pids": {"limit": 5}},
+                {"blockIO": {"weight": 5}}, {"hugepageLimits": [{"pageSize": "2MB", "limit": 5}]},
+                {"rdma": {"mlx5_1": {"hcaHandles": 3}}},
+            )
+        ),
+    ],
+)  # fmt: skip
+def test_what_the_host_cannot_do_is_refused(resources: dict[str, Any], kernel: FakeKernel) -> None:
+    with pytest.raises(OSError, match=r"\w") as caught:
+        written(resources, kernel)
+    assert caught.value.errno == errno.EOPNOTSUPP
 
 
 def permits(rules: DeviceRules, kind: str, major: int, minor: int, access: str) -> bool:
@@ -152,30 +287,62 @@ def permits(rules: DeviceRules, kind: str, major: int, minor: int, access: str) 
             raise AssertionError(f"instruction {op:#x}")
 
 
+NO_DEVICE = {"allow": False, "access": "rwm"}
+ANY_DEVICE = {"allow": True, "access": "rwm"}
+
+
+def device(allow: bool, kind: str, major: int | None, minor: int | None, access: str) -> dict[str, Any]:
+    return {"allow": allow, "type": kind, "major": major, "minor": minor, "access": access}
+
+
 def test_docker_devices_in_ebpf() -> None:
     rules = DeviceRules.of_spec(
-        [
-            {"allow": False, "access": "rwm"},
-            {"allow": True, "type": "c", "access": "m"},
-            {"allow": True, "type": "b", "access": "m"},
-            {"allow": True, "type": "c", "major": 1, "minor": 3, "access": "rwm"},
-            {"allow": True, "type": "c", "major": 136, "access": "rw"},
-            {"allow": False, "type": "c", "major": 1, "minor": 3, "access": "w"},
-        ]
+        [NO_DEVICE, device(True, "c", 10, 3, "rwm"), device(True, "c", 10, None, "r"), device(False, "c", 10, None, "r")]
     )
-    assert permits(rules, "c", 1, 3, "r")
-    assert not permits(rules, "c", 1, 3, "w")
-    assert not permits(rules, "c", 1, 3, "rw")
+    assert permits(rules, "c", 10, 3, "rw")
+    assert not permits(rules, "c", 10, 4, "r")
     assert permits(rules, "c", 136, 77, "rw")
+    assert permits(rules, "c", 1, 3, "rw")
     assert not permits(rules, "b", 8, 0, "r")
     assert permits(rules, "b", 8, 0, "m")
 
 
+def test_nothing_is_allowed_before_a_list_but_what_every_container_has() -> None:
+    for rules in (DeviceRules.of_spec([]), DeviceRules.of_spec([device(True, "c", 10, 229, "rw")])):
+        assert permits(rules, "c", 1, 9, "rwm")
+        assert not permits(rules, "c", 1, 1, "r")
+        assert not permits(rules, "b", 8, 0, "r")
+    assert permits(rules, "c", 10, 229, "rw")
+
+
 def test_exceptions_from_all_devices_in_ebpf() -> None:
-    rules = DeviceRules.of_spec([{"allow": True, "access": "rwm"}, {"allow": False, "type": "b", "major": 8, "access": "w"}])
+    rules = DeviceRules.of_spec([ANY_DEVICE, device(False, "b", 8, None, "w")])
     assert permits(rules, "b", 8, 1, "r")
     assert not permits(rules, "b", 8, 1, "rw")
     assert permits(rules, "b", 9, 1, "rw")
+
+
+@pytest.mark.parametrize("wide", [(8, None), (None, 1), (None, None)])
+def test_a_hole_in_a_wildcard_is_refused(wide: tuple[int | None, int | None]) -> None:
+    with pytest.raises(ValueError, match="hole"):
+        DeviceRules.of_spec([NO_DEVICE, device(True, "b", *wide, "rw"), device(False, "b", 8, 1, "w")])
+    with pytest.raises(ValueError, match="hole"):
+        DeviceRules.of_spec([ANY_DEVICE, device(False, "b", *wide, "rw"), device(True, "b", 8, 1, "w")])
+    DeviceRules.of_spec([NO_DEVICE, device(True, "b", *wide, "r"), device(False, "b", 8, 1, "w")])
+
+
+def test_v1_changes_only_what_differs() -> None:
+    before = DeviceRules.of_v1("c 1:3 rwm\nc 136:* rw\nb *:* m\n")
+    after = DeviceRules(False, {(2, 1, 3): 7, (2, 136, -1): 2, (1, 8, 0): 6})
+    assert list(after.changes(before)) == [(True, "b 8:0 rw"), (False, "c 136:* w"), (False, "b *:* m")]
+    assert list(before.changes(before)) == []
+
+
+def test_v1_starts_anew_where_it_does_not_tell_its_rules() -> None:
+    everything = DeviceRules.of_v1("a *:* rwm\n")
+    assert list(DeviceRules(False, {(2, 1, 3): 6}).changes(everything)) == [(False, "a"), (True, "c 1:3 rw")]
+    assert list(DeviceRules(True, {(2, 1, 3): 6}).changes(everything)) == [(True, "a"), (False, "c 1:3 rw")]
+    assert list(DeviceRules(True, {}).changes(DeviceRules.of_v1("c 1:3 rwm\n"))) == [(True, "a")]
 
 
 def test_bad_device_rule_is_refused() -> None:

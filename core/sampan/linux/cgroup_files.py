@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 
@@ -20,7 +21,20 @@ def write(name: str, value: str) -> None:
 
 def read(name: str) -> str:
     """Read a whole file. Raises `OSError`."""
-    fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+    return _whole(os.open(name, os.O_RDONLY | os.O_CLOEXEC))
+
+
+def read_at(directory: int, name: str) -> str:
+    """Read a whole file of an open directory; empty if it is not there, or its cgroup has just gone. Raises `OSError`."""
+    try:
+        return _whole(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory))
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENODEV):
+            return ""
+        raise
+
+
+def _whole(fd: int) -> str:
     try:
         parts: list[bytes] = []
         while part := os.read(fd, 65536):

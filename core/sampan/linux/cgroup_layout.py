@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
-from sampan.linux.cgroup_files import read
+from sampan.linux.cgroup_files import read, text
 
 _V1_CONTROLLERS: Final = frozenset(
     {"cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "net_cls", "net_prio",
@@ -19,10 +19,11 @@ _V1_CONTROLLERS: Final = frozenset(
 @dataclass(frozen=True, slots=True)
 class Layout:
     """How the host mounts its cgroups. `v1` maps a controller (or `name=…`) to the mount point of its
-    hierarchy."""
+    hierarchy; `controllers` are those of the v2 tree."""
 
     v1: Mapping[str, str]
     unified: str = ""
+    controllers: frozenset[str] = frozenset()
 
     @property
     def version(self) -> str:
@@ -36,6 +37,19 @@ class Layout:
         """Every hierarchy's mount point, once."""
         unified = (self.unified,) if self.unified else ()
         return tuple(dict.fromkeys([*self.v1.values(), *unified]))
+
+    def version_of(self, controller: str) -> int:
+        """Say which version's files `controller` (as v2 names it) has here: 1, 2, or 0 for none at all."""
+        if _V1_NAMES.get(controller, controller) in self.v1:
+            return 1
+        return 2 if controller in self.controllers else 0
+
+    def root_of(self, controller: str) -> str:
+        """Give the mount point of the hierarchy that has `controller`, as v2 names it: the v2 tree's if none has."""
+        return self.v1.get(_V1_NAMES.get(controller, controller), self.unified)
+
+
+_V1_NAMES: Final = {"io": "blkio"}
 
 
 @cache
@@ -53,4 +67,5 @@ def detect() -> Layout:
                     v1.setdefault(option, target)
     if not v1 and not unified:
         raise OSError(errno.ENOENT, "no cgroup hierarchy is mounted", "/sys/fs/cgroup")
-    return Layout(v1, unified)
+    controllers = text(unified + "/cgroup.controllers").split() if unified else ()
+    return Layout(v1, unified, frozenset(controllers))

@@ -10,7 +10,8 @@ import os
 import select
 from typing import TYPE_CHECKING
 
-from sampan.linux.cgroup_files import as_pairs, pairs, write
+from sampan.linux.cgroup_files import as_pairs, pairs, read_at, write
+from sampan.linux.cgroup_trees import walk
 
 if TYPE_CHECKING:
     from sampan.linux.cgroups import Cgroup
@@ -21,14 +22,17 @@ def count_oom_kills(cgroup: Cgroup) -> int:
     if "memory" not in cgroup.layout.v1:
         return pairs(cgroup.directory() + "/memory.events").get("oom_kill", 0)
     # v1 counts in the very cgroup of the process.
-    return sum(pairs(each + "/memory.oom_control").get("oom_kill", 0) for each in cgroup.walk("memory"))
+    return sum(
+        as_pairs(read_at(fd, "memory.oom_control")).get("oom_kill", 0) for fd in walk(cgroup.directory("memory"))
+    )
 
 
 class OomWatch:
     """A descriptor that becomes ready when memory runs out in a cgroup; use it with poll or epoll.
 
     On v1 that is an eventfd, and the news comes just before the kill, also where the OOM killer is turned off; a
-    limit of a cgroup below is not heard of. On v2 it is `memory.events`, which counts kills, those below too.
+    limit of a cgroup below is not heard of. On v2 it is `memory.events`, which counts kills, those below too; it also
+    becomes ready for other reasons, where `read` says False.
     """
 
     __slots__ = ("_fd", "_kills", "_oom_control", "events")

@@ -16,20 +16,21 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from sampan.linux.cgroup_devices import DeviceRules, attach_v2, write_v1
 from sampan.linux.cgroup_files import read, write
 from sampan.linux.cgroup_layout import Layout, detect
-from sampan.linux.cgroup_limits import Writes, limits_v1, limits_v2
+from sampan.linux.cgroup_limits import Step, Write, limits
 from sampan.linux.cgroup_oom import count_oom_kills
 from sampan.linux.cgroup_stats import Stats, read_stats
+from sampan.linux.cgroup_trees import members, remove_tree, wait_gone, walk
 from sampan.linux.mounts import Mount, open_mount
 
 __all__ = ["Cgroup", "Layout", "Stats", "detect", "favor_moves"]
 
-_UNIFIED_CONTROLLERS: Final = ("cpu", "cpuset", "memory", "pids", "io", "hugetlb")
+_UNIFIED_CONTROLLERS: Final = frozenset({"cpu", "cpuset", "memory", "pids", "io", "hugetlb"})
 _REMOVE_SECONDS: Final = 10.0
 
 
@@ -66,38 +67,52 @@ class Cgroup:
         return any(os.path.isdir(root + self.path) for root in self.layout.roots)  # noqa: PTH112
 
     def create(self) -> None:
-        """Make it in every hierarchy. One that is left over and empty is taken; one with processes is
-        EBUSY."""
+        """Make it in every hierarchy. One that is left over is taken if it is empty and runs; else that is EBUSY."""
         for root in self.layout.roots:
             directory = root + self.path
             try:
                 os.mkdir(directory, 0o755)  # noqa: PTH102
             except FileExistsError:
-                if read(directory + "/cgroup.procs"):
-                    raise OSError(errno.EBUSY, f"cgroup {directory} has processes", directory) from None
+                self._check_left_over(directory)
             except FileNotFoundError:
-                os.makedirs(directory, 0o755)  # noqa: PTH103
-        if "cpuset" in self.layout.v1:
+                self._make_parents(root)
+                os.mkdir(directory, 0o755)  # noqa: PTH102
+        if "cpuset" in self.layout.v1 and not read(self.directory("cpuset") + "/cpuset.cpus").strip():
             self._inherit_cpuset(self.layout.v1["cpuset"])
         if self.layout.version == "v2":
-            self._enable_controllers()
+            with contextlib.suppress(OSError):  # what cannot be had is told once something needs it
+                self._enable(_UNIFIED_CONTROLLERS & self.layout.controllers)
 
     def apply(self, resources: Mapping[str, Any]) -> None:
-        """Set limits from an OCI `linux.resources` object; what it doesn't mention stays. Raises `OSError`,
-        `ValueError`."""
-        v2 = self.layout.version == "v2"
-        if devices := resources.get("devices"):
-            rules = DeviceRules.of_spec(devices)
-            if v2:
-                attach_v2(self.directory(), rules)
-            elif "devices" in self.layout.v1:
-                write_v1(self.directory("devices"), devices)
-        if v2:
-            writes: Writes = limits_v2(resources)
-        else:
-            writes = limits_v1(resources, self._limited_memory() if resources.get("memory") else 0)
-        for controller, name, value in writes:
-            write(f"{self.directory('' if v2 else controller)}/{name}", value)
+        """Set limits from an OCI `linux.resources` object; what it doesn't mention stays.
+
+        Raises `ValueError`, and `OSError`: EOPNOTSUPP for what this host cannot do. Then what was written before holds.
+        """
+        if (devices := resources.get("devices")) is not None:
+            self._apply_devices(DeviceRules.of_spec(devices))
+        memory = resources.get("memory") or {}
+        if memory.get("checkBeforeUpdate"):
+            self._check_usage(memory)
+        for step in limits(resources, self):
+            self._write(step)
+
+    def prepare(self, controller: str) -> int:
+        """Have `controller` in it, and say which version's files that has: 1, 2, or 0 for none on this host.
+
+        Raises `OSError` if it cannot be had in this place of the v2 tree.
+        """
+        version = self.layout.version_of(controller)
+        if version == 2 and controller not in read(self.directory() + "/cgroup.controllers").split():
+            self._enable({controller})
+        return version
+
+    def has_file(self, controller: str, file: str) -> bool:
+        """Whether it has a file of `controller`."""
+        return os.access(self._file(controller, file), os.F_OK)
+
+    def read(self, controller: str, file: str) -> str:
+        """Read a file of `controller`. Raises `OSError`."""
+        return read(self._file(controller, file))
 
     def add(self, pid: int, *, unified: bool = True) -> None:
         """Move a process in. The first move in a while waits for the kernel (an RCU grace period, 5 to 12
@@ -116,21 +131,14 @@ class Cgroup:
 
     def procs(self) -> tuple[int, ...]:
         """Give the processes in it and below it, in this pid namespace; none if it is gone."""
-        root = self.layout.unified or next(iter(self.layout.v1.values()))
-        found: list[int] = []
-        for directory in _walk(root + self.path):
-            with contextlib.suppress(FileNotFoundError):
-                found.extend(map(int, read(directory + "/cgroup.procs").split()))
-        return tuple(found)
+        return tuple(members(self._counted))
 
     def has(self, pid: int) -> bool:
         """Whether `pid` is in it or below it. Looks first where it mostly is: `procs` walks the whole tree."""
-        root = self.layout.unified or next(iter(self.layout.v1.values()))
-        try:
-            own = read(f"{root}{self.path}/cgroup.procs").split()
-        except FileNotFoundError:
-            return False
-        return str(pid) in own or pid in self.procs()
+        with contextlib.suppress(OSError):  # gone, or threaded by the container
+            if str(pid) in read(self._counted + "/cgroup.procs").split():
+                return True
+        return pid in self.procs()
 
     def kill(self) -> None:
         """Send SIGKILL to everything in it, also what is being born meanwhile. No error if it is gone."""
@@ -142,14 +150,19 @@ class Cgroup:
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            if not _wait_gone(pids, _REMOVE_SECONDS):
+            self._thaw_v1()
+            if not wait_gone(pids, _REMOVE_SECONDS):
                 return
 
     def freeze(self, frozen: bool = True) -> None:  # noqa: FBT001, FBT002
         """Stop every process where it is, or let them go on; returns when that has happened."""
         if self.layout.unified:
             write(self.directory() + "/cgroup.freeze", "1" if frozen else "0")
-            self._wait_event("frozen", "1" if frozen else "0")
+            try:
+                self._wait_event("frozen", "1" if frozen else "0")
+            except TimeoutError:
+                write(self.directory() + "/cgroup.freeze", "0")
+                raise
             return
         state = "FROZEN" if frozen else "THAWED"
         name = self.directory("freezer") + "/freezer.state"
@@ -178,10 +191,6 @@ class Cgroup:
         """Read what it uses. Raises `OSError`: `ENOENT` when it is gone."""
         return read_stats(self.layout, self.path)
 
-    def walk(self, controller: str = "") -> Iterator[str]:
-        """Give its directory for `controller` and all below, parents first; nothing if it isn't there."""
-        return _walk(self.directory(controller))
-
     def remove(self) -> None:
         """Remove it and what is below it, after its processes are gone; waits for those that are being
         killed.
@@ -191,8 +200,7 @@ class Cgroup:
         deadline = time.monotonic() + _REMOVE_SECONDS
         for root in reversed(self.layout.roots):
             if not self._is_removed_at_once(root):
-                for directory in reversed(list(_walk(root + self.path))):
-                    self._remove_directory(directory, deadline)
+                remove_tree(root + self.path, deadline)
 
     def remove_if_empty(self) -> bool:
         """Remove it where that needs neither a kill nor a wait nor a look into it, as mostly after the last
@@ -209,54 +217,114 @@ class Cgroup:
             return False
         return True
 
-    def _remove_directory(self, directory: str, deadline: float) -> None:
-        while True:
-            try:
-                os.rmdir(directory)  # noqa: PTH106
-                return
-            except FileNotFoundError:
-                return
-            except OSError as error:
-                left = deadline - time.monotonic()
-                if error.errno != errno.EBUSY or left <= 0:
-                    raise OSError(
-                        error.errno, f"remove cgroup {directory}: {os.strerror(error.errno or 0)}", directory
-                    ) from error
-                pids = tuple(map(int, read(directory + "/cgroup.procs").split()))
-                if not _wait_gone(pids, left) or not pids:
-                    time.sleep(0.001)  # a dying process leaves the cgroup a moment after its end is announced
+    @property
+    def _counted(self) -> str:
+        """Its directory in the hierarchy that tells who is in it."""
+        return (self.layout.unified or next(iter(self.layout.v1.values()))) + self.path
 
-    def _inherit_cpuset(self, root: str) -> None:
+    def _file(self, controller: str, file: str) -> str:
+        return f"{self.layout.root_of(controller)}{self.path}/{file}"
+
+    def _write(self, step: Step) -> None:
+        """Write what must fit each other: what the kernel refuses as things are is tried again after the others."""
+        pending, first = list(step), None
+        while pending:
+            refused = []
+            for each in pending:
+                try:
+                    self._write_one(each)
+                except OSError as error:
+                    if error.errno != errno.EINVAL:
+                        raise
+                    first = first or error
+                    refused.append(each)
+            if first and len(refused) == len(pending):
+                raise first
+            pending, first = refused, None
+
+    def _write_one(self, each: Write) -> None:
+        name = self._file(each.controller, each.file)
+        try:
+            write(name, each.value)
+        except FileNotFoundError as error:
+            raise OSError(errno.EOPNOTSUPP, f"limit {each.file}: this kernel has no such file", name) from error
+        except OSError as error:
+            if error.errno == errno.EBUSY and each.controller == "memory":
+                used = read(self.directory("memory") + "/memory.usage_in_bytes").strip()
+                text = f"{error.strerror}: {used} bytes are in use, and cannot be taken back"
+                raise OSError(errno.EBUSY, text, name) from error
+            raise
+
+    def _apply_devices(self, rules: DeviceRules) -> None:
+        if "devices" in self.layout.v1:
+            write_v1(self.directory("devices"), rules)
+        elif self.layout.unified:
+            attach_v2(self.directory(), rules)
+        else:
+            raise OSError(errno.EOPNOTSUPP, "devices: this host has no cgroup controller devices")
+
+    def _check_usage(self, memory: Mapping[str, Any]) -> None:
+        """Refuse a limit below what is in use, as v1 does by itself. The kernel would kill for it on v2."""
+        if self.layout.version_of("memory") != 2:
+            return
+        used = int(self.read("memory", "memory.current"))
+        for key in ("limit", "swap"):
+            if 0 < (memory.get(key) or 0) <= used:
+                raise OSError(errno.EBUSY, f"memory.{key} {memory[key]} is below what is in use, {used} bytes")
+
+    def _check_left_over(self, directory: str) -> None:
+        if any(members(directory)):
+            raise OSError(errno.EBUSY, f"cgroup {directory} has processes", directory)
+        if directory.startswith(self.layout.unified) and self.is_frozen():
+            raise OSError(errno.EBUSY, f"cgroup {directory} is frozen", directory)
+
+    def _make_parents(self, root: str) -> None:
+        """Make what is above it. New v1 cpusets are to be as their parent, in the kernel and not by us."""
+        parent = os.path.dirname(root + self.path)  # noqa: PTH120
+        os.makedirs(parent, 0o755, exist_ok=True)  # noqa: PTH103
+        if root == self.layout.v1.get("cpuset"):
+            self._inherit_cpuset(root, parent)
+            write(parent + "/cgroup.clone_children", "1")
+
+    def _thaw_v1(self) -> None:
+        """Let what is frozen die. A container may have frozen cgroups of its own below."""
+        if "freezer" in self.layout.v1:
+            for fd in walk(self.directory("freezer")):
+                with contextlib.suppress(OSError):
+                    write(f"/proc/self/fd/{fd}/freezer.state", "THAWED")
+
+    def _inherit_cpuset(self, root: str, directory: str = "") -> None:
         """A new v1 cpuset is empty, and takes no process until it has cpus and memory nodes."""
+        last = directory or root + self.path
         directories = [root]
-        for part in self.path[1:].split("/"):
+        for part in last[len(root) + 1 :].split("/"):
             directories.append(f"{directories[-1]}/{part}")
         for name in ("cpuset.cpus", "cpuset.mems"):
             # Upwards to the first that has some: most often the parent itself.
-            empty, value = [directories[-1]], ""
-            for directory in reversed(directories[:-1]):
-                if value := read(f"{directory}/{name}").strip():
+            empty: list[str] = []
+            for each in reversed(directories):
+                if value := read(f"{each}/{name}").strip():
                     break
-                empty.append(directory)
-            for directory in reversed(empty):
-                write(f"{directory}/{name}", value)
+                empty.append(each)
+            for each in reversed(empty):
+                write(f"{each}/{name}", value)
 
-    def _enable_controllers(self) -> None:
+    def _enable(self, controllers: Collection[str]) -> None:
+        """Have v2 controllers in it: each cgroup above must have them for those below. Raises `OSError` with the reason."""
         directory = self.layout.unified
-        for part in ("", *self.path[1:].split("/")[:-1]):
-            directory = f"{directory}/{part}" if part else directory
-            available = read(directory + "/cgroup.controllers").split()
-            enabled = read(directory + "/cgroup.subtree_control").split()
-            for controller in _UNIFIED_CONTROLLERS:
-                if controller in available and controller not in enabled:
-                    write(directory + "/cgroup.subtree_control", "+" + controller)
-
-    def _limited_memory(self) -> int:
-        """The v1 memory limit now in force, which decides in what order limits can be changed."""
-        try:
-            return int(read(self.directory("memory") + "/memory.limit_in_bytes"))
-        except FileNotFoundError:
-            return 0
+        parents = [directory]
+        for part in self.path[1:].split("/")[:-1]:
+            parents.append(f"{parents[-1]}/{part}")
+        lacking: list[tuple[str, list[str]]] = []
+        for parent in reversed(parents):  # most often the nearest has them all
+            enabled = read(parent + "/cgroup.subtree_control").split()
+            missing = [each for each in controllers if each not in enabled]
+            if not missing:
+                break
+            lacking.append((parent, missing))
+        for parent, missing in reversed(lacking):
+            for controller in missing:
+                _enable_below(parent, controller)
 
     def _wait_event(self, key: str, value: str) -> None:
         name = self.directory() + "/cgroup.events"
@@ -274,31 +342,16 @@ class Cgroup:
             os.close(fd)
 
 
-def _walk(directory: str) -> Iterator[str]:
-    """Give `directory` and all cgroups below it, parents first; nothing if it isn't there."""
+def _enable_below(directory: str, controller: str) -> None:
     try:
-        with os.scandir(directory) as entries:
-            children = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
-    except FileNotFoundError:
-        return
-    yield directory
-    for child in children:
-        yield from _walk(child)
-
-
-def _wait_gone(pids: tuple[int, ...], seconds: float) -> bool:
-    """Wait for the end of processes, which need not be children. False when the time is up."""
-    deadline = time.monotonic() + seconds
-    for pid in pids:
-        try:
-            fd = os.pidfd_open(pid)
-        except ProcessLookupError:
-            continue
-        try:
-            poll = select.poll()
-            poll.register(fd, select.POLLIN)
-            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-                return False
-        finally:
-            os.close(fd)
-    return True
+        write(directory + "/cgroup.subtree_control", "+" + controller)
+    except OSError as error:
+        why = {
+            errno.ENOENT: "it is not given to this cgroup",
+            errno.EBUSY: "that has processes itself; move them into a cgroup below it",
+            errno.EOPNOTSUPP: "that is threaded",
+        }.get(error.errno or 0, os.strerror(error.errno or 0))
+        code = errno.EOPNOTSUPP if error.errno == errno.ENOENT else error.errno
+        raise OSError(
+            code, f"cgroup controller {controller} is not to be had below {directory}: {why}", directory
+        ) from error
