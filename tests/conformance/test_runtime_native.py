@@ -183,9 +183,9 @@ class TestNative(RuntimeDriverSuite):
     @pytest.mark.parametrize(
         ("change", "kind", "words"),
         [
-            ({"namespaces": [{"type": "mount"}, {"type": "user"}]}, Unsupported, "no user namespaces"),
+            ({"namespaces": [{"type": kind} for kind in ("mount", "uts", "user")]}, InvalidArgument, "needs linux.uidMappings"),
             ({"namespaces": [{"type": "pid"}]}, Unsupported, "mount namespace"),
-            ({"uidMappings": [{"containerID": 0, "hostID": 1, "size": 1}]}, Unsupported, "user namespaces"),
+            ({"uidMappings": [{"containerID": 0, "hostID": 1, "size": 1}]}, InvalidArgument, "come together"),
             ({"sysctl": {"kernel.core_pattern": "x"}}, InvalidArgument, "not in a separate kernel namespace"),
             ({"sysctl": {"net.nothing.here": "1"}}, InvalidArgument, "does not exist"),
             ({"cgroupsPath": "/a/../../b"}, InvalidArgument, "cgroup path"),

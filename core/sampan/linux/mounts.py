@@ -102,7 +102,7 @@ class Mount:
 @dataclass(frozen=True, slots=True)
 class MountOptions:
     """Options sorted by who takes them: attributes of the mount, of the whole tree, propagation, the file
-    system's own."""
+    system's own. `idmap` asks for shifted owners, of what is mounted below as well with `idmap_recursive`."""
 
     attr_set: int = 0
     attr_clear: int = 0
@@ -111,6 +111,8 @@ class MountOptions:
     propagation: tuple[int, ...] = ()
     bind: bool = False
     recursive: bool = False
+    idmap: bool = False
+    idmap_recursive: bool = False
     data: tuple[str, ...] = ()
 
 
@@ -149,10 +151,12 @@ def parse_options(options: Sequence[str]) -> MountOptions:
 
     propagation: list[int] = []
     data: list[str] = []
-    bind = recursive = False
+    bind = recursive = idmap = idmap_recursive = False
     for option in options:
         if option in ("bind", "rbind"):
             bind, recursive = True, recursive or option == "rbind"
+        elif option in ("idmap", "ridmap"):
+            idmap, idmap_recursive = True, option == "ridmap"
         elif option in _PROPAGATION:
             propagation.append(_PROPAGATION[option])
         elif option in _SET_ATTR or option in _CLEAR_ATTR:
@@ -163,7 +167,7 @@ def parse_options(options: Sequence[str]) -> MountOptions:
             data.append(option)
     return MountOptions(
         masks["set"], masks["clear"], masks["tree_set"], masks["tree_clear"],
-        tuple(propagation), bind, recursive, tuple(data),
+        tuple(propagation), bind, recursive, idmap, idmap_recursive, tuple(data),
     )  # fmt: skip
 
 
@@ -255,11 +259,19 @@ def open_bind(dirfd: int, source: str, options: MountOptions, userns: int | None
     try:
         apply_attributes(fd, options)
         if userns is not None:
-            mount_setattr(fd, MOUNT_ATTR_IDMAP, userns=userns, recursive=options.recursive)
+            _shift_owners(fd, source, userns, recursive=options.recursive and (options.idmap_recursive or not options.idmap))
     except BaseException:
         os.close(fd)
         raise
     return fd
+
+
+def _shift_owners(fd: int, source: str, userns: int, *, recursive: bool) -> None:
+    try:
+        mount_setattr(fd, MOUNT_ATTR_IDMAP, userns=userns, recursive=recursive)
+    except OSError as error:
+        cause = "its file system has no shifted owners" if error.errno == errno.EINVAL else os.strerror(error.errno or 0)
+        raise OSError(error.errno, f"bind {source} with shifted owners: {cause}") from error
 
 
 def open_readonly_file(path: str | Path) -> int:

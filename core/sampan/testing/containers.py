@@ -280,6 +280,7 @@ class Container:
     spec: Spec
     rootfs: tuple[Mount, ...]
     netns: int = -1
+    userns: int = -1
     handle: Handle | None = None
     main: Process = field(init=False)
     execs: list[Process] = field(init=False, default_factory=list)
@@ -294,7 +295,7 @@ class Container:
         bundle.mkdir(parents=True)
         state.mkdir()
         (bundle / "config.json").write_text(json.dumps(self.spec))
-        request = CreateRequest(self.id, bundle, self.spec, self.rootfs, self.main.stdio, self.netns)
+        request = CreateRequest(self.id, bundle, self.spec, self.rootfs, self.main.stdio, self.netns, self.userns)
         self.handle = _handle(call_in_child(lambda: asdict(self._driver().create(request))))
         self.main.started(self.handle.pid)
         return self

@@ -22,6 +22,7 @@ from sampan.testing.runtime_ground import RuntimeGround, Workshop
 from sampan.testing.runtime_isolation import IsolationCases
 from sampan.testing.runtime_life import LifeCases
 from sampan.testing.runtime_limits import LimitCases
+from sampan.testing.runtime_namespaces import NamespaceCases
 from sampan.testing.runtime_programs import ProgramCases
 from sampan.testing.runtime_refusals import RefusalCases
 from sampan.testing.runtime_rights import RightCases
@@ -34,6 +35,7 @@ class RuntimeDriverSuite(
     ProgramCases,
     DescriptorCases,
     IsolationCases,
+    NamespaceCases,
     FileCases,
     RightCases,
     LimitCases,

@@ -58,13 +58,15 @@ class Workshop:
         """Give the configuration of a container that runs `script`; process fields by name."""
         return container_spec(["/bin/sh", "-c", script], cgroup=f"/{self._id()}", **process)
 
-    def container(self, spec: Spec, *, rootfs: tuple[Mount, ...] | None = None, netns: int = -1) -> Container:
+    def container(
+        self, spec: Spec, *, rootfs: tuple[Mount, ...] | None = None, netns: int = -1, userns: int = -1
+    ) -> Container:
         """Give a container that is still to be created. Its root is a bind mount of the shared tree
         unless told."""
         name = self._id()
         made = Container(
             self.driver_class, self.config, name, self.directory / name, spec,
-            (Mount("bind", str(self.tree), ("rbind",)),) if rootfs is None else rootfs, netns,
+            (Mount("bind", str(self.tree), ("rbind",)),) if rootfs is None else rootfs, netns, userns,
         )  # fmt: skip
         self.made.append(made)
         return made

@@ -13,15 +13,15 @@ import socket
 from sampan.api.errors import InvalidArgument, System
 from sampan.api.runtime import CreateRequest
 from sampan.linux.cgroups import Cgroup
-from sampan.linux.namespaces import CLONE_NEWCGROUP, CLONE_NEWNET, CLONE_NEWPID, CLONE_PARENT, setns
-from sampan.linux.processes import clone
+from sampan.linux.namespaces import CLONE_NEWNET, CLONE_NEWUSER, maps_of_userns, new_userns
 from sampan.linux.syscalls import PR_SET_DUMPABLE, prctl
-from sampan_runtime_native import channel, filters
+from sampan_runtime_native import channel, filters, stdio
+from sampan_runtime_native.birth import Birth, Join
 from sampan_runtime_native.files import Files
 from sampan_runtime_native.init import FirstProcess, first
 from sampan_runtime_native.joining import check_console
 from sampan_runtime_native.plan import Plan
-from sampan_runtime_native.rootfs import open_sources
+from sampan_runtime_native.rootfs import UserNamespace, open_sources
 
 _log = logging.getLogger(__name__)
 
@@ -31,9 +31,22 @@ def check(plan: Plan, request: CreateRequest) -> None:
     check_console(plan.process, request.stdio.console)
     if not request.rootfs and not plan.root:
         raise InvalidArgument("the container has no root file system")
-    if request.netns >= 0 and any(flag == CLONE_NEWNET for flag, _ in plan.join):
-        raise InvalidArgument("two network namespaces are given: one by the spec and one by the engine")
+    for fd, flag, kind in ((request.netns, CLONE_NEWNET, "network"), (request.userns, CLONE_NEWUSER, "user")):
+        if fd >= 0 and any(joined == flag for joined, _ in plan.join):
+            raise InvalidArgument(f"two {kind} namespaces are given: one by the spec and one by the engine")
+    new_user = plan.new & CLONE_NEWUSER
+    if (new_user or request.userns >= 0) and not plan.maps:
+        raise InvalidArgument("a user namespace needs linux.uidMappings and linux.gidMappings")
+    if plan.maps and not new_user and request.userns < 0:
+        joined = any(flag == CLONE_NEWUSER for flag, _ in plan.join)
+        why = "the user namespace at a path has its own" if joined else "the container has no user namespace"
+        raise InvalidArgument(f"linux.uidMappings: {why}", remedy="leave the maps out")
     filters.check(plan.seccomp)
+
+
+def has_userns(plan: Plan, request: CreateRequest) -> bool:
+    """Whether the container has a user namespace of its own."""
+    return request.userns >= 0 or bool(plan.new & CLONE_NEWUSER) or any(flag == CLONE_NEWUSER for flag, _ in plan.join)
 
 
 def create(plan: Plan, request: CreateRequest, cgroup: Cgroup, files: Files) -> int:
@@ -43,31 +56,27 @@ def create(plan: Plan, request: CreateRequest, cgroup: Cgroup, files: Files) -> 
     """
     files.make()
     with contextlib.ExitStack() as stack:
-        sources = open_sources(plan, cgroup, with_root=not request.rootfs)
+        joins = _open_namespaces(plan, request, stack)
+        user = _user_namespace(plan, joins)
+        sources = open_sources(plan, cgroup, request.rootfs, user)
         stack.callback(_close_all, sources.fds)
-        joins = [(flag, _open_namespace(path)) for flag, path in plan.join]
-        stack.callback(_close_all, [fd for _, fd in joins])
-        flags = plan.new
-        if request.netns >= 0:
-            flags &= ~CLONE_NEWNET
-            joins.append((CLONE_NEWNET, os.dup(request.netns)))
-            stack.callback(os.close, joins[-1][1])
+        if user is not None:
+            stdio.give(request.stdio, user.maps, plan.process.uid)
         ours, theirs = channel.pair()
         stack.enter_context(ours)
         born_in = cgroup.open_unified()
         if born_in >= 0:
             stack.callback(os.close, born_in)
         prctl(PR_SET_DUMPABLE, 0)
-        for flag, fd in joins:
-            if flag == CLONE_NEWPID:
-                setns(fd, CLONE_NEWPID)
-        inside = tuple((flag, fd) for flag, fd in joins if flag != CLONE_NEWPID)
-        # The cgroup namespace comes later: its root is the cgroup that the process is in when it is made.
-        pid = clone(flags & ~CLONE_NEWCGROUP | CLONE_PARENT, born_in)
-        if pid == 0:
-            base = str(files.root)
-            first(FirstProcess(plan, request.rootfs, sources, inside, request.stdio, base, theirs))
+        joined = sum(flag for flag, _ in joins)
+        birth = Birth(plan.new & ~joined, joins, born_in)
+        pid = birth.bear(
+            lambda left: first(FirstProcess(plan, request.rootfs, sources, left, request.stdio, user.maps if user else None, theirs)),
+            theirs,
+        )
         theirs.close()
+        if not pid:
+            _await_ready(ours)
         # All this goes on while the first process builds the container.
         cgroup.apply(plan.resources)
         program, program_flags = filters.compile_and_keep(plan.seccomp, files)
@@ -83,6 +92,38 @@ def _await_ready(process: socket.socket) -> None:
         raise System("the container's first process died before it was ready", remedy="see the kernel's log")
     for warning in warnings:
         _log.warning("create: %s", warning)
+
+
+def _open_namespaces(plan: Plan, request: CreateRequest, stack: contextlib.ExitStack) -> tuple[Join, ...]:
+    """Open what is to be joined, the user namespace that is to be new included: it is made here. `stack` closes all."""
+    joins: list[Join] = []
+
+    def take(flag: int, fd: int) -> None:
+        joins.append((flag, fd))
+        stack.callback(os.close, fd)
+
+    for flag, path in plan.join:
+        take(flag, _open_namespace(path))
+    for flag, fd in ((CLONE_NEWNET, request.netns), (CLONE_NEWUSER, request.userns)):
+        if fd >= 0:
+            take(flag, os.dup(fd))
+    if plan.new & CLONE_NEWUSER and request.userns < 0 and plan.maps:
+        take(CLONE_NEWUSER, new_userns(plan.maps.uids, plan.maps.gids))
+    return tuple(joins)
+
+
+def _user_namespace(plan: Plan, joins: tuple[Join, ...]) -> UserNamespace | None:
+    """Give the container's user namespace and see that whoever the process is to be is there. None without one."""
+    fd = next((fd for flag, fd in joins if flag == CLONE_NEWUSER), -1)
+    if fd < 0:
+        return None
+    maps = plan.maps or maps_of_userns(fd)
+    process = plan.process
+    lost = [f"uid {uid}" for uid in (0, process.uid) if maps.uid(uid) < 0]
+    lost += [f"gid {gid}" for gid in (0, process.gid, *process.groups) if maps.gid(gid) < 0]
+    if lost:
+        raise InvalidArgument(f"the container's user namespace has no {', '.join(dict.fromkeys(lost))}", remedy="map more ids")
+    return UserNamespace(fd, maps)
 
 
 def _open_namespace(path: str) -> int:

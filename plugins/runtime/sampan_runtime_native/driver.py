@@ -72,10 +72,15 @@ class NativeRuntime(RuntimeDriver):
             detect()
         except OSError as error:
             return Probe(False, f"{error}; mount the cgroup hierarchies")
-        capabilities = (
+        capabilities = {
             RuntimeCapability.EXEC, RuntimeCapability.PAUSE, RuntimeCapability.UPDATE, RuntimeCapability.OWN_NETWORK,
-        )  # fmt: skip
-        return Probe(True, capabilities=frozenset(capabilities))
+        }  # fmt: skip
+        lacks: dict[str, str] = {}
+        if why := _no_user_namespaces():
+            lacks[RuntimeCapability.USER_NAMESPACE] = why
+        else:
+            capabilities.add(RuntimeCapability.USER_NAMESPACE)
+        return Probe(True, capabilities=frozenset(capabilities), lacks=lacks)
 
     def __init__(self, context: RuntimeContext, config: Mapping[str, Any]) -> None:
         """Keep the arguments."""
@@ -104,7 +109,7 @@ class NativeRuntime(RuntimeDriver):
             if isinstance(error, (OSError, ValueError, KeyError, TypeError)):
                 raise channel.as_sampan_error(error) from error
             raise
-        return Handle(pid, _VERSION, {"cgroup": cgroup.path})
+        return Handle(pid, _VERSION, {"cgroup": cgroup.path, "userns": creation.has_userns(plan, request)})
 
     def start(self, handle: Handle) -> None:
         """Open the gate; returns when the program runs."""
@@ -203,6 +208,16 @@ class NativeRuntime(RuntimeDriver):
             self._files.remove()
         except OSError as error:
             raise System(f"delete: {error.strerror}: {error.filename}", remedy="try again later") from error
+
+
+def _no_user_namespaces() -> str:
+    """Say why this kernel makes none, or ""."""
+    limit = Path("/proc/sys/user/max_user_namespaces")
+    if not limit.exists():
+        return "the kernel was built without user namespaces (CONFIG_USER_NS)"
+    if limit.read_text().strip() == "0":
+        return f"user namespaces are switched off; to have them: write more than 0 to {limit}"
+    return ""
 
 
 def _cgroup_of(handle: Handle) -> Cgroup:

@@ -1,6 +1,7 @@
 """What the driver keeps of a container, in a directory of the container's state.
 
-`gate` is the socket at which the first process waits for `start`, `filter` the compiled seccomp program, for `exec`. All of it is made anew by `create` and removed by `delete`.
+`gate` is the socket at which the first process waits for `start`, `filter` the compiled seccomp program, for `exec`. All of it
+is made anew by `create` and removed by `delete`.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from sampan.linux.namespaces import (
 from sampan.linux.processes import keep_only, reset_signals
 from sampan.linux.syscalls import PR_SET_DUMPABLE, libc, prctl
 from sampan_runtime_native import channel
+from sampan_runtime_native.birth import become_root
 from sampan_runtime_native.program import Program
 from sampan_runtime_native.rootfs import RootBuilder, Sources, write_sysctls
 from sampan_runtime_native.terminal import open_terminal, send_master, use_terminal
@@ -32,7 +33,7 @@ from sampan_runtime_native.terminal import open_terminal, send_master, use_termi
 if TYPE_CHECKING:
     from sampan.api.runtime import Mount, Stdio
     from sampan.linux.namespaces import IdMaps
-    from sampan_runtime_native.birth import Join
+    from sampan_runtime_native.birth import Settling
     from sampan_runtime_native.plan import Plan
     from sampan_runtime_native.process import Process
 
@@ -52,7 +53,7 @@ class FirstProcess:
     plan: Plan
     rootfs: tuple[Mount, ...]
     sources: Sources
-    joins: tuple[Join, ...]
+    settling: Settling
     stdio: Stdio
     maps: IdMaps | None
     driver: socket.socket
@@ -64,7 +65,7 @@ def first(container: FirstProcess) -> NoReturn:
 
     def steps() -> None:
         nonlocal teller
-        joins = [fd for _, fd in container.joins]
+        joins = [fd for _, fd in container.settling.joins]
         _settle(container.stdio, (*container.sources.fds, *joins, container.driver.fileno()))
         program = Program(container.plan.process)
         _build(container, program)
@@ -91,7 +92,7 @@ def another(process: Process, stdio: Stdio, container: Entry, driver: socket.soc
         setns(container.pidfd, container.kinds)  # all at once: the kernel begins with the user namespace
         os.close(container.pidfd)
         if container.kinds & CLONE_NEWUSER:
-            _become_root()
+            become_root()
         if process.terminal:
             root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             master, slave = open_terminal(root, process.console_size)
@@ -143,11 +144,7 @@ def _above(fd: int) -> int:
 
 def _build(container: FirstProcess, program: Program) -> None:
     plan = container.plan
-    for flag, fd in container.joins:
-        setns(fd, flag)
-        os.close(fd)
-    if container.maps:
-        _become_root()
+    container.settling.go()
     proc = _open_proc()
     builder = RootBuilder(plan, container.sources, container.maps)
     builder.mount_root(container.rootfs)
@@ -182,13 +179,6 @@ def _open_proc() -> int:
             "mount proc: the container's user namespace does not own its pid namespace, or the daemon sees only a part of /proc",
             remedy="give the container a pid namespace of its own, or the host's user namespace",
         ) from error
-
-
-def _become_root() -> None:
-    """Be root of the user namespace: files are made as root's, and nobody of the host's is left. Capabilities stay."""
-    os.setresgid(0, 0, 0)
-    os.setresuid(0, 0, 0)
-    prctl(PR_SET_DUMPABLE, 0)  # a change of ids sets it anew
 
 
 def _name_host(plan: Plan) -> None:

@@ -11,13 +11,26 @@ from collections.abc import Iterator
 from sampan.api.errors import Conflict, InvalidArgument
 from sampan.api.runtime import Handle, Stdio
 from sampan.linux.cgroups import Cgroup
-from sampan.linux.namespaces import CLONE_NEWPID, CLONE_PARENT, setns
+from sampan.linux.namespaces import (
+    CLONE_NEWCGROUP,
+    CLONE_NEWIPC,
+    CLONE_NEWNET,
+    CLONE_NEWNS,
+    CLONE_NEWPID,
+    CLONE_NEWUSER,
+    CLONE_NEWUTS,
+    CLONE_PARENT,
+    maps_of,
+    setns,
+)
 from sampan.linux.processes import clone
 from sampan.linux.syscalls import PR_SET_DUMPABLE, prctl
-from sampan_runtime_native import channel
+from sampan_runtime_native import channel, stdio
 from sampan_runtime_native.files import Files
-from sampan_runtime_native.init import another
+from sampan_runtime_native.init import Entry, another
 from sampan_runtime_native.process import Process
+
+_ENTERED = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNET | CLONE_NEWCGROUP
 
 
 def check_console(process: Process, console: int) -> None:
@@ -26,8 +39,9 @@ def check_console(process: Process, console: int) -> None:
         raise InvalidArgument("process.terminal and a console socket come together or not at all")
 
 
-def join(handle: Handle, cgroup: Cgroup, process: Process, stdio: Stdio, files: Files) -> int:
+def join(handle: Handle, cgroup: Cgroup, process: Process, streams: Stdio, files: Files) -> int:
     """Make one more process in a container and give its pid once its program runs. Raises `SampanError`, `OSError`."""
+    has_user = bool(handle.data.get("userns"))
     with contextlib.ExitStack() as stack:
         if not cgroup.has(handle.pid):
             raise Conflict("exec: the container is not running")
@@ -37,11 +51,13 @@ def join(handle: Handle, cgroup: Cgroup, process: Process, stdio: Stdio, files: 
         born_in = cgroup.open_unified()
         if born_in >= 0:
             stack.callback(os.close, born_in)
+        if has_user:
+            stdio.give(streams, maps_of(handle.pid), process.uid)
         prctl(PR_SET_DUMPABLE, 0)
         setns(pidfd, CLONE_NEWPID)
         pid = clone(CLONE_PARENT, born_in)
         if pid == 0:
-            another(process, stdio, pidfd, theirs)
+            another(process, streams, Entry(pidfd, _ENTERED | (CLONE_NEWUSER if has_user else 0)), theirs)
         theirs.close()
         try:
             channel.move_and_let_go(ours, cgroup, pid, channel.Go(*files.load_filter()))

@@ -18,13 +18,16 @@ from sampan.linux.namespaces import (
     CLONE_NEWNET,
     CLONE_NEWNS,
     CLONE_NEWPID,
+    CLONE_NEWUSER,
     CLONE_NEWUTS,
+    IdMaps,
+    IdRange,
 )
 from sampan_runtime_native.process import Process
 
 _NAMESPACES: Final = {
     "pid": CLONE_NEWPID, "mount": CLONE_NEWNS, "uts": CLONE_NEWUTS, "ipc": CLONE_NEWIPC, "network": CLONE_NEWNET,
-    "cgroup": CLONE_NEWCGROUP,
+    "cgroup": CLONE_NEWCGROUP, "user": CLONE_NEWUSER,
 }  # fmt: skip
 _IPC_SYSCTLS: Final = frozenset(
     {"kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax",
@@ -39,8 +42,7 @@ _DEFAULT_DEVICES: Final = (
     ("tty", 5, 0),
 )
 _UNSUPPORTED: Final = (
-    ("uidMappings", "user namespaces"), ("gidMappings", "user namespaces"), ("timeOffsets", "time namespaces"),
-    ("intelRdt", "Intel RDT"), ("mountLabel", "SELinux mount labels"), ("personality", "a personality"),
+    ("timeOffsets", "time namespaces"), ("intelRdt", "Intel RDT"), ("mountLabel", "SELinux mount labels"), ("personality", "a personality"),
 )  # fmt: skip
 
 
@@ -64,6 +66,8 @@ class PlannedMount:
     source: str
     target: str
     options: tuple[str, ...]
+    maps: IdMaps | None = None
+    """How owners are shifted by the option `idmap`; None: as in the container's user namespace."""
 
     @property
     def is_bind(self) -> bool:
@@ -74,11 +78,12 @@ class PlannedMount:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A container, checked. `new` are the CLONE_NEW* flags, `join` the namespaces at a path as (flag,
-    path)."""
+    path). `maps` are those of the user namespace, None if the spec has none."""
 
     process: Process
     new: int
     join: tuple[tuple[int, str], ...]
+    maps: IdMaps | None
     root: str
     root_readonly: bool
     root_propagation: int
@@ -116,7 +121,7 @@ class Plan:
                 "a hostname needs a UTS namespace", remedy="leave it out with the host's UTS namespace"
             )
         return cls(
-            Process.of_spec(spec["process"]), new, join, root.get("path") or "", bool(root.get("readonly")),
+            Process.of_spec(spec["process"]), new, join, _maps(linux), root.get("path") or "", bool(root.get("readonly")),
             flags[0] | MS_REC if flags else 0, tuple(_mount(each) for each in spec.get("mounts") or ()),
             _devices(linux.get("devices") or ()), tuple(linux.get("maskedPaths") or ()),
             tuple(linux.get("readonlyPaths") or ()), _sysctls(linux.get("sysctl") or {}, new, join),
@@ -141,17 +146,30 @@ def _namespaces(entries: Sequence[Mapping[str, Any]]) -> tuple[int, tuple[tuple[
     return new, tuple(join)
 
 
+def _maps(entry: Mapping[str, Any]) -> IdMaps | None:
+    uids, gids = (_ranges(entry.get(key) or (), key) for key in ("uidMappings", "gidMappings"))
+    if bool(uids) != bool(gids):
+        raise InvalidArgument("uidMappings and gidMappings come together or not at all")
+    return IdMaps(uids, gids) if uids else None
+
+
+def _ranges(entries: Sequence[Mapping[str, Any]], key: str) -> tuple[IdRange, ...]:
+    ranges = tuple(IdRange(each["containerID"], each["hostID"], each["size"]) for each in entries)
+    if not all(each.count > 0 and min(each.inside, each.outside) >= 0 for each in ranges):
+        raise InvalidArgument(f"{key}: a size is not positive or an id is negative")
+    return ranges
+
+
 def _mount(entry: Mapping[str, Any]) -> PlannedMount:
     target = entry.get("destination") or ""
     if not target.startswith("/"):
         raise InvalidArgument(f"mount destination {target!r} is not an absolute path")
-    if entry.get("uidMappings") or entry.get("gidMappings"):
-        raise Unsupported(f"mount {target}: the native runtime has no idmapped mounts", remedy="use runtime 'runc'")
     options = tuple(entry.get("options") or ())
-    for option in ("idmap", "ridmap", "tmpcopyup"):
-        if option in options:
-            raise Unsupported(f"mount {target}: option {option} is not supported", remedy="use runtime 'runc'")
-    mount = PlannedMount(entry.get("type") or "", entry.get("source") or "", target, options)
+    if "tmpcopyup" in options:
+        raise Unsupported(f"mount {target}: option tmpcopyup is not supported", remedy="use runtime 'runc'")
+    mount = PlannedMount(entry.get("type") or "", entry.get("source") or "", target, options, _maps(entry))
+    if not mount.is_bind and (mount.maps or "idmap" in options or "ridmap" in options):
+        raise Unsupported(f"mount {target}: only bind mounts have shifted owners")
     if not mount.type and not mount.is_bind:
         raise InvalidArgument(f"mount {target}: neither a type nor a bind")
     if mount.is_bind and not mount.source.startswith("/"):

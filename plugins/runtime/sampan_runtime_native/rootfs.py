@@ -14,7 +14,7 @@ import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from sampan.api.errors import Forbidden, InvalidArgument, System
@@ -45,18 +45,19 @@ from sampan.linux.mounts import (
     open_bind,
     open_filesystem,
     open_mount,
-    parse_mountinfo,
     parse_options,
     pivot_root,
     set_propagation,
     umount,
 )
+from sampan.linux.namespaces import new_userns
 from sampan.linux.syscalls import AT_FDCWD
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sampan.linux.cgroups import Cgroup
+    from sampan.linux.namespaces import IdMaps
     from sampan_runtime_native.plan import Device, Plan, PlannedMount
 
 _IN_ROOT: Final = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
@@ -74,49 +75,118 @@ _MAX_LINKS: Final = 40
 
 
 @dataclass(frozen=True, slots=True)
+class UserNamespace:
+    """A container's user namespace: a descriptor and its maps."""
+
+    fd: int
+    maps: IdMaps
+
+
+@dataclass(frozen=True, slots=True)
 class Sources:
-    """Detached mounts of the host's places, opened in the host's mount namespace. `cgroups`: name in the
-    container → fd."""
+    """Detached mounts that only the host's root can make, opened in the host's mount namespace.
+
+    `binds`: index of the spec's mount → fd. `cgroups`: name in the container → fd. `roots` are the mounts of the root, as far as
+    they are not left to the first process. `devices` is a tmpfs with the device nodes by index, or -1: whoever is in a user namespace
+    can make none.
+    """
 
     binds: Mapping[int, int]
     cgroups: Mapping[str, int]
-    root: int = -1
+    roots: tuple[int, ...]
+    devices: int = -1
 
     @property
     def fds(self) -> tuple[int, ...]:
         """All descriptors."""
-        return (*self.binds.values(), *self.cgroups.values(), *((self.root,) if self.root >= 0 else ()))
+        return (*self.binds.values(), *self.cgroups.values(), *self.roots, *((self.devices,) if self.devices >= 0 else ()))
 
 
-def open_sources(plan: Plan, cgroup: Cgroup, with_root: bool) -> Sources:  # noqa: FBT001
-    """Open what is bound from the host: the places named in the spec's mounts, the container's own cgroups,
-    and the root where `with_root`. Raises `InvalidArgument` for a source that isn't there.
+def open_sources(plan: Plan, cgroup: Cgroup, rootfs: Sequence[Mount], user: UserNamespace | None) -> Sources:
+    """Open what is bound from the host: the places named in the spec's mounts, the container's own cgroups, the root that the
+    spec names if `rootfs` is empty, and with a user namespace also `rootfs` and devices.
+
+    Raises `InvalidArgument` for a source that isn't there, `OSError`.
     """
     binds: dict[int, int] = {}
     cgroups: dict[str, int] = {}
-    root = -1
+    roots: list[int] = []
+    devices = -1
     try:
         for index, each in enumerate(plan.mounts):
             if each.is_bind:
-                binds[index] = _open_source(each.source, parse_options(each.options))
+                binds[index] = _open_bind(each, user)
             elif each.type in ("cgroup", "cgroup2"):
                 cgroups = cgroups or _open_cgroups(cgroup)
-        if with_root:
-            root = _open_source(plan.root, MountOptions(recursive=True))
+        if not rootfs:
+            roots.append(_open_source(plan.root, MountOptions(recursive=True)))
+        elif user is not None:
+            for root in rootfs:
+                roots.append(open_mount(root, user.fd if parse_options(root.options).idmap else None))
+        if user is not None:
+            devices = _open_devices(plan.devices, user.maps)
     except BaseException:
-        for fd in Sources(binds, cgroups, root).fds:
+        for fd in Sources(binds, cgroups, tuple(roots), devices).fds:
             os.close(fd)
         raise
-    return Sources(binds, cgroups, root)
+    return Sources(binds, cgroups, tuple(roots), devices)
 
 
-def _open_source(source: str, options: MountOptions) -> int:
+def _open_bind(each: PlannedMount, user: UserNamespace | None) -> int:
+    options = parse_options(each.options)
+    if not options.idmap and not each.maps:
+        return _open_source(each.source, options)
+    if each.maps:
+        userns = new_userns(each.maps.uids, each.maps.gids)
+        try:
+            return _open_source(each.source, options, userns)
+        finally:
+            os.close(userns)
+    if user is None:
+        raise InvalidArgument(
+            f"mount {each.target}: option idmap without maps, in a container without a user namespace",
+            remedy="give the mount uidMappings and gidMappings",
+        )
+    return _open_source(each.source, options, user.fd)
+
+
+def _open_source(source: str, options: MountOptions, userns: int | None = None) -> int:
     try:
-        return open_bind(AT_FDCWD, source, options)
+        return open_bind(AT_FDCWD, source, options, userns)
     except FileNotFoundError as error:
         raise InvalidArgument(
             f'invalid mount config for type "bind": bind source path does not exist: {source}'
         ) from error
+
+
+def _open_devices(devices: Sequence[Device], maps: IdMaps) -> int:
+    """Make the nodes as the host's root, whose owners are the container's, in a file system that nobody has mounted anywhere."""
+    fd = open_filesystem("tmpfs", "devices", MountOptions(attr_set=MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC, data=("mode=711",)))
+    old = os.umask(0)
+    try:
+        for index, device in enumerate(devices):
+            make_node(str(index), device, fd, maps)
+    except BaseException:
+        os.close(fd)
+        raise
+    finally:
+        os.umask(old)
+    return fd
+
+
+def make_node(name: str, device: Device, directory: int, maps: IdMaps | None = None) -> None:
+    """Make a device node, with the umask 0. Raises `FileExistsError`, `InvalidArgument`, `System`."""
+    uid, gid = (device.uid, device.gid) if maps is None else (maps.uid(device.uid), maps.gid(device.gid))
+    if min(uid, gid) < 0:
+        raise InvalidArgument(f"device {device.path}: its owner {device.uid}:{device.gid} is not in the container's user namespace")
+    try:
+        os.mknod(name, device.mode, os.makedev(device.major, device.minor), dir_fd=directory)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise System(f"make device {device.path}: {os.strerror(error.errno or 0)}") from error
+    if uid or gid:
+        os.chown(name, uid, gid, dir_fd=directory, follow_symlinks=False)
 
 
 def _open_cgroups(cgroup: Cgroup) -> dict[str, int]:
@@ -129,49 +199,52 @@ def _open_cgroups(cgroup: Cgroup) -> dict[str, int]:
 
 
 class RootBuilder:
-    """Builds the root at `base`, an empty directory of the driver's; `enter` makes it this process's root."""
+    """Builds the root over this process's own root directory; `enter` makes it this process's root.
 
-    def __init__(self, plan: Plan, sources: Sources, base: str) -> None:
+    `maps` are those of the user namespace that the process is in, None if it is the host's.
+    """
+
+    def __init__(self, plan: Plan, sources: Sources, maps: IdMaps | None) -> None:
         """Touches nothing."""
         self._plan = plan
         self._sources = sources
-        self._base = base
+        self._maps = maps
         self.fd = -1
         """The root's descriptor, once `mount_root` has run."""
 
     def mount_root(self, mounts: Sequence[Mount]) -> None:
-        """Leave the host's propagation and mount the root file system."""
+        """Leave the host's propagation and mount the root file system.
+
+        Its place is "/": who is in a user namespace may not be able to reach any other.
+        """
         propagation = self._plan.root_propagation
         set_propagation("/", propagation or MS_SLAVE | MS_REC)
         if propagation & MS_SHARED:
             # pivot_root and this very mount must not reach the host: only what is mounted later, inside, may.
-            set_propagation(_mount_point_of(self._base), MS_PRIVATE)
+            set_propagation("/", MS_PRIVATE)
         if not mounts:
-            mount_setattr(self._sources.root, propagation=MS_PRIVATE, recursive=True)
-            attach(self._sources.root, self._base)
-        for each in mounts:
-            fd = open_mount(each)
-            try:
-                if each.target:
-                    place = openat2(self.fd, each.target, os.O_PATH, resolve=_IN_ROOT)
-                    try:
-                        attach(fd, place)
-                    finally:
-                        os.close(place)
-                else:
-                    attach(fd, self._base)
-                mount_setattr(fd, propagation=MS_PRIVATE, recursive=True)
-            finally:
-                os.close(fd)
-            if not each.target:
-                self._open_root()
-        if not mounts:
-            self._open_root()
+            self._place_root(self._sources.roots[0], "")
+        for index, each in enumerate(mounts):
+            self._place_root(self._sources.roots[index] if self._sources.roots else open_mount(each), each.target)
 
-    def _open_root(self) -> None:
+    def _place_root(self, fd: int, target: str) -> None:
+        """Attach a mount of the root, at the top or at `target` within."""
+        if not target:
+            attach(fd, "/")
+            self._take_root(fd)
+        else:
+            place = openat2(self.fd, target, os.O_PATH, resolve=_IN_ROOT)
+            try:
+                attach(fd, place)
+            finally:
+                os.close(place)
+        mount_setattr(fd, propagation=MS_PRIVATE, recursive=True)
+        os.close(fd)
+
+    def _take_root(self, fd: int) -> None:
         if self.fd >= 0:
             os.close(self.fd)
-        self.fd = os.open(self._base, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.fd = openat2(fd, ".", os.O_PATH | os.O_DIRECTORY)
 
     def mount_all(self) -> None:
         """Make the spec's mounts in order."""
@@ -197,7 +270,7 @@ class RootBuilder:
             mount_setattr(fd, propagation=flags & ~MS_REC, recursive=bool(flags & MS_REC))
 
     def _mount_filesystem(self, each: PlannedMount) -> None:
-        options = parse_options(each.options)
+        options = self._without_lost_group(each, parse_options(each.options))
         plain = RESOLVE_NO_SYMLINKS if each.type in ("proc", "sysfs") else 0
         fd = open_filesystem(each.type, each.source or each.type, options)
         try:
@@ -207,6 +280,14 @@ class RootBuilder:
                 mount_setattr(fd, propagation=flags & ~MS_REC, recursive=bool(flags & MS_REC))
         finally:
             os.close(fd)
+
+    def _without_lost_group(self, each: PlannedMount, options: MountOptions) -> MountOptions:
+        """Leave out the group of terminals where the user namespace does not have it: 5 is every spec's, and no reason to fail."""
+        if self._maps is None or each.type != "devpts":
+            return options
+        maps = self._maps
+        kept = tuple(each for each in options.data if not each.startswith("gid=") or maps.gid(int(each[4:])) >= 0)
+        return replace(options, data=kept)
 
     def _mount_cgroups(self, each: PlannedMount) -> None:
         """Show the container its own cgroups: v2 as the tree itself, v1 as a tmpfs with a mount per
@@ -238,8 +319,11 @@ class RootBuilder:
             return
         old = os.umask(0)
         try:
-            for device in self._plan.devices:
-                self._make_device(device)
+            if self._sources.devices < 0:
+                for device in self._plan.devices:
+                    self._make_device(device)
+            else:
+                self._show_devices(self._sources.devices)
             with self._place("/dev", directory=True) as dev:
                 for name, target in _LINKS:
                     try:
@@ -252,17 +336,30 @@ class RootBuilder:
     def _make_device(self, device: Device) -> None:
         parent, _, name = device.path.rpartition("/")
         with self._place(parent or "/", directory=True) as directory:
-            number = os.makedev(device.major, device.minor)
             try:
-                os.mknod(name, device.mode, number, dir_fd=directory)
+                make_node(name, device, directory)
             except FileExistsError:
                 found = os.stat(name, dir_fd=directory, follow_symlinks=False)
-                if stat.S_IFMT(found.st_mode) != stat.S_IFMT(device.mode) or found.st_rdev != number:
+                if stat.S_IFMT(found.st_mode) != stat.S_IFMT(device.mode) or found.st_rdev != os.makedev(device.major, device.minor):
                     raise Forbidden(f"device {device.path}: the image has something else there") from None
-            except OSError as error:
-                raise System(f"make device {device.path}: {os.strerror(error.errno or 0)}") from error
-            if device.uid or device.gid:
-                os.chown(name, device.uid, device.gid, dir_fd=directory, follow_symlinks=False)
+
+    def _show_devices(self, made: int) -> None:
+        """Bind each node that the driver has made to its place. They are this namespace's for as long as that takes: only then can
+        parts of them be bound.
+        """
+        attach(made, self.fd)
+        for index, device in enumerate(self._plan.devices):
+            node = open_bind(made, str(index), MountOptions())
+            try:
+                with self._place(device.path, directory=False) as place:
+                    if stat.S_ISDIR(os.fstat(place).st_mode):
+                        raise Forbidden(f"device {device.path}: the image has a directory there")
+                    attach(node, place)
+            finally:
+                os.close(node)
+        os.fchdir(made)
+        umount(".", MNT_DETACH)
+        os.close(made)
 
     def mount_console(self, slave: int) -> None:
         """Show the terminal at /dev/console, on a file that is made new: what the image has there is not
@@ -344,8 +441,11 @@ class RootBuilder:
 
     def enter(self) -> None:
         """Make the root this process's and let go of the host's."""
+        old = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         os.fchdir(self.fd)
         pivot_root(".", ".")
+        os.fchdir(old)
+        os.close(old)
         set_propagation(".", MS_SLAVE | MS_REC)
         umount(".", MNT_DETACH)
         os.chdir("/")
@@ -451,10 +551,3 @@ def write_sysctls(proc: int, sysctls: Sequence[tuple[str, str]]) -> None:
         except OSError as error:
             raise System(f"set sysctl {name} to {value!r}: {os.strerror(error.errno or 0)}") from error
 
-
-def _mount_point_of(path: str) -> str:
-    found = "/"
-    for each in parse_mountinfo():
-        if (path + "/").startswith(each.target.rstrip("/") + "/") and len(each.target) >= len(found):
-            found = each.target
-    return found
