@@ -1,7 +1,8 @@
 """A real runtime driver for tests of the launch processes: it runs programs of the host, in a session of
 their own, uncontained.
 
-The shim and its children load it by name. Settings: `hang` or `fail` name an operation that does so.
+The shim and its children load it by name. Settings: `hang` or `fail` name an operation that does so; with `recover` a
+container goes on without its shim, and its streams with it as long as it writes nothing meanwhile.
 """
 
 from __future__ import annotations
@@ -15,8 +16,19 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sampan.api.driver import Probe
-from sampan.api.errors import Conflict, NotFound
-from sampan.api.runtime import CreateRequest, ExecRequest, Handle, MemoryStats, PidsStats, RuntimeDriver, Stats, Stdio
+from sampan.api.errors import Conflict, NotFound, Unsupported
+from sampan.api.runtime import (
+    CreateRequest,
+    ExecRequest,
+    Handle,
+    MemoryStats,
+    PidsStats,
+    Recovered,
+    RuntimeDriver,
+    Stats,
+    Stdio,
+)
+from sampan.linux.exits import exit_code
 
 
 class HostRuntime(RuntimeDriver):
@@ -74,11 +86,29 @@ class HostRuntime(RuntimeDriver):
         self._misbehave("oom_killed")
         return False
 
+    def recover(self, handle: Handle) -> Recovered | None:
+        self._misbehave("recover")
+        if handle.version != 1:
+            raise Unsupported(f"recover: handle version {handle.version} is of another release")
+        if not self.config.get("recover"):
+            return None
+        pidfd = os.pidfd_open(handle.pid)
+
+        def wait() -> int:
+            self._misbehave("wait")
+            return exit_code(handle.pid, pidfd)
+
+        return Recovered(wait, Stdio(stdout=_reopen(handle.pid, 1), stderr=_reopen(handle.pid, 2)))
+
     def _misbehave(self, operation: str) -> None:
         if self.config.get("fail") == operation:
             raise RuntimeError("a bug of the driver")
         if self.config.get("hang") == operation:
             time.sleep(3600)
+
+
+def _reopen(pid: int, number: int) -> int:
+    return os.open(f"/proc/{pid}/fd/{number}", os.O_RDONLY | os.O_CLOEXEC)
 
 
 def _spawn(process: Mapping[str, Any], stdio: Stdio, gate: Path | None) -> int:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import enum
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -46,8 +46,14 @@ class RuntimeCapability(enum.StrEnum):
     """`checkpoint` and `restore` work."""
     OWN_NETWORK = "own-network"
     """Containers can have a network namespace given by the engine."""
+    RECOVER = "recover"
+    """Containers go on when their shim has died: `recover` works."""
     USER_NAMESPACE = "user-namespace"
     """Containers can have a user namespace given by the engine, with `idmap` mounts shown through it."""
+    HOOKS = "hooks"
+    """The hooks of the spec run."""
+    SECCOMP_NOTIFY = "seccomp-notify"
+    """A seccomp profile can leave calls to who listens at its `listenerPath`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +71,12 @@ class Stdio:
     stderr: int = -1
     console: int = -1
     preserved: int = 0
+
+    @property
+    def descriptors(self) -> dict[str, int]:
+        """Those of the four that are there, by name."""
+        given = {"stdin": self.stdin, "stdout": self.stdout, "stderr": self.stderr, "console": self.console}
+        return {name: fd for name, fd in given.items() if fd >= 0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +122,20 @@ class Handle:
     pid: int
     version: int = 1
     data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """A container that goes on without the shim that launched it.
+
+    `wait` is called once, in the process of `recover` and after it, for as long as it takes: it gives the exit code, 0 to
+    255, 128 + n for signal n, or raises `System` if nobody knows. The shim is not the parent any more, so the driver must
+    find out (`sampan.linux.exits` helps). `streams` are the other ends of the container's, as far as they were kept, now
+    the caller's: what stdin is written to and stdout and stderr are read from, or as `console` the terminal's master.
+    """
+
+    wait: Callable[[], int]
+    streams: Stdio = field(default_factory=Stdio)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,13 +210,13 @@ class RuntimeDriver(Driver):
     def oom_killed(self, handle: Handle) -> bool:
         """Say whether the kernel killed a process of the container for want of memory. Asked after the exit, before `delete`."""
 
-    def recover(self, handle: Handle) -> bool:
-        """Say, in a fresh shim, whether the container of `handle` is still there and can be waited for. Default: no.
+    def recover(self, handle: Handle) -> Recovered | None:
+        """Take up a container whose shim has died, in a fresh one; None if it can't go on. Default: None.
 
-        Asked when a shim has died and its daemon has noticed. With no, the container is killed by its cgroup and recorded as
-        ended with 255; its streams were the old shim's, so that only a driver that keeps them elsewhere can say yes.
+        With None, as after any error, the container is killed by its cgroup and recorded as ended with 255 and the reason.
+        `Unsupported` for a handle whose `version` is of another release that this one can't read.
         """
-        return False
+        return None
 
     def checkpoint(self, handle: Handle, request: CheckpointRequest) -> None:
         """Write the container's processes to files; afterwards it has ended, unless it is to go on. `Unsupported`, `System`."""

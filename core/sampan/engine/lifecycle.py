@@ -6,8 +6,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable
+from contextlib import suppress
 
-from sampan.api.errors import Conflict, NotFound, NotModified, SampanError, System, Unavailable
+from sampan.api.errors import Conflict, NotFound, NotModified, SampanError, System, Unavailable, Unsupported
 from sampan.engine import shm
 from sampan.engine import spec as oci
 from sampan.engine.connections import Connections
@@ -87,6 +88,7 @@ class Lifecycle:
                 raise start_error(error) from error
             raise
         self._spawn(self._watch(container, shim))
+        self._spawn(self._watch_memory(container, shim))
         self._links.follow(container)
         self._emit(container, "start")
 
@@ -113,22 +115,51 @@ class Lifecycle:
     async def _watch(self, container: Container, shim: Shim) -> None:
         """Wait for the end of a running container, and clean up after it."""
         try:
-            end = await shim.wait()
+            end: ExitRecord | None = await shim.wait()
         except Unavailable:
-            end = await self._lost(container)
+            end = await self._after_shim(container, shim)
+        if end is None:
+            return  # a fresh shim has it, and its own watch
         async with container.lock:
             if container.shim is shim:
                 await self._finish(container, end)
 
-    async def _lost(self, container: Container) -> ExitRecord:
-        """The shim is gone: kill what is left of its container, and say what is known of the exit."""
+    async def _after_shim(self, container: Container, shim: Shim) -> ExitRecord | None:
+        """The shim has died: None if a fresh one goes on with its container, else how that ended, killed if need be."""
         if self._closing:
             await asyncio.get_running_loop().create_future()  # the daemon stops; containers go on
+        async with container.lock:
+            return None if container.shim is not shim else await self._take_up(container)
+
+    async def _take_up(self, container: Container) -> ExitRecord | None:
+        """Go on with a container that has no shim, if its runtime can: then None. Else give how it ended."""
         known = read_exit(container.directories.root)
+        reason = "the container's shim died"
+        if known is None:
+            try:
+                successor = await self._starter.recover(container)
+            except SampanError as error:
+                reason = f"{reason}: {error}"
+                log.warning("recover container %s: %s", container.id[:12], error)
+            else:
+                if successor is not None:
+                    self.found_alive(container, successor)
+                    return None
         await asyncio.to_thread(self._kill_cgroup, container)
-        if known is not None:
-            return known
-        return ExitRecord(LOST, False, time.time_ns(), "the container's shim died")
+        return known or ExitRecord(LOST, False, time.time_ns(), reason)
+
+    async def _watch_memory(self, container: Container, shim: Shim) -> None:
+        """Tell each time that memory runs out while the container lives."""
+        with suppress(Unavailable, Unsupported):  # the shim is gone, or older than this request
+            seen = (await shim.state()).ooms if container.record.state.oom_killed else 0
+            while True:
+                seen = await shim.wait_oom(seen)
+                async with container.lock:
+                    if container.shim is not shim or not container.is_running:
+                        return
+                    container.record.state.oom_killed = True
+                    await self._containers.save(container)
+                    self._emit(container, "oom")
 
     def _kill_cgroup(self, container: Container) -> None:
         group = cgroups.Cgroup(self._starter.cgroup_path(container), cgroups.detect())
@@ -144,6 +175,7 @@ class Lifecycle:
         await asyncio.gather(self._detach(container), self._delete_shim(container, shim))
         await self._unmount_volumes(container)
         container.log_ended.set()
+        already_told = record.state.oom_killed
         ran_for = max(0, end.finished_at_ns - record.state.started_at) / 1e9
         record.state = record.state.model_copy(
             update={
@@ -153,7 +185,7 @@ class Lifecycle:
         )  # fmt: skip
         if not record.host.auto_remove:
             await self._save_end(container)
-        if end.oom_killed:
+        if end.oom_killed and not already_told:
             self._emit(container, "oom")
         self._emit(container, "die", exitCode=str(end.exit_code), execDuration=str(int(ran_for)))
         restart = self._wants_restart(container, end.exit_code)
@@ -368,6 +400,7 @@ class Lifecycle:
         container.shim = shim
         container.log_ended.clear()
         self._spawn(self._watch(container, shim))
+        self._spawn(self._watch_memory(container, shim))
 
     async def found_ended(self, container: Container, shim: Shim, end: ExitRecord) -> None:
         """Record the exit of a container that ended while the daemon was away, and let its shim go."""
@@ -375,12 +408,24 @@ class Lifecycle:
             container.shim = shim
             await self._finish(container, end)
 
-    async def found_dead(self, container: Container, end: ExitRecord, *, kill: bool) -> None:
-        """Record the exit of a container whose shim is gone; with `kill`, end what may be left of it first."""
+    async def found_without_shim(self, container: Container) -> None:
+        """Go on with a container whose shim is gone, or end it and record how."""
         async with container.lock:
-            if kill:
-                await asyncio.to_thread(self._kill_cgroup, container)
-            await self._finish(container, end)
+            end = await self._take_up(container)
+            if end is not None:
+                await self._finish(container, end)
+
+    async def found_incompatible(self, container: Container, error: SampanError) -> None:
+        """End a container whose shim this daemon can't talk to, and record why."""
+        async with container.lock:
+            await asyncio.to_thread(self._kill_cgroup, container)
+            await self._finish(container, ExitRecord(LOST, False, time.time_ns(), str(error)))
+
+    async def found_rebooted(self, container: Container) -> None:
+        """Record the end of a container that the reboot of its host has ended."""
+        async with container.lock:
+            known = read_exit(container.directories.root)
+            await self._finish(container, known or ExitRecord(LOST, False, time.time_ns(), ""))
 
     async def close(self) -> None:
         """Stop watching. Containers go on with their shims."""

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import logging
-import time
 from pathlib import Path
 
 from sampan.api.errors import SampanError, Unavailable
 from sampan.engine.container import Container
 from sampan.engine.containers import Containers
-from sampan.engine.lifecycle import LOST, Lifecycle
+from sampan.engine.lifecycle import Lifecycle
 from sampan.engine.records import Status
 from sampan.launch.client import Shim
-from sampan.launch.protocol import ExitRecord
-from sampan.launch.records import read_exit
 
 log = logging.getLogger(__name__)
 
@@ -45,14 +42,17 @@ class Recovery:
         return wanted and record.has_started and not container.is_running and container.restart_wait is None
 
     async def _find(self, container: Container, *, rebooted: bool) -> None:
+        if rebooted:
+            await self._lifecycle.found_rebooted(container)
+            return
         try:
-            if rebooted:
-                raise Unavailable("the host was booted since")
             shim = await Shim.connect(container.directories.state)
             state = await shim.state()
-        except SampanError:
-            end = read_exit(container.directories.root) or ExitRecord(LOST, False, time.time_ns(), "")
-            await self._lifecycle.found_dead(container, end, kill=not rebooted)
+        except Unavailable:
+            await self._lifecycle.found_without_shim(container)
+            return
+        except SampanError as error:
+            await self._lifecycle.found_incompatible(container, error)
             return
         if state.exit is not None:
             await self._lifecycle.found_ended(container, shim, state.exit)

@@ -19,7 +19,7 @@ from sampan.api import hookspecs
 from sampan.api.errors import Forbidden, InvalidArgument, NotFound, SampanError, System, Unavailable
 from sampan.api.logs import LogDriver
 from sampan.api.network import SandboxKind
-from sampan.api.runtime import RuntimeDriver
+from sampan.api.runtime import RuntimeCapability, RuntimeDriver
 from sampan.api.storage import Mount
 from sampan.engine import shm
 from sampan.engine import spec as oci
@@ -128,6 +128,28 @@ class Starter:
         if userns >= 0 or self.defaults.idmaps_of(record.host) is not self.defaults.idmaps:
             return await self._sandboxes.take_owned(userns)
         return await self._sandboxes.take(self._connections.preparable(record, networks))
+
+    async def recover(self, container: Container) -> Shim | None:
+        """Let a fresh shim take up a running container whose own has died; None if its runtime can't.
+
+        Raises what went wrong: `Unsupported` for a handle of another release, `NotFound` without one.
+        """
+        record = container.record
+        runtime = self._registry.driver("runtime", record.runtime, RuntimeDriver)
+        probed = await asyncio.to_thread(plugins.probe, runtime, self._settings.root)
+        if RuntimeCapability.RECOVER not in probed.capabilities:
+            return None
+        storage = await self._storage.get(record.storage_driver)
+        rootfs = await storage.call(storage.driver.mounts, container.id)
+        shim = await (await self._the_zygote()).spawn(self._shim_config(container, rootfs))
+        recovered = False
+        try:
+            paused = container.status is Status.PAUSED
+            recovered = await shim.recover(started_at_ns=record.state.started_at, paused=paused)
+        finally:
+            if not recovered:
+                await shim.close()
+        return shim if recovered else None
 
     async def _spawn(self, container: Container, storage: Storage, namespaces: Namespaces) -> Shim:
         """Fork the shim while network and spec are made. One that is never told to launch ends by itself."""

@@ -82,5 +82,5 @@ class Children:
         if not self._operations.reaped(pid, status):
             process = self._processes.pop(pid, None)
             if process is not None:
-                process.exited(status)
+                process.reaped(status)
         return True

@@ -66,6 +66,15 @@ class Shim:
         """Create and start the container. After an error only `delete` is left to do."""
         return Launched.from_data(await self._channel.request("launch"))
 
+    async def recover(self, *, started_at_ns: int, paused: bool) -> bool:
+        """Take up the container of a shim that died, in place of a launch; False if the driver can't go on with it.
+
+        Raises `NotFound` if it was never created, `Unsupported` for a handle that the driver can't read. When it did not
+        come to that, `close` lets the shim end.
+        """
+        recovered: bool = await self._channel.request("recover", started_at_ns=started_at_ns, paused=paused)
+        return recovered
+
     async def attach(
         self, *, stdin: int = -1, stdout: int = -1, stderr: int = -1, stdin_eof_closes: bool = False
     ) -> None:
@@ -83,6 +92,11 @@ class Shim:
     async def wait(self) -> ExitRecord:
         """Wait for the end of the container. Raises the launch's error if it fails; any number may wait."""
         return ExitRecord.from_data(await self._exit("", "wait"))
+
+    async def wait_oom(self, seen: int) -> int:
+        """Wait until memory has run out more often than `seen` times, and give how often it has. `Unsupported` by old shims."""
+        count: int = await self._channel.request("wait_oom", seen=seen)
+        return count
 
     async def signal(self, signum: int, everyone: bool = False) -> None:
         """Send a signal to the first process or to all. `Conflict` if the container isn't running."""

@@ -1,9 +1,10 @@
-"""The shim's container: launched, watched, ended, and removed by its driver."""
+"""The shim's container: launched or recovered, watched, ended, and removed by its driver."""
 
 from __future__ import annotations
 
 import errno
 import logging
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ from sampan.launch import protocol, records, runtime_calls
 from sampan.launch.children import Children
 from sampan.launch.connection import Request, Waiters
 from sampan.launch.loop import Loop
+from sampan.launch.memory import MemoryWatch
 from sampan.launch.operations import Operation, Operations, Step, monotonic_ns
 from sampan.launch.process import Process
 from sampan.launch.protocol import ExitRecord, Namespaces, ShimConfig, Span
@@ -22,6 +24,9 @@ from sampan.launch.streams import Streams
 from sampan.linux.mounts import lock_all, unlock_all
 
 logger = logging.getLogger(__name__)
+
+LOST = 255
+"""Exit code of a container whose real one nobody knows, as Docker says."""
 
 OOM_TIMEOUT_S = 10.0
 """How long an exit waits for the driver to say whether memory had run out."""
@@ -46,7 +51,7 @@ class Container:
         )
         if config.console_size is not None:
             streams.resize(*config.console_size)
-        self.main = Process(loop, streams, self._ended)
+        self.main = Process(loop, streams, self._main_ended)
         """The first process."""
         self.launched = False
         """Whether the launch was begun."""
@@ -55,6 +60,8 @@ class Container:
         self.started_at_ns = 0
         self.paused = False
         self.exit: ExitRecord | None = None
+        self.memory = MemoryWatch(loop)
+        self._wait_error = ""
         self._waiters = Waiters()
         self._handle: Handle | None = None
         self._locks: tuple[int, ...] = ()
@@ -86,6 +93,34 @@ class Container:
         self._launch = request
         self._launch_began = monotonic_ns()
         self._operations.begin(self._launcher or self._prepared())
+
+    def recover(self, request: Request) -> None:
+        """Take up the container of a shim that died, if the driver can. Raises `Conflict`, `NotFound`, `System`."""
+        if self.launched:
+            raise Conflict(f"recover container {self._config.id}: it was launched already")
+        handle = records.read_handle(self._config.state_dir)
+        started_at_ns, paused = request.message["started_at_ns"], request.message["paused"]
+        self._drop_launcher()
+        self._lock_root()
+        ours, theirs = socket.socketpair()
+
+        def done(answer: Any, error: SampanError | None) -> None:
+            with ours:
+                if error is None and answer is not None:
+                    error = self._take_up(handle, answer, ours)
+            if error is not None:
+                request.fail(error)
+                return
+            self.started_at_ns, self.paused = started_at_ns, paused
+            request.reply(answer is not None)
+
+        recovery = runtime_calls.Recovery(self._config, handle, theirs)
+        with theirs:
+            self._operations.run(
+                Step("recover", recovery.begin, done),
+                Step("wait for", recovery.wait, self._waited, timeout_s=None),
+                fds=(theirs.fileno(),),
+            )
 
     def wait(self, request: Request) -> None:
         """Answer with the exit record, once there is one."""
@@ -124,9 +159,15 @@ class Container:
         stdio = self.main.streams.stdio
         return self._operations.prepare(
             Step("launch", lambda: runtime_calls.launch(self._config, stdio, self._namespaces), self._finish_launch),
-            fds=(stdio.stdin, stdio.stdout, stdio.stderr, stdio.console, *self._namespaces.named[1]),
+            fds=(*stdio.descriptors.values(), *self._namespaces.named[1]),
             makes_process=True,
         )
+
+    def _drop_launcher(self) -> None:
+        """No launch is asked for."""
+        if self._launcher is not None:
+            self._operations.abandon(self._launcher)
+            self._launcher = None
 
     def _finish_launch(self, result: Any, error: SampanError | None) -> None:
         self._launcher = None
@@ -145,9 +186,11 @@ class Container:
             self._waiters.fail(error)
             return
         self.started_at_ns = time.time_ns()
+        cgroup = result["cgroup"]
         spans = [Span(*span) for span in result["spans"]]
         spans.insert(0, Span("fork", "shim", self._launch_began, spans[0].start_ns))
         request.reply(protocol.Launched(self.main.pid, self.started_at_ns, tuple(spans)).to_data())
+        self.memory.watch(cgroup)
 
     def _watch(self, handle: Handle) -> System | None:
         self._handle = handle
@@ -165,13 +208,35 @@ class Container:
         except NotFound:
             return None
 
+    # The recovery
+
+    def _take_up(self, handle: Handle, answer: Any, streams: socket.socket) -> SampanError | None:
+        names = answer["streams"]
+        fds = socket.recv_fds(streams, 1, len(names), socket.MSG_CMSG_CLOEXEC)[1] if names else []
+        self.main.streams.take_over(dict(zip(names, fds, strict=True)))
+        try:
+            self.main.recovered(handle.pid)
+        except System as error:
+            return error
+        self._handle = handle
+        self.launched = True
+        self.memory.watch(answer["cgroup"])
+        return None
+
+    def _waited(self, code: Any, error: SampanError | None) -> None:
+        """The driver says how a recovered container ended, or that nobody knows: then it is ended."""
+        if not self.launched:
+            return
+        self._wait_error = "" if error is None else str(error)
+        self.main.exited(LOST if error is not None else code)
+
     # The end
 
     def _output_ended(self) -> None:
         self.main.output_ended()
         self._on_progress()
 
-    def _ended(self, _: Process) -> None:
+    def _main_ended(self, _: Process) -> None:
         """The first process was reaped and its output read: ask for the reason, and let the driver remove the container at
         once, while the daemon does its part.
         """
@@ -187,7 +252,7 @@ class Container:
     def _record_exit(self, oom_killed: Any, oom_error: SampanError | None) -> None:
         """Write the exit down, then tell it."""
         assert self.main.exit_code is not None
-        problems = [self.main.streams.log_error]
+        problems = [self._wait_error, self.main.streams.log_error]
         if oom_error is not None and self._deletion is None:
             problems.insert(0, str(oom_error))
         error = "; ".join(filter(None, problems))
@@ -221,9 +286,7 @@ class Container:
 
     def _finish_deletion(self) -> None:
         """The driver has removed the container: once its exit is recorded, let go of all and answer."""
-        if self._launcher is not None:  # no launch was asked for
-            self._operations.abandon(self._launcher)
-            self._launcher = None
+        self._drop_launcher()
         self._children.end_orphans()
         self.main.streams.handed_over()
         self.main.streams.drain()
@@ -233,6 +296,7 @@ class Container:
         if request is None:
             return
         self.main.streams.input.abandon()
+        self.memory.close()
         unlock_all(self._locks)
         self._locks = ()
         if self._log is not None:

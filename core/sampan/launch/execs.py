@@ -84,7 +84,7 @@ class Execs:
         stdio = streams.stdio
         self._operations.run(
             Step("exec in", lambda: runtime_calls.execute(self._config, handle, config, stdio), done),
-            fds=(stdio.stdin, stdio.stdout, stdio.stderr, stdio.console),
+            fds=tuple(stdio.descriptors.values()),
             makes_process=True,
         )
 

@@ -49,6 +49,17 @@ class Input:
         else:
             self._watch_sources()
 
+    def take_over(self, fd: int) -> None:
+        """Write to `fd` instead of what was opened; with -1 nobody reads."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        if fd >= 0:
+            self.closed = self._closing = False
+            self.open(fd)
+        else:
+            self.abandon()
+
     def attach(self, fd: int, *, eof_closes: bool) -> None:
         """Hand on what comes from `fd`, which is ours from now on. `eof_closes`: its end closes the
         input, after its last byte.

@@ -34,13 +34,13 @@ Done = Callable[[Any, SampanError | None], None]
 @dataclass(frozen=True, slots=True)
 class Step:
     """One thing for a child to do, whatever became of the steps before. `name` is for errors; it has `timeout_s`
-    if that is less than what all operations have.
+    if that is less than what all operations have, and all the time in the world if that is None.
     """
 
     name: str
     work: Work
     done: Done
-    timeout_s: float = float("inf")
+    timeout_s: float | None = float("inf")
 
 
 class Operation:
@@ -158,7 +158,11 @@ class Operations:
     def _set_timer(self, operation: Operation) -> None:
         if operation.timer is not None:
             operation.timer.cancel()
-        limit = min(self._timeout_s, operation.steps[0].timeout_s)
+            operation.timer = None
+        own = operation.steps[0].timeout_s
+        if own is None:
+            return
+        limit = min(self._timeout_s, own)
         operation.timer = self._loop.call_later(limit, lambda: self._expire(operation))
 
     def _expire(self, operation: Operation) -> None:

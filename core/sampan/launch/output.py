@@ -157,6 +157,14 @@ class Output:
         self.fd = fd
         self._hold_or_read()
 
+    def take_over(self, fd: int) -> None:
+        """Read from `fd` instead of what was opened; with -1 the stream has ended."""
+        self._let_go()
+        if fd >= 0:
+            self.open(fd)
+        else:
+            self._end()
+
     def attach(self, fd: int) -> None:
         """Send what comes from now on to `fd` as well, which is ours from now on, and close it at the end."""
         sink = Sink(self._loop, fd, self._hold_or_read, self._sink_gone)
@@ -219,16 +227,19 @@ class Output:
         if self.ended:
             return
         self.ended = True
-        if self.fd >= 0:
-            self._loop.unwatch(self.fd)
-            os.close(self.fd)
-            self.fd = -1
-        self._reading = False
+        self._let_go()
         if self._log is not None:
             self._log.finish()
         for sink in tuple(self._sinks):
             sink.finish()
         self._on_end()
+
+    def _let_go(self) -> None:
+        if self.fd >= 0:
+            self._loop.unwatch(self.fd)
+            os.close(self.fd)
+            self.fd = -1
+        self._reading = False
 
     @property
     def flushed(self) -> bool:

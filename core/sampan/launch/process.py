@@ -66,10 +66,22 @@ class Process:
         except ProcessLookupError as error:
             raise NotFound(f"send signal {signum} to process {self.pid}: it has ended") from error
 
-    def exited(self, status: int) -> None:
+    def recovered(self, pid: int) -> None:
+        """It was started by a shim that is gone, and is no child of ours. Raises `System` if it is not there."""
+        try:
+            self._pidfd = os.pidfd_open(pid)
+        except OSError as error:
+            raise System(f"watch process {pid}: {error.strerror}") from error
+        self.pid = pid
+
+    def reaped(self, status: int) -> None:
         """It has been reaped, with the status of wait(2)."""
         code = os.waitstatus_to_exitcode(status)
-        self.exit_code = 128 - code if code < 0 else code
+        self.exited(128 - code if code < 0 else code)
+
+    def exited(self, code: int) -> None:
+        """It has ended, with an exit code of 0 to 255."""
+        self.exit_code = code
         self.finished_at_ns = time.time_ns()
         self.release()
         self.streams.input.abandon()

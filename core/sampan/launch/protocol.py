@@ -20,8 +20,11 @@ from typing import Any
 from sampan.linux.messages import Message
 from sampan.linux.mounts import Mount
 
-VERSION = (1, 0)
-"""Major and minor version of the protocol. A new minor one only adds requests and fields."""
+VERSION = (1, 1)
+"""Major and minor version of the protocol. A new minor one only adds requests and fields.
+
+1.1: `wait_oom`, `recover`, and `ooms` in the state.
+"""
 
 SOCKET = "shim.sock"
 """Name of a shim's socket in its state directory."""
@@ -220,7 +223,9 @@ class ExecState:
 
 @dataclass(frozen=True, slots=True)
 class ShimState:
-    """What a shim knows. `pid` is 0 before the launch. Of ended execs only the last ones are kept."""
+    """What a shim knows. `pid` is 0 before the launch. Of ended execs only the last ones are kept. `ooms` is how often it
+    heard that the container had no memory left.
+    """
 
     pid: int
     running: bool
@@ -228,6 +233,7 @@ class ShimState:
     started_at_ns: int
     exit: ExitRecord | None
     execs: Mapping[str, ExecState]
+    ooms: int = 0
 
     def to_data(self) -> Message:
         """Give the state as plain data."""
@@ -238,6 +244,7 @@ class ShimState:
             "started_at_ns": self.started_at_ns,
             "exit": self.exit.to_data() if self.exit else None,
             "execs": {key: [e.pid, e.exit.to_data() if e.exit else None] for key, e in self.execs.items()},
+            "ooms": self.ooms,
         }
 
     @classmethod
@@ -253,6 +260,7 @@ class ShimState:
                 key: ExecState(pid, ExitRecord.from_data(ended) if ended else None)
                 for key, (pid, ended) in data["execs"].items()
             },
+            ooms=data.get("ooms", 0),
         )
 
 

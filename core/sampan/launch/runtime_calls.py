@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import socket
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 from sampan.api.errors import InvalidArgument, NotFound
-from sampan.api.runtime import CreateRequest, ExecRequest, Handle, RuntimeContext, RuntimeDriver, Stdio
+from sampan.api.runtime import CreateRequest, ExecRequest, Handle, Recovered, RuntimeContext, RuntimeDriver, Spec, Stdio
 from sampan.launch import records
 from sampan.launch.operations import monotonic_ns
 from sampan.launch.protocol import ClassRef, ExecConfig, Namespaces, ShimConfig, Span
@@ -30,11 +32,7 @@ def launch(config: ShimConfig, stdio: Stdio, given: Namespaces) -> dict[str, Any
     start.
     """
     driver = _driver(config)
-    bundle_file = config.bundle / "config.json"
-    try:
-        spec = json.loads(bundle_file.read_bytes())
-    except (OSError, ValueError) as error:
-        raise InvalidArgument(f"read {bundle_file}: {error}", remedy="the bundle must hold an OCI config.json") from error
+    spec = _read_spec(config)
     began = monotonic_ns()
     request = CreateRequest(config.id, config.bundle, spec, config.rootfs, stdio, given.network, given.user)
     handle = driver.create(request)
@@ -47,7 +45,11 @@ def launch(config: ShimConfig, stdio: Stdio, given: Namespaces) -> dict[str, Any
         Span("save-handle", "shim", created, saved),
         Span("start", type(driver).name, saved, monotonic_ns()),
     ]
-    return {"handle": [handle.pid, handle.version, dict(handle.data)], "spans": [span.to_data() for span in spans]}
+    return {
+        "handle": [handle.pid, handle.version, dict(handle.data)],
+        "cgroup": _cgroup(spec),
+        "spans": [span.to_data() for span in spans],
+    }
 
 
 def execute(config: ShimConfig, handle: Handle, request: ExecConfig, stdio: Stdio) -> int:
@@ -63,6 +65,46 @@ def call(config: ShimConfig, handle: Handle, method: str, *args: Any, **options:
 def stats(config: ShimConfig, handle: Handle) -> dict[str, Any]:
     """Read the container's use."""
     return asdict(_driver(config).stats(handle))
+
+
+class Recovery:
+    """What one child does about the container of a shim that died: it asks the driver to go on, and then waits."""
+
+    def __init__(self, config: ShimConfig, handle: Handle, streams: socket.socket) -> None:
+        """What the driver has kept of the container's streams goes over `streams`."""
+        self._config, self._handle, self._streams = config, handle, streams
+        self._recovered: Recovered | None = None
+
+    def begin(self) -> dict[str, Any] | None:
+        """Give the names of the streams that were sent, in order, and the cgroup; None if the container can't go on."""
+        self._recovered = _driver(self._config).recover(self._handle)
+        if self._recovered is None:
+            return None
+        fds = self._recovered.streams.descriptors
+        if fds:
+            socket.send_fds(self._streams, [b"!"], list(fds.values()))
+        for fd in fds.values():
+            os.close(fd)
+        return {"streams": list(fds), "cgroup": _cgroup(_read_spec(self._config))}
+
+    def wait(self) -> int | None:
+        """Wait for the exit code; None for a container that does not go on."""
+        return None if self._recovered is None else self._recovered.wait()
+
+
+def _cgroup(spec: Spec) -> str:
+    """Where the kernel counts the container's memory, "" if it does not."""
+    path: str = spec.get("linux", {}).get("cgroupsPath", "")
+    return path
+
+
+def _read_spec(config: ShimConfig) -> Spec:
+    path = config.bundle / "config.json"
+    try:
+        spec: Spec = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InvalidArgument(f"read {path}: {error}", remedy="the bundle must hold an OCI config.json") from error
+    return spec
 
 
 def _driver(config: ShimConfig) -> RuntimeDriver:

@@ -5,7 +5,8 @@ It owns the pidfd, the pipes or the terminal, the log and the exit status, and a
 
 After a crash: if the daemon dies, nothing is lost, the next one connects. If the container ends while no daemon is there,
 `exit.json` tells it. If the shim itself is killed, its container's processes become children of init and nobody reads
-their output: the daemon sees the connection close (`Shim.closed`) and kills the container through its cgroup.
+their output: the daemon sees the connection close (`Shim.closed`). It asks a fresh shim to `recover` the container if its
+driver can do that, and else kills it through its cgroup.
 """
 
 from __future__ import annotations
@@ -135,6 +136,7 @@ class Shim:
             started_at_ns=container.started_at_ns,
             exit=container.exit,
             execs=self._execs.states,
+            ooms=container.memory.count,
         )
         request.reply(state.to_data())
 
@@ -148,6 +150,12 @@ class Shim:
 
     def _on_wait(self, request: Request) -> None:
         self._container.wait(request)
+
+    def _on_recover(self, request: Request) -> None:
+        self._container.recover(request)
+
+    def _on_wait_oom(self, request: Request) -> None:
+        self._container.memory.wait(request)
 
     def _on_exec(self, request: Request) -> None:
         self._execs.start(request, self._container.require_running("exec in"))

@@ -90,13 +90,23 @@ class Streams:
         """The process has its ends, or there will be no process: close ours of them."""
         if self._console is not None:
             self._take_terminal()
-        for fd in (self.stdio.stdin, self.stdio.stdout, self.stdio.stderr, self.stdio.console):
-            if fd >= 0:
-                os.close(fd)
-        self.stdio = Stdio()
+        self._close_theirs()
         if self._console is not None:  # no terminal came, so none will
             self._close_console()
             self.drain()
+
+    def take_over(self, kept: Mapping[str, int]) -> None:
+        """Go on with the ends that the runtime driver has kept of a process's streams, ours from now on, in place of those that
+        were made: `stdin`, `stdout`, `stderr` or `console`, a terminal's master. What was not kept has ended.
+        """
+        self._close_theirs()
+        if self._console is not None:
+            self._close_console()
+        if "console" in kept:
+            kept = {"stdin": os.dup(kept["console"]), "stdout": kept["console"]}
+        self.input.take_over(kept.get("stdin", -1))
+        for name, output in self.outputs.items():
+            output.take_over(kept.get(name, -1))
 
     def give_up(self) -> None:
         """There will be no process, though a half-made one may hold its ends until the driver removes it."""
@@ -108,6 +118,11 @@ class Streams:
         """Take what the outputs have and end them, whoever else holds them open."""
         for output in self.outputs.values():
             output.drain()
+
+    def _close_theirs(self) -> None:
+        for fd in self.stdio.descriptors.values():
+            os.close(fd)
+        self.stdio = Stdio()
 
     def _stream_log(self, writer: LogWriter | None, name: str) -> StreamLog | None:
         if writer is None:

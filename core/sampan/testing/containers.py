@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from sampan.api.errors import SampanError, from_wire, to_wire
 from sampan.api.runtime import (
@@ -27,6 +27,7 @@ from sampan.api.runtime import (
     ExecRequest,
     Handle,
     Mount,
+    Recovered,
     RuntimeContext,
     RuntimeDriver,
     Spec,
@@ -40,6 +41,10 @@ __all__ = ["Container", "Output", "Process", "call_in_child", "subreaper"]
 
 TIMEOUT = 20.0
 """Seconds that any one thing may take before the test fails."""
+
+
+LOST = 255
+"""What `Process.wait` gives for a process that somebody else collects."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +103,7 @@ def call_in_child(operation: Callable[[], Any]) -> Any:
         raise AssertionError(
             f"the driver's process ended with {os.waitstatus_to_exitcode(status)} and no answer"
         )
-    if "traceback" in answer:
-        raise AssertionError(f"the driver broke its contract:\n{answer['traceback']}")
-    if "error" in answer:
-        raise from_wire(answer["error"])
-    return answer["result"]
+    return _result(answer)
 
 
 def _is_ready_before_the_deadline(answer: socket.socket) -> bool:
@@ -120,15 +121,28 @@ def _is_ready_before_the_deadline(answer: socket.socket) -> bool:
 def _answer(operation: Callable[[], Any], to: socket.socket) -> None:
     """The child's part. It never returns, and runs nothing of what the parent would run at its end."""
     try:
-        answer: dict[str, Any] = {"result": operation()}
-    except SampanError as error:
-        answer = {"error": to_wire(error)}
-    except BaseException:
-        answer = {"traceback": traceback.format_exc()}
-    try:
-        to.send(json.dumps(answer).encode())
+        to.send(json.dumps(_attempt(operation)).encode())
     finally:
         os._exit(0)
+
+
+def _attempt(operation: Callable[[], Any]) -> dict[str, Any]:
+    """Run it, and give its result or what it raised as data."""
+    try:
+        return {"result": operation()}
+    except SampanError as error:
+        return {"error": to_wire(error)}
+    except BaseException:
+        return {"traceback": traceback.format_exc()}
+
+
+def _result(answer: dict[str, Any]) -> Any:
+    """Give the result, or raise what was raised."""
+    if "traceback" in answer:
+        raise AssertionError(f"the driver broke its contract:\n{answer['traceback']}")
+    if "error" in answer:
+        raise from_wire(answer["error"])
+    return answer["result"]
 
 
 class Process:
@@ -163,6 +177,21 @@ class Process:
             self._console.settimeout(TIMEOUT)
             _, (master, *_), _, _ = socket.recv_fds(self._console, 1, 1)
             self.stdin = self.stdout = master
+
+    def lose_streams(self) -> None:
+        """Let go of our ends, as a shim does that dies."""
+        for fd in {self.stdin, self.stdout, self.stderr} - {-1}:
+            os.close(fd)
+        self.stdin = self.stdout = self.stderr = -1
+
+    def disown(self, kept: Mapping[str, int]) -> None:
+        """Leave it to whoever adopts it, and own the ends of its streams that a driver has kept, by their names in `Stdio`."""
+        _awaited.pop(self.pid, None)
+        self._code = LOST
+        master = kept.get("console", -1)
+        self.stdin = kept.get("stdin", master)
+        self.stdout = kept.get("stdout", master)
+        self.stderr = kept.get("stderr", -1)
 
     def fileno(self) -> int:
         """Give the pidfd, which becomes readable at the exit."""
@@ -264,6 +293,61 @@ class Process:
         self._theirs = []
 
 
+class Recovery:
+    """A child that recovers a container, says so, and goes on to wait for its end."""
+
+    def __init__(self, recover: Callable[[], Recovered | None]) -> None:
+        """Fork it. `recover` is the driver's."""
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pid = fork()
+        if pid == 0:
+            self._socket.close()
+            self._work(recover, theirs)
+        theirs.close()
+        self._pidfd = os.pidfd_open(pid)
+        self._socket.settimeout(TIMEOUT)
+
+    def begin(self) -> dict[str, int] | None:
+        """Give the streams that the driver has kept, now ours, by their names in `Stdio`; None if it can't go on."""
+        answer, fds, _, _ = socket.recv_fds(self._socket, 1 << 16, 3, socket.MSG_CMSG_CLOEXEC)
+        names = _result(json.loads(answer))
+        return None if names is None else dict(zip(names, fds, strict=True))
+
+    def wait(self) -> int:
+        """Give the exit code that the driver found."""
+        return int(_result(json.loads(self._socket.recv(1 << 16))))
+
+    def close(self) -> None:
+        """End the child, as the death of its shim would. Idempotent."""
+        if self._pidfd < 0:
+            return
+        with suppress(ProcessLookupError, ChildProcessError):  # it may have ended, and been collected as a stray
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
+        os.close(self._pidfd)
+        self._pidfd = -1
+        self._socket.close()
+
+    def _work(self, recover: Callable[[], Recovered | None], to: socket.socket) -> NoReturn:
+        found: Recovered | None = None
+
+        def begin() -> list[str] | None:
+            nonlocal found
+            found = recover()
+            return None if found is None else list(found.streams.descriptors)
+
+        try:
+            answer = _attempt(begin)
+            fds = list(found.streams.descriptors.values()) if found is not None else []
+            socket.send_fds(to, [json.dumps(answer).encode()], fds)
+            for fd in fds:
+                os.close(fd)
+            if found is not None:
+                to.send(json.dumps(_attempt(found.wait)).encode())
+        finally:
+            os._exit(0)
+
+
 _awaited: dict[int, Process] = {}
 """Processes that run, or whose exit code is still to be asked for, by pid."""
 
@@ -284,6 +368,7 @@ class Container:
     handle: Handle | None = None
     main: Process = field(init=False)
     execs: list[Process] = field(init=False, default_factory=list)
+    recovered: Recovery | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         """Make the first process's stdio."""
@@ -350,6 +435,20 @@ class Container:
         """Call `oom_killed`."""
         return bool(self._call("oom_killed"))
 
+    def recover(self) -> bool:
+        """Stand for a fresh shim after the death of the one before: its streams are lost, and `recover` may give others.
+
+        The first process is not collected any more, for it would not be ours to collect.
+        """
+        self.main.lose_streams()
+        if self.recovered is not None:
+            self.recovered.close()
+        self.recovered = Recovery(lambda: self._driver().recover(self._handle()))
+        streams = self.recovered.begin()
+        if streams is not None:
+            self.main.disown(streams)
+        return streams is not None
+
     def delete(self) -> None:
         """Call `delete`, then collect the first process, which must have ended."""
         self._call("delete")
@@ -363,6 +462,8 @@ class Container:
         finally:
             for process in (self.main, *self.execs):
                 process.close()
+            if self.recovered is not None:
+                self.recovered.close()
 
     def _driver(self) -> RuntimeDriver:
         return self.driver_class(RuntimeContext(self.directory / "state"), self.driver_config)

@@ -24,6 +24,7 @@ from sampan.testing.runtime_life import LifeCases
 from sampan.testing.runtime_limits import LimitCases
 from sampan.testing.runtime_namespaces import NamespaceCases
 from sampan.testing.runtime_programs import ProgramCases
+from sampan.testing.runtime_recovery import RecoveryCases
 from sampan.testing.runtime_refusals import RefusalCases
 from sampan.testing.runtime_rights import RightCases
 from sampan.testing.runtime_terminals import TerminalCases
@@ -43,6 +44,7 @@ class RuntimeDriverSuite(
     LifeCases,
     TerminalCases,
     ExecCases,
+    RecoveryCases,
     RefusalCases,
     RuntimeGround,
 ):

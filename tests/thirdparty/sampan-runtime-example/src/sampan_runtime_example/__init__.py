@@ -1,0 +1,1 @@
+"""A runtime driver for Sampan whose containers outlive their shims."""
