@@ -33,10 +33,20 @@ def test_a_running_container_gets_other_limits_at_once_and_keeps_them(client: Cl
     assert (done.stdout.decode().strip(), done.stderr) == (container, b"")
     wanted = (str(256 << 20), "100000", "30")
     assert limits(client, container) == wanted
-    assert settings(client, container, "Memory", "MemorySwap", "NanoCpus", "PidsLimit") == [256 << 20, 512 << 20, 10**9, 30]
+    assert settings(client, container, "Memory", "MemorySwap", "NanoCpus", "PidsLimit") == [
+        256 << 20,
+        512 << 20,
+        10**9,
+        30,
+    ]
     daemon.kill()
     daemon.start()
-    assert settings(client, container, "Memory", "MemorySwap", "NanoCpus", "PidsLimit") == [256 << 20, 512 << 20, 10**9, 30]
+    assert settings(client, container, "Memory", "MemorySwap", "NanoCpus", "PidsLimit") == [
+        256 << 20,
+        512 << 20,
+        10**9,
+        30,
+    ]
     client("restart", "-t", "0", container)
     assert limits(client, container) == wanted
 
@@ -130,6 +140,15 @@ def test_only_what_can_be_updated_is(daemon: Daemon, docker: Client) -> None:
 def test_an_update_is_an_event(client: Client, daemon: Daemon) -> None:
     container = client.out("run", "-d", "busybox", "sleep", "60")
     client("update", "--cpuset-cpus", f"0-{(os.cpu_count() or 1) - 1}", container)
-    options = ("--since", "1", "--filter", "event=update", "--filter", f"container={container}", "--format", "{{.Actor.ID}}")
+    options = (
+        "--since",
+        "1",
+        "--filter",
+        "event=update",
+        "--filter",
+        f"container={container}",
+        "--format",
+        "{{.Actor.ID}}",
+    )
     with client.start("events", *options) as events:
         assert events.stdout is not None and events.stdout.readline().decode().strip() == container

@@ -103,6 +103,7 @@ _CONTAINER = {
     "rm": Entry("commands.containers:rm", "Remove one or more containers"),
     "run": Entry("commands.run:run", "Create and run a new container from an image"),
     "start": Entry("commands.attach:start", "Start one or more stopped containers"),
+    "stats": Entry("commands.stats:stats", "Display a live stream of container(s) resource usage statistics"),
     "stop": Entry("commands.containers:stop", "Stop one or more running containers"),
     "top": Entry("commands.containers:top", "Display the running processes of a container"),
     "trace": Entry("commands.trace:trace", "Show where the time of a container's start went, driver by driver"),
@@ -206,8 +207,8 @@ _ROOT = {
     "bench": Entry("app:bench", "Measure drivers side by side, without a daemon"),
     "daemon": Entry("daemon:daemon", "Run the Sampan daemon in the foreground"),
     **{name: _CONTAINER[name] for name in (
-        "attach", "commit", "create", "diff", "export", "kill", "logs", "pause", "port", "rename", "restart", "rm", "start", "stop", "top",
-        "trace", "unpause", "update", "wait")},
+        "attach", "commit", "create", "diff", "export", "kill", "logs", "pause", "port", "rename", "restart", "rm", "start", "stats",
+        "stop", "top", "trace", "unpause", "update", "wait")},
     **{name: _IMAGE[name] for name in ("history", "import", "load", "save", "tag")},
     "rmi": _IMAGE["rm"],
     "inspect": Entry("commands.inspect:inspect", "Return low-level information on Sampan objects"),

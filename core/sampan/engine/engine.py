@@ -39,6 +39,7 @@ from sampan.engine.proxy import Proxy
 from sampan.engine.recovery import Recovery
 from sampan.engine.sandboxes import Sandboxes
 from sampan.engine.start import Starter
+from sampan.engine.stats import StatsReader
 from sampan.engine.storage import StorageDrivers
 from sampan.engine.unpacking import UnpackedImages
 from sampan.engine.update import Updates
@@ -68,12 +69,12 @@ class Engine:
         self.networks = Networks(settings, registry, metadata, self.events, self.proxy)
         self.discovery = Discovery(self.netd)
         self.endpoints = Endpoints(self.networks, self.proxy, metadata, self.events)
-        defaults = Defaults.load(settings)
-        self.sandboxes = Sandboxes(self.networks, settings.sandbox_pool, defaults.idmaps)
+        self.defaults = Defaults.load(settings)
+        self.sandboxes = Sandboxes(self.networks, settings.sandbox_pool, self.defaults.idmaps)
         self.volumes = Volumes(settings, registry, metadata, self.events)
         self.containers = Containers(
             settings, registry, metadata, self.events, self.images, self.storage, self.unpacked, self.networks, self.volumes,
-            defaults,
+            self.defaults,
         )
         policy = PublishPolicy(settings.publish, self.proxy)
         self.naming = Naming(self.endpoints, self.discovery)
@@ -83,9 +84,10 @@ class Engine:
         )
         self.starter = Starter(
             settings, registry, metadata.engine_id, self.containers, self.storage, self.networks, self.connections,
-            self.naming, self.links, self.sandboxes, self.volumes, defaults,
+            self.naming, self.links, self.sandboxes, self.volumes, self.defaults,
         )
         self.lifecycle = Lifecycle(self.events, self.containers, self.starter, self.connections, self.links, self.volumes)
+        self.stats = StatsReader(self.endpoints, self.connections)
         self.updates = Updates(self.containers, self.events)
         self.commits = Commits(
             self.containers, self.images, self.storage, self.lifecycle, self.blobs, self.events

@@ -11,7 +11,6 @@ from sampan.http.response import Response
 from sampan.http.router import Router
 
 ENDPOINTS: tuple[tuple[str, str, str], ...] = (
-    ("GET", "/containers/{id}/stats", "watch a container's use"),
     ("HEAD", "/containers/{id}/archive", "copy files out of a container"),
     ("GET", "/containers/{id}/archive", "copy files out of a container"),
     ("PUT", "/containers/{id}/archive", "copy files into a container"),
