@@ -16,13 +16,12 @@ import os
 import select
 import signal
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
-from sampan.linux.cgroup_devices import DeviceRules, attach_v2, write_v1
+from sampan.linux.cgroup_controllers import Controllers
 from sampan.linux.cgroup_files import read, write
 from sampan.linux.cgroup_layout import Layout, detect
-from sampan.linux.cgroup_limits import Step, Write, limits
 from sampan.linux.cgroup_oom import count_oom_kills
 from sampan.linux.cgroup_stats import Stats, read_stats
 from sampan.linux.cgroup_trees import members, remove_tree, wait_gone, walk
@@ -81,38 +80,14 @@ class Cgroup:
             self._inherit_cpuset(self.layout.v1["cpuset"])
         if self.layout.version == "v2":
             with contextlib.suppress(OSError):  # what cannot be had is told once something needs it
-                self._enable(_UNIFIED_CONTROLLERS & self.layout.controllers)
+                Controllers(self.layout, self.path).enable(_UNIFIED_CONTROLLERS & self.layout.controllers)
 
     def apply(self, resources: Mapping[str, Any]) -> None:
         """Set limits from an OCI `linux.resources` object; what it doesn't mention stays.
 
         Raises `ValueError`, and `OSError`: EOPNOTSUPP for what this host cannot do. Then what was written before holds.
         """
-        if (devices := resources.get("devices")) is not None:
-            self._apply_devices(DeviceRules.of_spec(devices))
-        memory = resources.get("memory") or {}
-        if memory.get("checkBeforeUpdate"):
-            self._check_usage(memory)
-        for step in limits(resources, self):
-            self._write(step)
-
-    def prepare(self, controller: str) -> int:
-        """Have `controller` in it, and say which version's files that has: 1, 2, or 0 for none on this host.
-
-        Raises `OSError` if it cannot be had in this place of the v2 tree.
-        """
-        version = self.layout.version_of(controller)
-        if version == 2 and controller not in read(self.directory() + "/cgroup.controllers").split():
-            self._enable({controller})
-        return version
-
-    def has_file(self, controller: str, file: str) -> bool:
-        """Whether it has a file of `controller`."""
-        return os.access(self._file(controller, file), os.F_OK)
-
-    def read(self, controller: str, file: str) -> str:
-        """Read a file of `controller`. Raises `OSError`."""
-        return read(self._file(controller, file))
+        Controllers(self.layout, self.path).apply(resources)
 
     def add(self, pid: int, *, unified: bool = True) -> None:
         """Move a process in. The first move in a while waits for the kernel (an RCU grace period, 5 to 12
@@ -128,6 +103,21 @@ class Cgroup:
         if not self.layout.unified:
             return -1
         return os.open(self.directory(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def open_beside(self, pid: int) -> int:
+        """As `open_unified`, for one more process of the container that `pid` is in.
+
+        Where that has made cgroups below and given them controllers, v2 takes no process in the middle: then it is the
+        cgroup that `pid` is in.
+        """
+        if not self.layout.unified:
+            return -1
+        directory = self.directory()
+        if read(directory + "/cgroup.subtree_control").strip():
+            for line in read(f"/proc/{pid}/cgroup").splitlines():
+                if line.startswith(f"0::{self.path}/"):
+                    directory = self.layout.unified + line[3:]
+        return os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def procs(self) -> tuple[int, ...]:
         """Give the processes in it and below it, in this pid namespace; none if it is gone."""
@@ -222,60 +212,10 @@ class Cgroup:
         """Its directory in the hierarchy that tells who is in it."""
         return (self.layout.unified or next(iter(self.layout.v1.values()))) + self.path
 
-    def _file(self, controller: str, file: str) -> str:
-        return f"{self.layout.root_of(controller)}{self.path}/{file}"
-
-    def _write(self, step: Step) -> None:
-        """Write what must fit each other: what the kernel refuses as things are is tried again after the others."""
-        pending, first = list(step), None
-        while pending:
-            refused = []
-            for each in pending:
-                try:
-                    self._write_one(each)
-                except OSError as error:
-                    if error.errno != errno.EINVAL:
-                        raise
-                    first = first or error
-                    refused.append(each)
-            if first and len(refused) == len(pending):
-                raise first
-            pending, first = refused, None
-
-    def _write_one(self, each: Write) -> None:
-        name = self._file(each.controller, each.file)
-        try:
-            write(name, each.value)
-        except FileNotFoundError as error:
-            raise OSError(errno.EOPNOTSUPP, f"limit {each.file}: this kernel has no such file", name) from error
-        except OSError as error:
-            if error.errno == errno.EBUSY and each.controller == "memory":
-                used = read(self.directory("memory") + "/memory.usage_in_bytes").strip()
-                text = f"{error.strerror}: {used} bytes are in use, and cannot be taken back"
-                raise OSError(errno.EBUSY, text, name) from error
-            raise
-
-    def _apply_devices(self, rules: DeviceRules) -> None:
-        if "devices" in self.layout.v1:
-            write_v1(self.directory("devices"), rules)
-        elif self.layout.unified:
-            attach_v2(self.directory(), rules)
-        else:
-            raise OSError(errno.EOPNOTSUPP, "devices: this host has no cgroup controller devices")
-
-    def _check_usage(self, memory: Mapping[str, Any]) -> None:
-        """Refuse a limit below what is in use, as v1 does by itself. The kernel would kill for it on v2."""
-        if self.layout.version_of("memory") != 2:
-            return
-        used = int(self.read("memory", "memory.current"))
-        for key in ("limit", "swap"):
-            if 0 < (memory.get(key) or 0) <= used:
-                raise OSError(errno.EBUSY, f"memory.{key} {memory[key]} is below what is in use, {used} bytes")
-
     def _check_left_over(self, directory: str) -> None:
         if any(members(directory)):
             raise OSError(errno.EBUSY, f"cgroup {directory} has processes", directory)
-        if directory.startswith(self.layout.unified) and self.is_frozen():
+        if self.is_frozen():
             raise OSError(errno.EBUSY, f"cgroup {directory} is frozen", directory)
 
     def _make_parents(self, root: str) -> None:
@@ -309,23 +249,6 @@ class Cgroup:
             for each in reversed(empty):
                 write(f"{each}/{name}", value)
 
-    def _enable(self, controllers: Collection[str]) -> None:
-        """Have v2 controllers in it: each cgroup above must have them for those below. Raises `OSError` with the reason."""
-        directory = self.layout.unified
-        parents = [directory]
-        for part in self.path[1:].split("/")[:-1]:
-            parents.append(f"{parents[-1]}/{part}")
-        lacking: list[tuple[str, list[str]]] = []
-        for parent in reversed(parents):  # most often the nearest has them all
-            enabled = read(parent + "/cgroup.subtree_control").split()
-            missing = [each for each in controllers if each not in enabled]
-            if not missing:
-                break
-            lacking.append((parent, missing))
-        for parent, missing in reversed(lacking):
-            for controller in missing:
-                _enable_below(parent, controller)
-
     def _wait_event(self, key: str, value: str) -> None:
         name = self.directory() + "/cgroup.events"
         fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
@@ -340,18 +263,3 @@ class Cgroup:
                 poll.poll(left * 1000)
         finally:
             os.close(fd)
-
-
-def _enable_below(directory: str, controller: str) -> None:
-    try:
-        write(directory + "/cgroup.subtree_control", "+" + controller)
-    except OSError as error:
-        why = {
-            errno.ENOENT: "it is not given to this cgroup",
-            errno.EBUSY: "that has processes itself; move them into a cgroup below it",
-            errno.EOPNOTSUPP: "that is threaded",
-        }.get(error.errno or 0, os.strerror(error.errno or 0))
-        code = errno.EOPNOTSUPP if error.errno == errno.ENOENT else error.errno
-        raise OSError(
-            code, f"cgroup controller {controller} is not to be had below {directory}: {why}", directory
-        ) from error
