@@ -151,6 +151,15 @@ def test_request_takes_every_kind_of_flag() -> None:
     assert "PidsLimit" not in host
 
 
+def test_devices_by_name_and_cgroups_to_write_to() -> None:
+    host = request("--device", "vendor.com/class=one", "--device", "/dev/null", "--device", "v/c=2", "--security-opt", "writable-cgroups=true", "b")[
+        "HostConfig"
+    ]
+    assert host["DeviceRequests"] == [{"Driver": "cdi", "DeviceIDs": ["vendor.com/class=one", "v/c=2"]}]
+    assert [item["PathOnHost"] for item in host["Devices"]] == ["/dev/null"]
+    assert host["SecurityOpt"] == ["writable-cgroups=true"]
+
+
 def test_detached_request_attaches_nothing() -> None:
     body = request("-d", "-i", "busybox")
     assert (body["OpenStdin"], body["AttachStdin"], body["AttachStdout"], body["StdinOnce"]) == (

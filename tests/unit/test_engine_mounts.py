@@ -108,6 +108,30 @@ def test_what_is_not_there_yet_is_told() -> None:
         mount(Type="volume", Source="data", Target="/d", VolumeOptions={"Subpath": "a"})
 
 
+def test_how_far_a_bind_is_read_only() -> None:
+    def options(**given: bool) -> tuple[bool, bool]:
+        point = mount(Type="bind", Source="/etc", Target="/d", ReadOnly=True, BindOptions=given)
+        return point.recursive, point.recursive_ro
+
+    assert options() == options(ReadOnlyForceRecursive=True) == (True, True)
+    assert options(NonRecursive=True) == (False, True)
+    assert options(ReadOnlyNonRecursive=True) == (True, False)
+    with pytest.raises(InvalidArgument, match="ReadOnlyNonRecursive && ReadOnlyForceRecursive"):
+        options(ReadOnlyNonRecursive=True, ReadOnlyForceRecursive=True)
+
+
+def test_of_tmpfs_options_the_last_holds() -> None:
+    def options(text: str) -> list[str]:
+        return next(iter(points(Tmpfs={"/t": text}))).options
+
+    assert options("size=1m,exec,size=2m") == ["nosuid", "nodev", "exec", "size=2m"]
+    assert options("ro,rw,mode=700") == ["noexec", "nosuid", "nodev", "rw", "mode=700"]
+    assert mount(Type="tmpfs", Target="/d", TmpfsOptions={"Options": [["exec"], ["uid", "5"]]}).options == ["nosuid", "nodev", "exec", "uid=5"]
+    for text in ("nonsense", "huge=always", "size", "exec=1"):
+        with pytest.raises(InvalidArgument, match="invalid tmpfs option"):
+            options(text)
+
+
 def test_tmpfs() -> None:
     (plain,) = points(Tmpfs={"/t": ""})
     assert plain.options == ["noexec", "nosuid", "nodev"]

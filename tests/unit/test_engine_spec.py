@@ -85,7 +85,7 @@ def test_mounts_of_the_user_come_last_and_by_depth() -> None:
     found = build(container_record(mounts=points), files={"/etc/hosts": Path("/f/hosts"), "/etc/hostname": Path("/f/name")})
     order = [item["destination"] for item in found["mounts"]]
     assert order[-5:] == ["/a", "/etc/hostname", "/etc/hosts", "/dev/shm", "/a/b/c"]
-    assert mounts(found)["/a/b/c"]["options"] == ["rbind", "ro", "rprivate"]
+    assert mounts(found)["/a/b/c"]["options"] == ["rbind", "ro", "rprivate", "rro"]
     assert mounts(found)["/a"] == {"destination": "/a", "type": "tmpfs", "source": "tmpfs", "options": ["size=1m"]}
     assert mounts(found)["/etc/hosts"]["source"] == "/hosts"
     assert mounts(found)["/etc/hostname"]["source"] == "/f/name"

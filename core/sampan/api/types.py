@@ -157,6 +157,7 @@ class TmpfsOptions(ApiModel):
 
     size_bytes: int = 0
     mode: int = 0
+    options: list[list[str]] = []
 
 
 class MountRequest(ApiModel):

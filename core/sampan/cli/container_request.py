@@ -192,7 +192,8 @@ def _resources(options: Options) -> dict[str, Any]:
         "CpuRealtimeRuntime": options["cpu_rt_runtime"] or 0,
         "CpusetCpus": options["cpuset_cpus"] or "",
         "CpusetMems": options["cpuset_mems"] or "",
-        "Devices": [_device(item) for item in options["device"]],
+        "Devices": [_device(item) for item in options["device"] if not _CDI_NAME.fullmatch(item)],
+        "DeviceRequests": _device_requests(options["device"]),
         "DeviceCgroupRules": [_device_rule(item) for item in options["device_cgroup_rule"]],
         "MemoryReservation": options["memory_reservation"] or 0,
         "MemorySwap": options["memory_swap"] or 0,
@@ -232,6 +233,15 @@ def _device_rate(text: str, key: str, parse: Callable[[str], int]) -> dict[str, 
     if not colon or not path.startswith("/dev/"):
         raise ValueError(f"bad format: {text!r}: it is /dev/DEVICE:{key.upper()}")
     return {"Path": path, key: parse(rate)}
+
+
+_CDI_NAME = re.compile(r"[A-Za-z][A-Za-z0-9.-]*/[A-Za-z][A-Za-z0-9_-]*=[A-Za-z0-9][A-Za-z0-9_.:-]*")
+"""`vendor.com/class=name`, by the Container Device Interface."""
+
+
+def _device_requests(items: Iterable[str]) -> list[dict[str, Any]]:
+    names = [item for item in items if _CDI_NAME.fullmatch(item)]
+    return [{"Driver": "cdi", "DeviceIDs": names}] if names else []
 
 
 def _device(text: str) -> dict[str, str]:
@@ -326,7 +336,7 @@ def _security(items: Iterable[str]) -> dict[str, Any]:
         if item == "systempaths=unconfined":
             found |= {"MaskedPaths": [], "ReadonlyPaths": []}
             continue
-        if not equals and name != "no-new-privileges":
+        if not equals and name not in ("no-new-privileges", "writable-cgroups"):
             raise ValueError(f"invalid --security-opt: {item!r}")
         if name == "seccomp" and value not in ("unconfined", "builtin"):
             item = f"seccomp={_profile(value)}"

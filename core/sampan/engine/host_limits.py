@@ -91,6 +91,15 @@ def _of_v2(root: Path) -> HostLimits:
     )
 
 
+def missing(limits: HostLimits) -> list[str]:
+    """Name what the host can't keep, as Docker's `info` warns of it."""
+    names = {
+        "memory limit": limits.memory, "swap limit": limits.swap, "cpu cfs quota": limits.cpu_quota,
+        "cpu cfs period": limits.cpu_quota, "cpu shares": limits.cpu_shares, "cpuset": limits.cpuset,
+    }  # fmt: skip
+    return [name for name, there in names.items() if not there]
+
+
 def discard_missing(host: HostConfig, limits: HostLimits) -> list[str]:
     """Take out of `host` the limits that the host can't keep; give a warning for each, in Docker's words."""
     warnings = []

@@ -13,6 +13,12 @@ from sampan.engine.records import ContainerRecord, MountPoint
 
 PROPAGATIONS = ("private", "rprivate", "shared", "rshared", "slave", "rslave")
 TMPFS_DEFAULTS = ("noexec", "nosuid", "nodev")
+TMPFS_OPTIONS = frozenset("size mode uid gid nr_inodes nr_blocks mpol".split())
+TMPFS_FLAGS = frozenset(
+    "ro rw exec noexec suid nosuid dev nodev sync async dirsync remount mand nomand atime noatime diratime nodiratime"
+    " relatime norelatime strictatime nostrictatime private rprivate shared rshared slave rslave unbindable runbindable".split()
+)
+"""What `--tmpfs` takes, as Docker's `MergeTmpfsOptions` has it."""
 
 
 def mount_points(
@@ -110,12 +116,15 @@ def _from_request(request: MountRequest) -> MountPoint:
             raise InvalidArgument(
                 f'invalid mount config for type "bind": bind source path does not exist: {request.source}'
             )
+        if request.bind_options.read_only_non_recursive and request.bind_options.read_only_force_recursive:
+            raise InvalidArgument("mount options conflict: ReadOnlyNonRecursive && ReadOnlyForceRecursive")
         propagation = request.bind_options.propagation or "rprivate"
         if propagation not in PROPAGATIONS:
             raise InvalidArgument(f"invalid propagation mode: {propagation}")
         return MountPoint(
             type="bind", source=request.source, destination=destination, rw=not request.read_only,
             propagation=propagation, create=request.bind_options.create_mountpoint,
+            recursive=not request.bind_options.non_recursive, recursive_ro=not request.bind_options.read_only_non_recursive,
         )  # fmt: skip
     if request.type == "volume":
         if request.volume_options.subpath:
@@ -127,7 +136,7 @@ def _from_request(request: MountRequest) -> MountPoint:
             driver=request.volume_options.driver_config.name or "local", mode="z", copy_up=not request.volume_options.no_copy,
         )  # fmt: skip
     if request.type == "tmpfs":
-        options = [*TMPFS_DEFAULTS]
+        options = _merged([*TMPFS_DEFAULTS, *("=".join(pair) for pair in request.tmpfs_options.options)])
         if request.tmpfs_options.size_bytes:
             options.append(f"size={request.tmpfs_options.size_bytes}")
         if request.tmpfs_options.mode:
@@ -139,13 +148,31 @@ def _from_request(request: MountRequest) -> MountPoint:
 
 
 def _tmpfs(destination: str, text: str) -> MountPoint:
-    given = [option for option in text.split(",") if option]
-    opposite = {"exec": "noexec", "suid": "nosuid", "dev": "nodev"}
-    named = {opposite.get(option, option) for option in given}
-    defaults = [option for option in TMPFS_DEFAULTS if option not in named]
-    return MountPoint(
-        type="tmpfs", destination=_destination(destination), options=[*defaults, *given], rw="ro" not in given
-    )
+    options = _merged([*TMPFS_DEFAULTS, *filter(None, text.split(","))])
+    return MountPoint(type="tmpfs", destination=_destination(destination), options=options, rw="ro" not in options)
+
+
+def _merged(options: Sequence[str]) -> list[str]:
+    """Give options of which the last of each kind holds: one of a pair as exec and noexec, one value for a key."""
+    kept: dict[str, str] = {}
+    for option in options:
+        key, equals, _ = option.partition("=")
+        if option == "defaults":
+            continue
+        if key not in (TMPFS_OPTIONS if equals else TMPFS_FLAGS):
+            raise InvalidArgument(f'invalid tmpfs option "{key}"')
+        kind = key if equals else _flag_kind(key)
+        kept.pop(kind, None)
+        kept[kind] = option
+    return list(kept.values())
+
+
+def _flag_kind(flag: str) -> str:
+    if flag in ("ro", "rw"):
+        return "access"
+    if flag in PROPAGATIONS or flag.endswith("unbindable"):
+        return "propagation"
+    return flag.removeprefix("no")
 
 
 def _volumes_from(text: str, find: Callable[[str], ContainerRecord]) -> list[MountPoint]:

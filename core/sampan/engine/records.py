@@ -58,6 +58,10 @@ class MountPoint(Record):
     options: list[str] = []
     create: bool = False
     copy_up: bool = False
+    recursive: bool = True
+    """Of a bind: with what is mounted below its source."""
+    recursive_ro: bool = True
+    """Of one that is not `rw`: so is what is mounted below it."""
 
 
 class ContainerRecord(Record):

@@ -73,7 +73,9 @@ def _user_mount(point: MountPoint, *, shifted: bool) -> Mount:
     """Give a mount of the user's. With `shifted` owners a volume is shown as the root is; a directory of the host's stays what it is."""
     if point.type == "tmpfs":
         return _mount(point.destination, "tmpfs", "tmpfs", *point.options)
-    options = ["rbind", "rw" if point.rw else "ro", point.propagation or "rprivate"]
+    options = ["rbind" if point.recursive else "bind", "rw" if point.rw else "ro", point.propagation or "rprivate"]
+    if not point.rw and point.recursive and point.recursive_ro:
+        options.append("rro")  # beside `ro`, for a runtime that does not know it
     if shifted and point.type == "volume":
         options.append("idmap")
     return _mount(point.destination, "bind", point.source, *options)

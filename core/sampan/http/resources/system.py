@@ -8,13 +8,17 @@ import os
 import platform
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 from sampan import __version__, plugins
-from sampan.api.errors import InvalidArgument
+from sampan.api.errors import InvalidArgument, Unsupported
 from sampan.api.hookspecs import Event
 from sampan.engine.engine import Engine
+from sampan.engine.host_limits import host_limits, missing
+from sampan.engine.init import find_init
 from sampan.engine.records import Status
+from sampan.engine.security_options import apparmor_enabled
 from sampan.engine.times import from_timestamp
 from sampan.http.request import Request
 from sampan.http.response import AnyResponse, Response, StreamResponse, json_response
@@ -85,6 +89,7 @@ class SystemRoutes:
         states = [container.status for container in containers]
         names = engine.registry.names
         layout = cgroups.detect()
+        limits = host_limits()
         return {
             "ID": engine.metadata.engine_id,
             "Containers": len(containers),
@@ -102,8 +107,8 @@ class SystemRoutes:
                 "Volume": names("volume"), "Network": names("network"), "Authorization": None, "Log": names("log"),
                 "Storage": names("storage"), "Runtime": names("runtime"),
             },
-            "MemoryLimit": True, "SwapLimit": True, "CpuCfsPeriod": True, "CpuCfsQuota": True, "CPUShares": True,
-            "CPUSet": True, "PidsLimit": True, "OomKillDisable": layout.version != "v2",
+            "MemoryLimit": limits.memory, "SwapLimit": limits.swap, "CpuCfsPeriod": limits.cpu_quota, "CpuCfsQuota": limits.cpu_quota,
+            "CPUShares": limits.cpu_shares, "CPUSet": limits.cpuset, "PidsLimit": limits.pids, "OomKillDisable": limits.oom_kill_disable,
             "IPv4Forwarding": _read("/proc/sys/net/ipv4/ip_forward") == "1",
             "BridgeNfIptables": False, "BridgeNfIp6tables": False, "Debug": engine.settings.log_level == "debug",
             "NFd": len(os.listdir("/proc/self/fd")), "OomScoreAdj": 0, "NGoroutines": 0, "NEventsListener": 0,
@@ -132,13 +137,14 @@ class SystemRoutes:
             "Swarm": {"NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive", "ControlAvailable": False, "Error": ""},
             "LiveRestoreEnabled": True,
             "Isolation": "",
-            "InitBinary": "",
+            "InitBinary": _init_name(engine.settings.init_path),
             "ContainerdCommit": {"ID": ""}, "RuncCommit": {"ID": ""}, "InitCommit": {"ID": ""},
-            "SecurityOptions": ["name=seccomp,profile=builtin", *(["name=cgroupns"] if layout.version == "v2" else [])],
+            "SecurityOptions": _security_options(engine, pure_v2=layout.version == "v2"),
             "Warnings": [
                 *(f"storage driver {name}: {reason}" for name, reason in engine.storage.unavailable.items()),
                 *(f"network driver {name}: {reason}" for name, reason in engine.networks.drivers.unavailable.items()),
                 *obstacles,
+                *(f"WARNING: No {name} support" for name in missing(limits)),
                 *(f"plugin {broken.plugin}: {broken.reason}" for broken in engine.registry.broken),
             ],
         }  # fmt: skip
@@ -196,6 +202,27 @@ class SystemRoutes:
                 }  # fmt: skip
             )
         return lines
+
+
+def _init_name(configured: Path | None) -> str:
+    """Give the name of the init that `--init` would run; "" if there is none."""
+    try:
+        return find_init(configured).name
+    except Unsupported:
+        return ""
+
+
+def _security_options(engine: Engine, *, pure_v2: bool) -> list[str]:
+    """Give what confines containers by default, as Docker lists it."""
+    settings = engine.settings
+    found = ["name=apparmor"] if apparmor_enabled() else []
+    found.append(f"name=seccomp,profile={settings.seccomp_profile or 'builtin'}")
+    for name, holds in (
+        ("userns", engine.defaults.idmaps is not None), ("cgroupns", pure_v2), ("no-new-privileges", settings.no_new_privileges),
+    ):  # fmt: skip
+        if holds:
+            found.append(f"name={name}")
+    return found
 
 
 _EVENT_FILTERS = ("type", "event", "container", "image", "network", "volume", "label", "daemon", "scope")
