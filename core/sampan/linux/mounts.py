@@ -171,6 +171,13 @@ def parse_options(options: Sequence[str]) -> MountOptions:
     )  # fmt: skip
 
 
+def known_options() -> frozenset[str]:
+    """Give the options that `parse_options` reads itself; others are a file system's own."""
+    attributes = {*_SET_ATTR, *_CLEAR_ATTR}
+    recursive = {f"r{option}" for option in attributes}
+    return frozenset({"bind", "rbind", "idmap", "ridmap", *_PROPAGATION, *attributes, *recursive, *_IGNORED})
+
+
 def open_mount(m: Mount, userns: int | None = None) -> int:
     """Make the mount, attached nowhere, and give its descriptor. Raises `OSError` that names source and
     cause.

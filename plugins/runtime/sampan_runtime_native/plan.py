@@ -25,7 +25,7 @@ from sampan.linux.namespaces import (
 )
 from sampan_runtime_native.process import Process
 
-_NAMESPACES: Final = {
+NAMESPACES: Final = {
     "pid": CLONE_NEWPID, "mount": CLONE_NEWNS, "uts": CLONE_NEWUTS, "ipc": CLONE_NEWIPC, "network": CLONE_NEWNET,
     "cgroup": CLONE_NEWCGROUP, "user": CLONE_NEWUSER,
 }  # fmt: skip
@@ -134,7 +134,7 @@ def _namespaces(entries: Sequence[Mapping[str, Any]]) -> tuple[int, tuple[tuple[
     new = 0
     join: list[tuple[int, str]] = []
     for entry in entries:
-        flag = _NAMESPACES.get(entry["type"])
+        flag = NAMESPACES.get(entry["type"])
         if flag is None:
             raise Unsupported(f"the native runtime has no {entry['type']} namespaces", remedy="use runtime 'runc'")
         if entry.get("path"):
