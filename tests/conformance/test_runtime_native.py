@@ -15,7 +15,7 @@ import pytest
 from sampan.api.errors import Forbidden, InvalidArgument, System, Unsupported
 from sampan.api.runtime import Mount
 from sampan.linux.cgroups import favor_moves
-from sampan.linux.mounts import open_readonly_file
+from sampan.linux.readonly_file import open_readonly_file
 from sampan.testing.rootfs import build_rootfs
 from sampan.testing.runtime import RuntimeDriverSuite, Workshop
 from sampan.testing.spec import process_spec

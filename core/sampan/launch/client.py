@@ -25,7 +25,7 @@ from sampan.api.runtime import Stats
 from sampan.launch import protocol
 from sampan.launch.channel import Channel
 from sampan.launch.protocol import SOCKET, ExecConfig, ExitRecord, Launched, Namespaces, ShimConfig, ShimState
-from sampan.linux.mounts import open_readonly_file
+from sampan.linux.readonly_file import open_readonly_file
 
 logger = logging.getLogger(__name__)
 

@@ -281,19 +281,6 @@ def _shift_owners(fd: int, source: str, userns: int, *, recursive: bool) -> None
         raise OSError(error.errno, f"bind {source} with shifted owners: {cause}") from error
 
 
-def open_readonly_file(path: str | Path) -> int:
-    """Open a file through a read-only mount of its own, attached nowhere.
-
-    A program started from it (`/proc/self/fd/N`) has a `/proc/PID/exe` that nobody can open for writing, root
-    of a container that it enters included (CVE-2019-5736).
-    """
-    mount = open_bind(AT_FDCWD, os.fspath(path), MountOptions(attr_set=MOUNT_ATTR_RDONLY))
-    try:
-        return os.open(f"/proc/self/fd/{mount}", os.O_RDONLY | os.O_CLOEXEC)
-    finally:
-        os.close(mount)
-
-
 def apply_attributes(fd: int, options: MountOptions) -> None:
     """Give the mount `fd` the attributes in `options`, the tree's first."""
     if options.tree_set or options.tree_clear:

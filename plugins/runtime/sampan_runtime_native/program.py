@@ -198,8 +198,7 @@ def refuse_executable(path: str, engine: os.stat_result) -> None:
     interpreter.
 
     `/proc/self/exe` leads there until exec, and who runs it could then open the host's file (CVE-2019-5736).
-    That it can't be written to is what `sampan.linux.mounts.open_readonly_file` is for; this says no early
-    and clearly.
+    That it can't be written to is what `sampan.linux.readonly_file` is for; this says no early and clearly.
     """
     script = path
     for _ in range(_MAX_INTERPRETERS):
