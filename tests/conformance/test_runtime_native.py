@@ -190,7 +190,7 @@ class TestNative(RuntimeDriverSuite):
             ({"sysctl": {"net.nothing.here": "1"}}, InvalidArgument, "does not exist"),
             ({"cgroupsPath": "/a/../../b"}, InvalidArgument, "cgroup path"),
             ({"resources": {"cpu": {"cpus": "4000"}}}, Exception, "cpuset.cpus"),
-            ({"seccomp": {"defaultAction": "SCMP_ACT_NOTIFY"}}, Unsupported, "SCMP_ACT_NOTIFY"),
+            ({"seccomp": {"defaultAction": "SCMP_ACT_NOTIFY"}}, InvalidArgument, "SCMP_ACT_NOTIFY"),
             ({"seccomp": {"defaultAction": "SCMP_ACT_DANCE"}}, InvalidArgument, "SCMP_ACT_DANCE"),
         ],
     )

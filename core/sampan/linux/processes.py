@@ -1,17 +1,20 @@
 """Processes: birth by clone3, and shedding what a program must not inherit.
 
-Sources: `clone3(2)`, `close_range(2)`, `signal(7)`, `include/uapi/linux/sched.h`.
+Sources: `clone3(2)`, `close_range(2)`, `signal(7)`, `keyctl(2)`, `include/uapi/linux/sched.h`.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 from collections.abc import Collection
 
 from sampan.linux.namespaces import CLONE_INTO_CGROUP
 from sampan.linux.syscalls import NR, close_range, syscall
+
+_KEYCTL_JOIN_SESSION_KEYRING = 1
 
 _python = ctypes.PyDLL(None, use_errno=True)
 _python.syscall.restype = ctypes.c_long
@@ -64,6 +67,15 @@ def keep_only(fds: Collection[int]) -> None:
             close_range(following, fd - 1)
         following = max(following, fd + 1)
     close_range(following)
+
+
+def leave_keyring() -> None:
+    """Give the process a session keyring of its own, empty and without a name: what the old one held is out of its reach."""
+    try:
+        syscall("keyctl", _KEYCTL_JOIN_SESSION_KEYRING, None)
+    except OSError as error:
+        if error.errno != errno.ENOSYS:  # a kernel without keys
+            raise
 
 
 def reset_signals() -> None:

@@ -18,6 +18,7 @@ import ctypes
 import errno
 import struct
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from sampan.linux.seccomp_tables import numbers
@@ -128,6 +129,21 @@ def compile(seccomp: Mapping[str, Any], arch: str = MACHINE) -> bytes:  # noqa: 
     return _Assembler(default).program(programs)
 
 
+@dataclass(frozen=True, slots=True)
+class Words:
+    """The names that a profile may have, as the OCI spec has them."""
+
+    actions: frozenset[str]
+    operators: frozenset[str]
+    archs: frozenset[str]
+    flags: frozenset[str]
+
+
+def known() -> Words:
+    """Give the names that `compile` and `flags_of` take."""
+    return Words(frozenset(_ACTIONS), _Assembler.OPERATORS, frozenset(_ARCH_NAMES) | _FOREIGN, frozenset(_FLAGS))
+
+
 def is_known(arch: str) -> bool:
     """Tell whether `compile` can make programs for an architecture."""
     return arch in _COMPATIBLE
@@ -210,9 +226,12 @@ def _parse_calls(calls: Sequence[Mapping[str, Any]]) -> list[_Call]:
 
 
 def _last_named(arch: str, calls: Sequence[_Call]) -> int:
-    """Give the highest number of a call that the profile names, by whatever rule; -1 if it names none (but 0, to runc)."""
+    """Give the highest number of a call that the profile names, by whatever rule; -1 if it names none. To runc 0 is none,
+    but x32's numbers have a bit more.
+    """
     lookup = numbers(arch).get
-    return max((max(filter(None, map(lookup, names)), default=-1) for names, _, _ in calls), default=-1)
+    last = max((number for names, _, _ in calls for number in map(lookup, names) if number is not None), default=-1)
+    return last if last or arch == "x32" else -1
 
 
 def _rules_of(arch: str, calls: Sequence[_Call]) -> _Rules:

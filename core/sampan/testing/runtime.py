@@ -19,6 +19,7 @@ from sampan.testing.runtime_descriptors import DescriptorCases
 from sampan.testing.runtime_exec import ExecCases
 from sampan.testing.runtime_files import FileCases
 from sampan.testing.runtime_ground import RuntimeGround, Workshop
+from sampan.testing.runtime_hooks import HookCases
 from sampan.testing.runtime_isolation import IsolationCases
 from sampan.testing.runtime_life import LifeCases
 from sampan.testing.runtime_limits import LimitCases
@@ -44,6 +45,7 @@ class RuntimeDriverSuite(
     LifeCases,
     TerminalCases,
     ExecCases,
+    HookCases,
     RecoveryCases,
     RefusalCases,
     RuntimeGround,

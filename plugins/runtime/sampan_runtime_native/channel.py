@@ -6,6 +6,7 @@ Text, not JSON: this is on the path of every start. A message is a letter, then 
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 READY: Final = b"R"
 GO: Final = b"G"
+LISTENER: Final = b"L"
+WARNING: Final = b"W"
 _ERROR: Final = b"E"
 _SIZE: Final = 32768
 _KINDS = {kind.__name__: kind for kind in (Forbidden, InvalidArgument, NotFound, System, Unsupported)}
@@ -94,6 +97,16 @@ def await_go(channel: socket.socket) -> Go:
     return Go(message[5:], int.from_bytes(message[1:5], "little"), *fds)
 
 
+def offer_listener(channel: socket.socket, fd: int) -> None:
+    """Have the driver take the descriptor of this process's seccomp notifications, and wait until it is in good hands.
+
+    The filter is on already: `write` is the one call that it can't have notify. Raises `System` if the driver gave up.
+    """
+    os.write(channel.fileno(), LISTENER + str(fd).encode())
+    if not os.read(channel.fileno(), 1):
+        raise System("the driver gave up on this process")
+
+
 def as_sampan_error(error: BaseException) -> SampanError:
     """Translate what the kernel or a parser says."""
     if isinstance(error, SampanError):
@@ -102,7 +115,8 @@ def as_sampan_error(error: BaseException) -> SampanError:
         text = error.strerror or os.strerror(error.errno or 0)
         if error.filename and os.fsdecode(error.filename) not in text:
             text = f"{text}: {os.fsdecode(error.filename)}"
-        return System(f"unable to start container process: {text}")
+        kind = Unsupported if error.errno == errno.EOPNOTSUPP else System
+        return kind(f"unable to start container process: {text}")
     if isinstance(error, (ValueError, KeyError, TypeError)):
         return InvalidArgument(f"invalid container spec: {type(error).__name__}: {error}")
     return System(f"unable to start container process: {type(error).__name__}: {error}")

@@ -15,13 +15,14 @@ from sampan.api.runtime import CreateRequest
 from sampan.linux.cgroups import Cgroup
 from sampan.linux.namespaces import CLONE_NEWNET, CLONE_NEWUSER, maps_of_userns, new_userns
 from sampan.linux.syscalls import PR_SET_DUMPABLE, prctl
-from sampan_runtime_native import channel, filters, stdio
+from sampan_runtime_native import channel, filters, hooks, stdio
 from sampan_runtime_native.birth import Birth, Join
 from sampan_runtime_native.files import Files
 from sampan_runtime_native.init import FirstProcess, first
 from sampan_runtime_native.joining import check_console
 from sampan_runtime_native.plan import Plan
 from sampan_runtime_native.rootfs import UserNamespace, open_sources
+from sampan_runtime_native.state import ContainerState
 
 _log = logging.getLogger(__name__)
 
@@ -55,6 +56,8 @@ def create(plan: Plan, request: CreateRequest, cgroup: Cgroup, files: Files) -> 
     On an error the caller removes cgroup and files; the process is dead or dies with the cgroup. Raises `SampanError`, `OSError`.
     """
     files.make()
+    state = ContainerState.of_request(request)
+    wanted = hooks.Hooks.of_spec(request.spec["hooks"], state) if request.spec.get("hooks") else None
     with contextlib.ExitStack() as stack:
         joins = _open_namespaces(plan, request, stack)
         user = _user_namespace(plan, joins)
@@ -67,21 +70,30 @@ def create(plan: Plan, request: CreateRequest, cgroup: Cgroup, files: Files) -> 
         born_in = cgroup.open_unified()
         if born_in >= 0:
             stack.callback(os.close, born_in)
+        meeting, visitors = wanted.meet(files, plan, request) if wanted else (None, None)
         prctl(PR_SET_DUMPABLE, 0)
         joined = sum(flag for flag, _ in joins)
         birth = Birth(plan.new & ~joined, joins, born_in)
         pid = birth.bear(
-            lambda left: first(FirstProcess(plan, request.rootfs, sources, left, request.stdio, user.maps if user else None, theirs)),
+            lambda left: first(
+                FirstProcess(plan, request.rootfs, sources, left, request.stdio, user.maps if user else None, theirs, visitors)
+            ),
             theirs,
         )
         theirs.close()
+        if visitors:
+            visitors.driver.close()
         if not pid:
             _await_ready(ours)
         # All this goes on while the first process builds the container.
-        cgroup.apply(plan.resources)
-        program, program_flags = filters.compile_and_keep(plan.seccomp, files)
+        cgroup.apply({"devices": (), **plan.resources})  # without a list: only what every container may use
+        if plan.owns_cgroup:
+            cgroup.delegate(user.maps.uid(plan.process.uid) if user else plan.process.uid)
+        program, program_flags = filters.compile_and_keep(plan.seccomp, files, state)
         gate = stack.enter_context(files.open_gate())
         channel.move_and_let_go(ours, cgroup, pid, channel.Go(program, program_flags, gate.fileno()))
+        if wanted and meeting:
+            hooks.receive(meeting, wanted, pid)
         _await_ready(ours)
     return pid
 

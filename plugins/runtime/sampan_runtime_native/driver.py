@@ -8,6 +8,7 @@ in its pid namespace and v2 cgroup at once.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from sampan.api.driver import Probe
-from sampan.api.errors import InvalidArgument, NotFound, System, Unsupported
+from sampan.api.errors import InvalidArgument, NotFound, SampanError, System, Unsupported
 from sampan.api.runtime import (
     CreateRequest,
     ExecRequest,
@@ -30,8 +31,9 @@ from sampan.api.runtime import (
 from sampan.linux import seccomp
 from sampan.linux.cgroups import Cgroup, detect
 from sampan.linux.syscalls import MACHINE, NR
-from sampan_runtime_native import channel, creation
+from sampan_runtime_native import channel, creation, filters
 from sampan_runtime_native.files import Files
+from sampan_runtime_native.hooks import Hooks
 from sampan_runtime_native.joining import check_console, join, opened_pidfd
 from sampan_runtime_native.plan import Plan
 from sampan_runtime_native.process import Process
@@ -74,6 +76,7 @@ class NativeRuntime(RuntimeDriver):
             return Probe(False, f"{error}; mount the cgroup hierarchies")
         capabilities = {
             RuntimeCapability.EXEC, RuntimeCapability.PAUSE, RuntimeCapability.UPDATE, RuntimeCapability.OWN_NETWORK,
+            RuntimeCapability.HOOKS, RuntimeCapability.SECCOMP_NOTIFY,
         }  # fmt: skip
         lacks: dict[str, str] = {}
         if why := _no_user_namespaces():
@@ -115,7 +118,13 @@ class NativeRuntime(RuntimeDriver):
         """Open the gate; returns when the program runs."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as starter:
             self._files.knock(starter)
-            channel.receive(starter)  # b"" once the program's exec has closed it; raises what the process tells
+            filters.await_program(starter, self._files, "created", handle.pid, handle.pid)
+        if hooks := Hooks.kept(self._files):
+            try:
+                hooks.run("poststart", handle.pid)
+            except SampanError:
+                _cgroup_of(handle).kill()
+                raise
 
     def signal(self, handle: Handle, signum: int, *, everyone: bool = False) -> None:
         """By pidfd, after looking that the process is the container's still."""
@@ -171,7 +180,8 @@ class NativeRuntime(RuntimeDriver):
         try:
             _cgroup_of(handle).apply(resources)
         except OSError as error:
-            raise System(f"update: {error.strerror}") from error
+            kind = Unsupported if error.errno == errno.EOPNOTSUPP else System
+            raise kind(f"update: {error.strerror}") from error
         except (ValueError, KeyError, TypeError) as error:
             raise InvalidArgument(f"update: {error}") from error
 
@@ -205,6 +215,8 @@ class NativeRuntime(RuntimeDriver):
             if not cgroup.remove_if_empty():
                 cgroup.kill()
                 cgroup.remove()
+            if hooks := Hooks.kept(self._files):
+                hooks.run_all("poststop")
             self._files.remove()
         except OSError as error:
             raise System(f"delete: {error.strerror}: {error.filename}", remedy="try again later") from error

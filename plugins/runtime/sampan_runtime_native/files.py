@@ -1,7 +1,8 @@
 """What the driver keeps of a container, in a directory of the container's state.
 
-`gate` is the socket at which the first process waits for `start`, `filter` the compiled seccomp program, for `exec`. All of it
-is made anew by `create` and removed by `delete`.
+`gate` is the socket at which the first process waits for `start`, `filter` the compiled seccomp program, for `exec`,
+`listener` who is told of its notifications, `hooks` those that come after the program has started. All of it is made anew by
+`create` and removed by `delete`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ class Files:
         self._directory = directory
         self._gate = directory / "gate"
         self._filter = directory / "filter"
+        self._listener = directory / "listener"
+        self._hooks = directory / "hooks"
 
     def make(self) -> None:
         """Make the directory. Raises `OSError`, as the other methods."""
@@ -30,7 +33,7 @@ class Files:
 
     def remove(self) -> None:
         """Remove what was made, as far as it is there."""
-        for path in (self._gate, self._filter):
+        for path in (self._gate, self._filter, self._listener, self._hooks):
             path.unlink(missing_ok=True)
 
     def open_gate(self) -> socket.socket:
@@ -70,6 +73,25 @@ class Files:
         except FileNotFoundError:
             return b"", 0
         return stored[4:], int.from_bytes(stored[:4], "little")
+
+    def save_listener(self, text: str) -> None:
+        """Keep whom to tell of notifications."""
+        self._listener.write_text(text)
+
+    def load_listener(self) -> str:
+        """Give what `save_listener` has kept."""
+        return self._listener.read_text()
+
+    def save_hooks(self, text: str) -> None:
+        """Keep what comes after the program."""
+        self._hooks.write_text(text)
+
+    def load_hooks(self) -> str:
+        """Give what `save_hooks` has kept; an empty text where there is none."""
+        try:
+            return self._hooks.read_text()
+        except FileNotFoundError:
+            return ""
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[int]:

@@ -22,7 +22,8 @@ from sampan.linux.namespaces import (
     setns,
     unshare,
 )
-from sampan.linux.processes import keep_only, reset_signals
+from sampan.linux.processes import keep_only, leave_keyring, reset_signals
+from sampan.linux.scheduling import pin
 from sampan.linux.syscalls import PR_SET_DUMPABLE, libc, prctl
 from sampan_runtime_native import channel
 from sampan_runtime_native.birth import become_root
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from sampan.api.runtime import Mount, Stdio
     from sampan.linux.namespaces import IdMaps
     from sampan_runtime_native.birth import Settling
+    from sampan_runtime_native.hooks import Visitors
     from sampan_runtime_native.plan import Plan
     from sampan_runtime_native.process import Process
 
@@ -57,6 +59,7 @@ class FirstProcess:
     stdio: Stdio
     maps: IdMaps | None
     driver: socket.socket
+    visitors: Visitors | None = None
 
 
 def first(container: FirstProcess) -> NoReturn:
@@ -66,17 +69,21 @@ def first(container: FirstProcess) -> NoReturn:
     def steps() -> None:
         nonlocal teller
         joins = [fd for _, fd in container.settling.joins]
-        _settle(container.stdio, (*container.sources.fds, *joins, container.driver.fileno()))
+        visitors = container.visitors
+        met = (visitors.driver.fileno(),) if visitors else ()
+        _settle(container.stdio, (*container.sources.fds, *joins, container.driver.fileno(), *met))
         program = Program(container.plan.process)
         _build(container, program)
         go = channel.await_go(container.driver)
+        if scheduling := container.plan.process.scheduling:
+            scheduling.apply()  # in the cgroups, which have a say in it
         if container.plan.new & CLONE_NEWCGROUP:
             unshare(CLONE_NEWCGROUP)  # after the driver has moved us: the namespace's root is where we are
         channel.send(container.driver, channel.READY, *program.warnings)
         with socket.socket(fileno=go.gate) as gate:
             teller, _ = gate.accept()
         container.driver.close()
-        program.run(go.filter, go.flags, container.stdio.preserved)
+        program.run(go, teller, container.stdio.preserved, visitors)
 
     _report_errors(lambda: teller, steps)
 
@@ -105,7 +112,12 @@ def another(process: Process, stdio: Stdio, container: Entry, driver: socket.soc
         program.prepare(proc)
         os.close(proc)
         go = channel.await_go(driver)
-        program.run(go.filter, go.flags, stdio.preserved)
+        if process.scheduling:
+            process.scheduling.apply()
+            pin(process.scheduling.final_cpus)
+        if program.warnings:
+            channel.send(driver, channel.WARNING, *program.warnings)
+        program.run(go, driver, stdio.preserved)
 
     _report_errors(lambda: driver, steps)
 
@@ -126,6 +138,7 @@ def _settle(stdio: Stdio, kept: tuple[int, ...]) -> None:
     prctl(PR_SET_DUMPABLE, 0)
     reset_signals()
     os.setsid()
+    leave_keyring()
     if stdio.console >= 0:
         kept = (*kept, stdio.console)
     # Duplicated above first, so that no stream is overwritten before it was moved. Without streams (a
@@ -146,10 +159,12 @@ def _build(container: FirstProcess, program: Program) -> None:
     plan = container.plan
     container.settling.go()
     proc = _open_proc()
-    builder = RootBuilder(plan, container.sources, container.maps)
+    builder = RootBuilder(plan, container.sources, container.maps, container.visitors.root if container.visitors else "/")
     builder.mount_root(container.rootfs)
     builder.mount_all()
     builder.make_devices()
+    if container.visitors:
+        container.visitors.before_root()
     slave = -1
     if plan.process.terminal:
         master, slave = open_terminal(builder.fd, plan.process.console_size)

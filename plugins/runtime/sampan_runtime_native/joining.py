@@ -24,8 +24,9 @@ from sampan.linux.namespaces import (
     setns,
 )
 from sampan.linux.processes import clone
+from sampan.linux.scheduling import pin
 from sampan.linux.syscalls import PR_SET_DUMPABLE, prctl
-from sampan_runtime_native import channel, stdio
+from sampan_runtime_native import channel, filters, stdio
 from sampan_runtime_native.files import Files
 from sampan_runtime_native.init import Entry, another
 from sampan_runtime_native.process import Process
@@ -48,20 +49,22 @@ def join(handle: Handle, cgroup: Cgroup, process: Process, streams: Stdio, files
         pidfd = stack.enter_context(opened_pidfd(handle.pid))
         ours, theirs = channel.pair()
         stack.enter_context(ours)
-        born_in = cgroup.open_unified()
+        born_in = cgroup.open_beside(handle.pid)
         if born_in >= 0:
             stack.callback(os.close, born_in)
         if has_user:
             stdio.give(streams, maps_of(handle.pid), process.uid)
         prctl(PR_SET_DUMPABLE, 0)
         setns(pidfd, CLONE_NEWPID)
+        if process.scheduling:
+            pin(process.scheduling.initial_cpus)
         pid = clone(CLONE_PARENT, born_in)
         if pid == 0:
             another(process, streams, Entry(pidfd, _ENTERED | (CLONE_NEWUSER if has_user else 0)), theirs)
         theirs.close()
         try:
             channel.move_and_let_go(ours, cgroup, pid, channel.Go(*files.load_filter()))
-            channel.receive(ours)  # b"" once the program's exec has closed it
+            filters.await_program(ours, files, "running", handle.pid, pid)
         except BaseException:
             _end(pid)
             raise

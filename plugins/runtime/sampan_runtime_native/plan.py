@@ -105,8 +105,6 @@ class Plan:
         for key, what in _UNSUPPORTED:
             if linux.get(key):
                 raise Unsupported(f"linux.{key}: the native runtime cannot do {what}", remedy="use runtime 'runc'")
-        if any((spec.get("hooks") or {}).values()):
-            raise Unsupported("hooks: the native runtime runs no OCI hooks", remedy="use runtime 'runc'")
         if not spec.get("process"):
             raise InvalidArgument("the spec has no process")
         new, join = _namespaces(linux.get("namespaces") or ())

@@ -10,13 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sampan.api.errors import InvalidArgument, Unsupported
+from sampan.api.errors import InvalidArgument
+from sampan.linux import capabilities
 from sampan.linux.capabilities import CapabilitySets
+from sampan.linux.scheduling import Scheduling
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """An OCI `process`, checked. `rlimits`: (resource, soft, hard), -1 is unlimited."""
+    """An OCI `process`, checked. `rlimits`: (resource, soft, hard), -1 is unlimited. `scheduling` is None where nothing is said
+    of it. `warnings` tell what the kernel doesn't know and is left out.
+    """
 
     args: tuple[str, ...]
     env: Mapping[str, str]
@@ -33,13 +37,12 @@ class Process:
     console_size: tuple[int, int] | None
     apparmor: str
     selinux: str
+    scheduling: Scheduling | None
+    warnings: tuple[str, ...]
 
     @classmethod
     def of_spec(cls, process: Mapping[str, Any]) -> Process:
-        """Check an OCI `process` object. Raises `InvalidArgument`, `Unsupported`."""
-        for key in ("scheduler", "ioPriority", "execCPUAffinity"):
-            if process.get(key):
-                raise Unsupported(f"process.{key} is not supported by the native runtime", remedy="use runtime 'runc'")
+        """Check an OCI `process` object. Raises `InvalidArgument`, and `ValueError` for what it has of an unknown kind."""
         args = tuple(process.get("args") or ())
         if not args or not args[0]:
             raise InvalidArgument("process.args is empty: there is no command to run")
@@ -56,25 +59,42 @@ class Process:
         ids = (user.get("uid", 0), user.get("gid", 0), *(user.get("additionalGids") or ()))
         if not all(0 <= number < 0xFFFFFFFF for number in ids):
             raise InvalidArgument(f"process.user: an id in {ids} is not within 0 to 4294967294")
+        umask = user.get("umask", 0o022)
+        if not 0 <= umask <= 0o777:
+            raise InvalidArgument(f"process.user: umask {umask} is not within 0 to 511")
+        oom_score_adj = process.get("oomScoreAdj")
+        if oom_score_adj is not None and not -1000 <= oom_score_adj <= 1000:
+            raise InvalidArgument(f"process.oomScoreAdj {oom_score_adj} is not within -1000 to 1000")
+        sets, unknown = _capabilities(process.get("capabilities") or {})
         size = process.get("consoleSize")
         return cls(
-            args, env, cwd, ids[0], ids[1], tuple(ids[2:]), user.get("umask", 0o022),
-            CapabilitySets.of_spec(process.get("capabilities") or {}),
-            bool(process.get("noNewPrivileges")), _rlimits(process.get("rlimits") or ()), process.get("oomScoreAdj"),
+            args, env, cwd, ids[0], ids[1], tuple(ids[2:]), umask, sets,
+            bool(process.get("noNewPrivileges")), _rlimits(process.get("rlimits") or ()), oom_score_adj,
             bool(process.get("terminal")), (size["height"], size["width"]) if size else None,
             process.get("apparmorProfile") or "", process.get("selinuxLabel") or "",
+            Scheduling.of_process(process),
+            (f"capabilities that the kernel does not know are left out: {', '.join(unknown)}",) if unknown else (),
         )  # fmt: skip
 
 
+def _capabilities(sets: Mapping[str, Sequence[str]]) -> tuple[CapabilitySets, list[str]]:
+    """Give the sets, and the names that are unknown: the spec has a runtime go on without them, and say so."""
+    known = {key: [name for name in names or () if name in capabilities.NAMES] for key, names in sets.items()}
+    unknown = {name for names in sets.values() for name in names or () if name not in capabilities.NAMES}
+    return CapabilitySets.of_spec(known), sorted(unknown)
+
+
 def _rlimits(entries: Sequence[Mapping[str, Any]]) -> tuple[tuple[int, int, int], ...]:
-    limits: list[tuple[int, int, int]] = []
+    limits: dict[int, tuple[int, int, int]] = {}
     for entry in entries:
         number = getattr(resource, entry["type"], None) if entry["type"].startswith("RLIMIT_") else None
         if not isinstance(number, int):
             raise InvalidArgument(f"process.rlimits: {entry['type']!r} is not known")
+        if number in limits:
+            raise InvalidArgument(f"process.rlimits: {entry['type']} is there twice")
         soft, hard = (_limit(entry[key]) for key in ("soft", "hard"))
-        limits.append((number, soft, hard))
-    return tuple(limits)
+        limits[number] = number, soft, hard
+    return tuple(limits.values())
 
 
 def _limit(value: int) -> int:

@@ -23,9 +23,14 @@ from sampan.linux.syscalls import (
     close_range,
     prctl,
 )
+from sampan_runtime_native import channel
 from sampan_runtime_native.rootfs import make_place, write_proc
 
 if TYPE_CHECKING:
+    import socket
+
+    from sampan_runtime_native.channel import Go
+    from sampan_runtime_native.hooks import Visitors
     from sampan_runtime_native.process import Process
 
 _MAX_INTERPRETERS: Final = 6
@@ -42,7 +47,7 @@ class Program:
         self._path = ""
         self._env: dict[str, str] = {}
         self._final = capabilities.CapabilitySets()
-        self.warnings: list[str] = []
+        self.warnings = list(process.warnings)
         """What had to be given less of than asked for."""
 
     def prepare(self, proc: int) -> None:
@@ -64,7 +69,8 @@ class Program:
         os.setresuid(process.uid, process.uid, process.uid)
         os.umask(process.umask)
         self._path = find_program(process.args[0], process.env.get("PATH", _DEFAULT_PATH))
-        refuse_executable(self._path, os.stat("self/exe", dir_fd=proc))
+        self._engine = os.stat("self/exe", dir_fd=proc)
+        refuse_executable(self._path, self._engine)
         # Keep what is there: installing a filter without no_new_privs needs CAP_SYS_ADMIN.
         capabilities.apply(
             capabilities.CapabilitySets(
@@ -77,18 +83,22 @@ class Program:
             names = ", ".join(capabilities.names(lost))
             self.warnings.append(f"capabilities that the engine lacks itself are left out: {names}")
 
-    def run(self, filter_: bytes, flags: int, preserved: int = 0) -> None:
-        """Become the program, under the seccomp program `filter_` unless that is empty, with descriptors 0 to
-        2 and as many more as `preserved`; returns only by an error."""
+    def run(self, go: Go, driver: socket.socket, preserved: int, visitors: Visitors | None = None) -> None:
+        """Become the program, under the seccomp program of `go`, with descriptors 0 to 2 and as many more as
+        `preserved`; returns only by an error. `driver` hears of notifications, `visitors` are let in last."""
         process = self._process
         close_range(3 + preserved, flags=CLOSE_RANGE_CLOEXEC)
+        for path in visitors.programs if visitors else ():
+            refuse_executable(path, self._engine)
         if process.no_new_privileges:
             prctl(PR_SET_NO_NEW_PRIVS, 1)
             capabilities.apply(self._final)
-            _install(filter_, flags)
+            _install(go, driver)
         else:
-            _install(filter_, flags)
+            _install(go, driver)
             capabilities.apply(self._final)
+        if visitors:
+            visitors.before_program()
         try:
             os.execve(self._path, process.args, self._env)
         except OSError as error:
@@ -166,9 +176,12 @@ class Program:
             raise kind.get(error.errno or 0, System)(f"{what}: {cause}") from error
 
 
-def _install(filter_: bytes, flags: int) -> None:
-    if filter_:
-        seccomp.install(filter_, flags)
+def _install(go: Go, driver: socket.socket) -> None:
+    if not go.filter:
+        return
+    fd = seccomp.install(go.filter, go.flags)
+    if go.flags & seccomp.NEW_LISTENER:
+        channel.offer_listener(driver, fd)  # at once: until it is in good hands, any call may wait for ever
 
 
 def find_program(name: str, path: str) -> str:

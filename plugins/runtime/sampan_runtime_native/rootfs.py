@@ -199,16 +199,18 @@ def _open_cgroups(cgroup: Cgroup) -> dict[str, int]:
 
 
 class RootBuilder:
-    """Builds the root over this process's own root directory; `enter` makes it this process's root.
+    """Builds the root over this process's own root directory, or another for whoever has to see it; `enter` makes it this
+    process's root.
 
     `maps` are those of the user namespace that the process is in, None if it is the host's.
     """
 
-    def __init__(self, plan: Plan, sources: Sources, maps: IdMaps | None) -> None:
+    def __init__(self, plan: Plan, sources: Sources, maps: IdMaps | None, place: str = "/") -> None:
         """Touches nothing."""
         self._plan = plan
         self._sources = sources
         self._maps = maps
+        self._place_of_root = place
         self.fd = -1
         """The root's descriptor, once `mount_root` has run."""
 
@@ -230,7 +232,7 @@ class RootBuilder:
     def _place_root(self, fd: int, target: str) -> None:
         """Attach a mount of the root, at the top or at `target` within."""
         if not target:
-            attach(fd, "/")
+            attach(fd, self._place_of_root)
             self._take_root(fd)
         else:
             place = openat2(self.fd, target, os.O_PATH, resolve=_IN_ROOT)

@@ -69,6 +69,8 @@ class OciRuntime(RuntimeDriver):
             RuntimeCapability.PAUSE,
             RuntimeCapability.UPDATE,
             RuntimeCapability.OWN_NETWORK,
+            RuntimeCapability.HOOKS,
+            RuntimeCapability.SECCOMP_NOTIFY,
         }))  # fmt: skip
 
     def create(self, request: CreateRequest) -> Handle:
