@@ -44,7 +44,7 @@ class Settings(BaseModel):
     host_gateway_ip: tuple[str, ...] = ()
     sandbox_pool: int = Field(default=4, ge=0, le=64)
     cgroup_parent: str = "/sampan"
-    userns_remap: str = ""
+    userns_remap: str | None = None
     init: bool = False
     init_path: Path | None = None
     seccomp_profile: str = "builtin"

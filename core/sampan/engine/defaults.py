@@ -46,7 +46,7 @@ class Defaults:
             ulimits=settings.default_ulimits,
             init=settings.init,
             init_path=settings.init_path,
-            idmaps=load_maps(settings.userns_remap),
+            idmaps=load_maps(settings.userns_remap or ""),
         )
 
     def fill(self, host: HostConfig) -> None:
