@@ -101,8 +101,9 @@ class HookCases:
         for call in calls.values():
             if call.name != "program":
                 assert call.state["id"] == container.id
-                assert call.state["bundle"] == str(container.directory / "bundle")
                 assert call.state["annotations"].items() >= spec["annotations"].items()
+        for name in _MOMENTS[:3]:  # crun 1.8 forgets it for the last
+            assert calls[name].state["bundle"] == str(container.directory / "bundle")
         pid = container.main.pid
         for name in ("prestart", "createRuntime", "poststart"):
             assert calls[name].state["pid"] == pid, name
