@@ -206,9 +206,9 @@ def apply_devices(cgroup: Cgroup, rules: DeviceRules) -> None:
 
 def test_devices_are_what_the_last_list_says(cgroup: Cgroup) -> None:
     kmsg = {"allow": True, "type": "c", "major": 1, "minor": 11, "access": "r"}
-    look = "head -c0 /dev/kmsg && echo kmsg; head -c0 /dev/null && echo null; head -c0 /dev/loop-control && echo loop"
+    look = "head -c0 /dev/kmsg && echo kmsg; head -c0 /dev/null && echo null; head -c0 /dev/console && echo console"
     for devices, expected in (
-        ([], "null"), ([kmsg], "kmsg null"), ([], "null"), ([{"allow": True, "access": "rwm"}], "kmsg null loop"), ([kmsg], "kmsg null"),
+        ([], "null"), ([kmsg], "kmsg null"), ([], "null"), ([{"allow": True, "access": "rwm"}], "kmsg null console"), ([kmsg], "kmsg null"),
     ):  # fmt: skip
         cgroup.apply({"devices": devices})
         assert in_cgroup(cgroup, look + "; exit 0").split() == expected.split()

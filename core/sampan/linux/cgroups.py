@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from sampan.linux.cgroup_controllers import Controllers
-from sampan.linux.cgroup_files import read, write
+from sampan.linux.cgroup_files import read, text, write
 from sampan.linux.cgroup_layout import Layout, detect
 from sampan.linux.cgroup_oom import count_oom_kills
 from sampan.linux.cgroup_stats import Stats, read_stats
@@ -31,6 +31,7 @@ __all__ = ["Cgroup", "Layout", "Stats", "detect", "favor_moves"]
 
 _UNIFIED_CONTROLLERS: Final = frozenset({"cpu", "cpuset", "memory", "pids", "io", "hugetlb"})
 _REMOVE_SECONDS: Final = 10.0
+_DELEGATE: Final = "/sys/kernel/cgroup/delegate"
 
 
 def favor_moves() -> int:
@@ -97,6 +98,16 @@ class Cgroup:
         for root in self.layout.roots:
             if unified or root != self.layout.unified:
                 write(f"{root}{self.path}/cgroup.procs", text)
+
+    def delegate(self, uid: int) -> None:
+        """Let a user make cgroups below, and move processes between them, on v2; v1 cannot do that safely. Raises `OSError`."""
+        if self.layout.version != "v2" or uid == 0:
+            return
+        directory = self.directory()
+        os.chown(directory, uid, -1)
+        for name in (text(_DELEGATE) or "cgroup.procs cgroup.subtree_control cgroup.threads").split():
+            with contextlib.suppress(FileNotFoundError):  # of a controller that isn't here
+                os.chown(f"{directory}/{name}", uid, -1)
 
     def open_unified(self) -> int:
         """Give a descriptor for `CLONE_INTO_CGROUP`, or -1 where there is no v2 tree."""

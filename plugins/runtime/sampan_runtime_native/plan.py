@@ -124,8 +124,26 @@ class Plan:
             _devices(linux.get("devices") or ()), tuple(linux.get("maskedPaths") or ()),
             tuple(linux.get("readonlyPaths") or ()), _sysctls(linux.get("sysctl") or {}, new, join),
             spec.get("hostname") or "", spec.get("domainname") or "",
-            linux.get("cgroupsPath") or f"/sampan/{container_id}", linux.get("resources") or {}, linux.get("seccomp"),
+            _cgroup_path(linux.get("cgroupsPath") or container_id), linux.get("resources") or {}, linux.get("seccomp"),
         )  # fmt: skip
+
+    @property
+    def owns_cgroup(self) -> bool:
+        """Whether the container's user is to own its cgroup: it has a namespace of cgroups, and may write there."""
+        return bool(self.new & CLONE_NEWCGROUP) and any(
+            each.type in ("cgroup", "cgroup2") and each.target == "/sys/fs/cgroup" and "ro" not in each.options
+            for each in self.mounts
+        )
+
+
+def _cgroup_path(path: str) -> str:
+    """A relative path is below `/sampan`, as a container without a path is."""
+    if ":" in path and not path.startswith("/"):
+        raise Unsupported(
+            f"linux.cgroupsPath {path!r}: slices and scopes of systemd are not made by this runtime",
+            remedy="give a path, such as /system.slice/NAME, and run containers with the cgroupfs driver",
+        )
+    return path if path.startswith("/") else f"/sampan/{path}"
 
 
 def _namespaces(entries: Sequence[Mapping[str, Any]]) -> tuple[int, tuple[tuple[int, str], ...]]:
