@@ -14,7 +14,6 @@ from pathlib import Path
 from sampan import plugins
 from sampan.api.errors import Conflict, InvalidArgument, NotFound, SampanError
 from sampan.api.logs import LogDriver
-from sampan.api.runtime import RuntimeDriver
 from sampan.api.types import ContainerConfig, ContainerCreateRequest, HostConfig
 from sampan.engine import container_networks, isolation, restart_policy, shm
 from sampan.engine.container import Container, Directories
@@ -32,6 +31,7 @@ from sampan.engine.ports import mappings, parse_port
 from sampan.engine.records import ContainerRecord, ImageRecord, MountPoint, Status
 from sampan.engine.resources import check_limits
 from sampan.engine.rootfs import copy_directory
+from sampan.engine.runtimes import Runtimes
 from sampan.engine.security_options import parse_security_options
 from sampan.engine.spec import stop_signal
 from sampan.engine.storage import Storage, StorageDrivers
@@ -61,9 +61,11 @@ class Containers:
 
     def __init__(
         self, settings: Settings, registry: plugins.Registry, metadata: Metadata, events: EventBus,
-        images: Images, storage: StorageDrivers, unpacked: UnpackedImages, networks: Networks, volumes: Volumes, defaults: Defaults,
+        images: Images, storage: StorageDrivers, unpacked: UnpackedImages, networks: Networks, volumes: Volumes, runtimes: Runtimes,
+        defaults: Defaults,
     ) -> None:  # fmt: skip
         self._settings = settings
+        self._runtimes = runtimes
         self._defaults = defaults
         self._registry = registry
         self._metadata = metadata
@@ -145,6 +147,7 @@ class Containers:
         image = self._images.resolve(request.image)
         config, host = merge(request, image), request.host_config
         warnings = self._check(config, host)
+        await self._runtimes.check(host.runtime or self._runtimes.default, host)
         container_id = new_id()
         name = self._claim_name((name or "").removeprefix("/"), container_id)
         try:
@@ -179,7 +182,7 @@ class Containers:
             networks=dict(request.networking_config.endpoints_config),
             mounts=mount_points(host, list(config.volumes), lambda ref: self.get(ref).record),
             storage_driver=host.storage_opt.get("driver") or self._storage.default,
-            runtime=host.runtime or self._settings.runtime,
+            runtime=host.runtime or self._runtimes.default,
             log_driver=host.log_config.type or self._settings.log_driver,
         )
         return Container(record, self.directories(container_id))
@@ -303,7 +306,6 @@ class Containers:
         for port in config.exposed_ports:
             parse_port(port)
         mappings(host, config.exposed_ports)
-        self._registry.driver("runtime", host.runtime or self._settings.runtime, RuntimeDriver)
         log_driver = self._registry.driver("log", host.log_config.type or self._settings.log_driver, LogDriver)
         log_driver.validate(host.log_config.config)
         restart_policy.check(host.restart_policy)

@@ -37,6 +37,7 @@ from sampan.engine.networks import Networks
 from sampan.engine.ports import PublishPolicy
 from sampan.engine.proxy import Proxy
 from sampan.engine.recovery import Recovery
+from sampan.engine.runtimes import Runtimes
 from sampan.engine.sandboxes import Sandboxes
 from sampan.engine.start import Starter
 from sampan.engine.stats import StatsReader
@@ -72,9 +73,10 @@ class Engine:
         self.defaults = Defaults.load(settings)
         self.sandboxes = Sandboxes(self.networks, settings.sandbox_pool, self.defaults.idmaps)
         self.volumes = Volumes(settings, registry, metadata, self.events)
+        self.runtimes = Runtimes(settings, registry)
         self.containers = Containers(
             settings, registry, metadata, self.events, self.images, self.storage, self.unpacked, self.networks, self.volumes,
-            self.defaults,
+            self.runtimes, self.defaults,
         )
         policy = PublishPolicy(settings.publish, self.proxy)
         self.naming = Naming(self.endpoints, self.discovery)
@@ -84,7 +86,7 @@ class Engine:
         )
         self.starter = Starter(
             settings, registry, metadata.engine_id, self.containers, self.storage, self.networks, self.connections,
-            self.naming, self.links, self.sandboxes, self.volumes, self.defaults,
+            self.naming, self.links, self.sandboxes, self.volumes, self.runtimes, self.defaults,
         )
         self.lifecycle = Lifecycle(self.events, self.containers, self.starter, self.connections, self.links, self.volumes)
         self.stats = StatsReader(self.endpoints, self.connections)

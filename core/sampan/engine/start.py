@@ -19,7 +19,7 @@ from sampan.api import hookspecs
 from sampan.api.errors import Forbidden, InvalidArgument, NotFound, SampanError, System, Unavailable
 from sampan.api.logs import LogDriver
 from sampan.api.network import SandboxKind
-from sampan.api.runtime import RuntimeCapability, RuntimeDriver
+from sampan.api.runtime import RuntimeCapability
 from sampan.api.storage import Mount
 from sampan.engine import shm
 from sampan.engine import spec as oci
@@ -27,7 +27,7 @@ from sampan.engine.connections import Connections
 from sampan.engine.container import Container
 from sampan.engine.containers import Containers
 from sampan.engine.defaults import Defaults
-from sampan.engine.drivers import contained, driver_config
+from sampan.engine.drivers import contained
 from sampan.engine.files import bound_files, write_files
 from sampan.engine.links import Links, environment, host_lines
 from sampan.engine.logs import attributes as log_attributes
@@ -38,6 +38,7 @@ from sampan.engine.networks import Networks
 from sampan.engine.records import ContainerRecord, ContainerState, EndpointRecord, MountPoint, NetworkRecord, Status
 from sampan.engine.remap import check_shifts, check_user, root_of
 from sampan.engine.rootfs import read_below, read_files
+from sampan.engine.runtimes import Runtimes
 from sampan.engine.sandboxes import Sandbox, Sandboxes
 from sampan.engine.sharing import Sharing, share
 from sampan.engine.storage import Storage, StorageDrivers
@@ -67,9 +68,10 @@ class Starter:
     def __init__(
         self, settings: Settings, registry: plugins.Registry, engine_id: str,
         containers: Containers, storage: StorageDrivers, networks: Networks, connections: Connections,
-        naming: Naming, links: Links, sandboxes: Sandboxes, volumes: Volumes, defaults: Defaults,
+        naming: Naming, links: Links, sandboxes: Sandboxes, volumes: Volumes, runtimes: Runtimes, defaults: Defaults,
     ) -> None:  # fmt: skip
         self.defaults = defaults
+        self._runtimes = runtimes
         self._settings = settings
         self._registry = registry
         self._engine_id = engine_id
@@ -135,9 +137,7 @@ class Starter:
         Raises what went wrong: `Unsupported` for a handle of another release, `NotFound` without one.
         """
         record = container.record
-        runtime = self._registry.driver("runtime", record.runtime, RuntimeDriver)
-        probed = await asyncio.to_thread(plugins.probe, runtime, self._settings.root)
-        if RuntimeCapability.RECOVER not in probed.capabilities:
+        if RuntimeCapability.RECOVER not in (await self._runtimes.probe(record.runtime)).capabilities:
             return None
         storage = await self._storage.get(record.storage_driver)
         rootfs = await storage.call(storage.driver.mounts, container.id)
@@ -186,17 +186,16 @@ class Starter:
 
     def _shim_config(self, container: Container, rootfs: Sequence[Mount]) -> ShimConfig:
         record = container.record
-        runtime = self._registry.driver("runtime", record.runtime, RuntimeDriver)
+        runtime = self._runtimes.find(record.runtime)
         log_driver = self._registry.driver("log", record.log_driver, LogDriver)
-        config = driver_config(runtime, self._settings.runtimes.get(record.runtime, {}), "runtimes")
         size = record.host.console_size
         return ShimConfig(
             id=container.id,
             bundle=container.directories.bundle,
             root_dir=container.directories.root,
             state_dir=container.directories.state,
-            runtime=ClassRef(runtime.__module__, runtime.__qualname__),
-            runtime_config=config.model_dump(mode="json"),
+            runtime=ClassRef(runtime.driver.__module__, runtime.driver.__qualname__),
+            runtime_config=runtime.config,
             log=ClassRef(log_driver.__module__, log_driver.__qualname__),
             log_directory=container.directories.logs,
             log_options=record.host.log_config.config,
