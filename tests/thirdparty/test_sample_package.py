@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
+import os
+import select
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +25,14 @@ from ground.leaks import check_nothing_left
 ROOT = Path(__file__).resolve().parents[2]
 STORAGE = Path(__file__).parent / "sampan-storage-example"
 NETWORK = Path(__file__).parent / "sampan-network-example"
+RUNTIME = Path(__file__).parent / "sampan-runtime-example"
 BROKEN = Path(__file__).parent / "sampan-network-broken"
 CACHE = ROOT / ".cache" / "thirdparty"
 
-SOURCES = [ROOT / "pyproject.toml", ROOT / "README.md", ROOT / "LICENSE", ROOT / "core", ROOT / "plugins", STORAGE, NETWORK, BROKEN]
+SOURCES = [ROOT / "pyproject.toml", ROOT / "README.md", ROOT / "LICENSE", ROOT / "core", ROOT / "plugins", STORAGE, NETWORK, RUNTIME, BROKEN]
 """All that the wheels are made of."""
 
-EXAMPLES = ("sampan_storage_example", "sampan_network_example")
+EXAMPLES = ("sampan_storage_example", "sampan_network_example", "sampan_runtime_example")
 
 QUIETLY = ("-q", "-p", "no:cacheprovider")
 
@@ -43,7 +49,7 @@ class Installation:
 def installation() -> Installation:
     """Each part is made anew only when what it is made of has changed."""
     CACHE.mkdir(parents=True, exist_ok=True)
-    projects = [source / "pyproject.toml" for source in (ROOT, STORAGE, NETWORK, BROKEN)]
+    projects = [source / "pyproject.toml" for source in (ROOT, STORAGE, NETWORK, RUNTIME, BROKEN)]
     with (CACHE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         keep("builder", content_key([]), make_builder)
@@ -80,7 +86,7 @@ def make_builder() -> None:
 
 def make_wheels() -> None:
     shutil.rmtree(CACHE / "wheels", ignore_errors=True)
-    checked(*pip("builder"), "wheel", "--no-build-isolation", "--no-deps", "-w", CACHE / "wheels", ROOT, STORAGE, NETWORK, BROKEN)
+    checked(*pip("builder"), "wheel", "--no-build-isolation", "--no-deps", "-w", CACHE / "wheels", ROOT, STORAGE, NETWORK, RUNTIME, BROKEN)
 
 
 def make_venv() -> None:
@@ -121,19 +127,26 @@ def their_daemon(installation: Installation) -> Iterator[Daemon]:
 def test_the_engine_comes_from_the_wheel(installation: Installation) -> None:
     """And not from this checkout, or the tests below would show nothing."""
     script = "import sampan as a, sampan_runtime_native as b, sampan_storage_example as c, sampan_network_example as d\n"
-    script += "print(*(m.__file__ for m in (a, b, c, d)))"
+    script += "import sampan_runtime_example as e\nprint(*(m.__file__ for m in (a, b, c, d, e)))"
     for path in checked(installation.python, "-c", script, cwd=Path("/")).split():
         assert Path(path).is_relative_to(CACHE / "venv"), path
 
 
 @pytest.mark.timeout(400)  # a whole suite each, with its kills, beside other tests
-@pytest.mark.parametrize("example", [STORAGE, NETWORK], ids=["storage", "network"])
-def test_its_own_conformance_test_passes(installation: Installation, tmp_path: Path, example: Path) -> None:
-    """As its author runs it: pytest in the environment, nothing of this project's tests beside it."""
+@pytest.mark.parametrize(
+    ("example", "cases"),
+    [(STORAGE, ""), (NETWORK, ""), (RUNTIME, "recover or delete or signal or exec or output or terminal or cannot_run")],
+    ids=["storage", "network", "runtime"],
+)
+def test_its_own_conformance_test_passes(installation: Installation, tmp_path: Path, example: Path, cases: str) -> None:
+    """As its author runs it: pytest in the environment, nothing of this project's tests beside it. Of the runtime's, the cases
+    that its own lines have to do with: runc has all of them among our conformance tests.
+    """
     shutil.copytree(example / "tests", tmp_path / "tests")
-    output = checked(installation.python, "-m", "pytest", *QUIETLY, "--basetemp", tmp_path / "t", "tests", cwd=tmp_path)
+    arguments = (*QUIETLY, "--basetemp", tmp_path / "t", "-k", cases, "tests")
+    output = checked(installation.python, "-m", "pytest", *arguments, cwd=tmp_path)
     passed = int(output.rpartition(" passed")[0].split()[-1])
-    assert passed > 30
+    assert passed > 20
     assert " skipped" not in output
 
 
@@ -244,6 +257,77 @@ def test_a_broken_plugin_is_listed_and_breaks_nothing(installation: Installation
         assert "is installed but broken" in json.loads(refused[1])["message"]
         check_nothing_left(daemon)
         daemon.stop()
+
+
+def test_a_container_outlives_its_shim(their_daemon: Daemon) -> None:
+    """The shim is killed: the container goes on, its output is whole, and what it ends with is known; then the daemon, too."""
+    script = "trap 'echo end; exit 7' TERM; i=0; while :; do echo $i; i=$((i+1)); sleep 0.02; done"
+    their_daemon.docker("run", "--detach", "--name", "cat", "--network", "none", "--runtime", "example", "busybox", "sh", "-c", script)
+    found = their_daemon.api("GET", "/containers/cat/json")
+    log = their_daemon.state / "containers" / found["Id"] / "shim.log"
+    kill_shim(log)
+    wait_for_lines(their_daemon, "cat")
+    their_daemon.kill()
+    kill_shim(log)
+    their_daemon.start()
+    wait_for_lines(their_daemon, "cat")
+    state = their_daemon.api("GET", "/containers/cat/json")["State"]
+    assert (state["Status"], state["Pid"]) == ("running", found["State"]["Pid"])
+    assert their_daemon.docker("exec", "cat", "echo", "hi").stdout == b"hi\n"
+    their_daemon.docker("stop", "cat")
+    state = their_daemon.api("GET", "/containers/cat/json")["State"]
+    assert (state["Status"], state["ExitCode"], state["Error"]) == ("exited", 7, "")
+    *lines, last = their_daemon.docker("logs", "cat").stdout.decode().splitlines()
+    assert lines == [str(number) for number in range(len(lines))]
+    assert last == "end"
+    their_daemon.docker("rm", "cat")
+    check_nothing_left(their_daemon)
+
+
+def test_a_handle_of_another_release_is_refused_and_the_container_removed(their_daemon: Daemon) -> None:
+    their_daemon.docker("run", "--detach", "--name", "old", "--network", "none", "--runtime", "example", "busybox", "sleep", "1000")
+    found = their_daemon.api("GET", "/containers/old/json")
+    state_directory = their_daemon.state / "containers" / found["Id"]
+    handle = state_directory / "handle.json"
+    handle.write_text(json.dumps(json.loads(handle.read_text()) | {"version": 99}))
+    kill_shim(state_directory / "shim.log")
+    their_daemon.docker("wait", "old")
+    state = their_daemon.api("GET", "/containers/old/json")["State"]
+    assert (state["Status"], state["ExitCode"]) == ("exited", 255)
+    assert "its handle has version 99, and this release knows 1" in state["Error"]
+    process = Path(f"/proc/{found['State']['Pid']}")
+    assert not process.exists() or " Z " in (process / "stat").read_text()  # init may be slow to collect it
+    their_daemon.docker("rm", "old")
+    check_nothing_left(their_daemon)
+
+
+def kill_shim(log: Path) -> None:
+    """Kill the shim that holds its `shim.log` open, and wait for its end."""
+    found = {int(p.name): p for p in Path("/proc").iterdir() if p.name.isdigit() and holds_as_stderr(p, log)}
+    (pid,) = (pid for pid, process in found.items() if parent_of(process) not in found)  # the others are its children
+    pidfd = os.pidfd_open(pid)
+    os.kill(pid, signal.SIGKILL)
+    assert select.select([pidfd], [], [], 10)[0]
+    os.close(pidfd)
+
+
+def holds_as_stderr(process: Path, path: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return (process / "fd/2").readlink() == path and (process / "comm").read_text().startswith("shim ")
+    return False
+
+
+def parent_of(process: Path) -> int:
+    return int((process / "stat").read_text().rpartition(")")[2].split()[1])
+
+
+def wait_for_lines(daemon: Daemon, name: str) -> None:
+    """Wait until the log has grown by a few lines: the container writes, and somebody reads."""
+    before = len(daemon.docker("logs", name).stdout.splitlines())
+    deadline = time.monotonic() + 20
+    while len(daemon.docker("logs", name).stdout.splitlines()) < before + 5:
+        assert time.monotonic() < deadline, "the log does not grow"
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("example", [STORAGE, NETWORK], ids=["storage", "network"])

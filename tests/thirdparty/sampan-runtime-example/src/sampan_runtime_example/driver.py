@@ -38,10 +38,14 @@ class ExampleRuntime(OciRuntime):
         return replace(found, capabilities=found.capabilities | {RuntimeCapability.RECOVER}) if found.supported else found
 
     def create(self, request: CreateRequest) -> Handle:
-        """See that the outputs outlive the shim. The keeper ends by itself when the container has come to nothing."""
+        """See that the outputs outlive the shim."""
         if request.stdio.console < 0:
             keep(request.stdio, self.context.state)
-        return replace(super().create(request), version=VERSION)
+        try:
+            return replace(super().create(request), version=VERSION)
+        except BaseException:
+            dismiss(self.context.state)
+            raise
 
     def delete(self, handle: Handle) -> None:
         """Delete the container, and let the keeper go."""

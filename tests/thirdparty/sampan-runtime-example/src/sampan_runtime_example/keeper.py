@@ -22,7 +22,7 @@ _GIVE, _END = b"g", b"e"
 
 
 def keep(stdio: Stdio, directory: Path) -> None:
-    """Leave a keeper that listens in `directory`. It is nobody's child, so that it outlives the shim."""
+    """Leave a keeper that listens in `directory`, in a session of its own: it outlives the shim."""
     with _opened(directory) as fd, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(f"/proc/self/fd/{fd}/{_NAME}")
         listener.listen(1)
