@@ -36,6 +36,8 @@ class Daemon:
     arguments: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
     mark: str = field(default_factory=lambda: secrets.token_hex(3))
+    prefix: list[str] = field(default_factory=list)
+    """A program that sets the stage for the daemon and becomes it: its command comes behind."""
     python: str = sys.executable
     """The interpreter of daemon and client, and with it the environment that their plugins come from."""
 
@@ -84,7 +86,7 @@ class Daemon:
             path = self.base / "notify"
             path.unlink(missing_ok=True)
             notify.bind(str(path))
-            self.process = self._spawn([*self.command(), *more], {"NOTIFY_SOCKET": str(path)})
+            self.process = self._spawn([*self.prefix, *self.command(), *more], {"NOTIFY_SOCKET": str(path)})
             self._wait_ready(notify)
         return self
 
