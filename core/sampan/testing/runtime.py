@@ -28,6 +28,7 @@ from sampan.testing.runtime_programs import ProgramCases
 from sampan.testing.runtime_recovery import RecoveryCases
 from sampan.testing.runtime_refusals import RefusalCases
 from sampan.testing.runtime_rights import RightCases
+from sampan.testing.runtime_seccomp import SeccompCases
 from sampan.testing.runtime_terminals import TerminalCases
 
 __all__ = ["RuntimeDriverSuite", "RuntimeGround", "Workshop"]
@@ -40,6 +41,7 @@ class RuntimeDriverSuite(
     NamespaceCases,
     FileCases,
     RightCases,
+    SeccompCases,
     LimitCases,
     CgroupCases,
     LifeCases,
