@@ -40,6 +40,24 @@ def test_atime_is_one_field() -> None:
     assert options.attr_clear == mounts.MOUNT_ATTR__ATIME
 
 
+def test_atime_takes_noatime_back_and_nothing_else() -> None:
+    assert parse_options(["atime"]).attr_clear == mounts.MOUNT_ATTR__ATIME
+    assert parse_options(["noatime", "atime"]).attr_set == mounts.MOUNT_ATTR_RELATIME
+    assert parse_options(["strictatime", "atime"]).attr_set == mounts.MOUNT_ATTR_STRICTATIME
+    assert parse_options(["noatime", "norelatime", "nostrictatime"]).attr_set == mounts.MOUNT_ATTR_NOATIME
+    assert parse_options(["rnoatime", "ratime"]).tree_set == mounts.MOUNT_ATTR_RELATIME
+
+
+def test_a_new_mount_has_what_its_tree_is_to_have() -> None:
+    assert parse_options(["rro", "noexec"]).attributes == mounts.MOUNT_ATTR_RDONLY | mounts.MOUNT_ATTR_NOEXEC
+    assert parse_options(["rro", "rw"]).attributes == 0
+
+
+def test_shifted_owners_are_no_option_of_the_file_system() -> None:
+    options = parse_options(["rbind", "ridmap"])
+    assert (options.idmap, options.idmap_recursive, options.data) == (True, True, ())
+
+
 def test_mountinfo_of_this_process() -> None:
     found = {each.target: each for each in parse_mountinfo()}
     assert found["/proc"].type == "proc"

@@ -72,13 +72,18 @@ _CLEAR_ATTR = {
     "rw": MOUNT_ATTR_RDONLY, "suid": MOUNT_ATTR_NOSUID, "dev": MOUNT_ATTR_NODEV, "exec": MOUNT_ATTR_NOEXEC,
     "diratime": MOUNT_ATTR_NODIRATIME, "symfollow": MOUNT_ATTR_NOSYMFOLLOW,
 }  # fmt: skip
+_ATTRIBUTES = frozenset({*_SET_ATTR, *_CLEAR_ATTR, "atime", "nostrictatime"})
 _TIME_OPTIONS = frozenset({"noatime", "strictatime", "relatime"})
+_RESET_TIME = {"atime": MOUNT_ATTR_NOATIME, "nostrictatime": MOUNT_ATTR_STRICTATIME}
+"""What these take back; relatime, the kernel's own way, is then left."""
 _PROPAGATION = {
     "private": MS_PRIVATE, "rprivate": MS_PRIVATE | MS_REC, "slave": MS_SLAVE, "rslave": MS_SLAVE | MS_REC,
     "shared": MS_SHARED, "rshared": MS_SHARED | MS_REC, "unbindable": MS_UNBINDABLE,
     "runbindable": MS_UNBINDABLE | MS_REC,
 }  # fmt: skip
-_IGNORED = frozenset({"defaults", "async", "nofail", "auto", "noauto", "norelatime", "nostrictatime", "atime"})
+_IGNORED = frozenset(
+    {"defaults", "async", "nofail", "auto", "noauto", "norelatime", "rnorelatime", "silent", "loud", "noiversion", "nomand"}
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +120,11 @@ class MountOptions:
     idmap_recursive: bool = False
     data: tuple[str, ...] = ()
 
+    @property
+    def attributes(self) -> int:
+        """What a new mount has, which is its own tree."""
+        return self.tree_set & ~self.attr_clear | self.attr_set
+
 
 @dataclass(frozen=True, slots=True)
 class MountInfo:
@@ -138,6 +148,11 @@ def parse_options(options: Sequence[str]) -> MountOptions:
     masks = {"set": 0, "clear": 0, "tree_set": 0, "tree_clear": 0}
 
     def note(option: str, prefix: str) -> None:
+        if option in _RESET_TIME:
+            if masks[prefix + "set"] & MOUNT_ATTR__ATIME in (0, _RESET_TIME[option]):
+                masks[prefix + "set"] &= ~MOUNT_ATTR__ATIME
+                masks[prefix + "clear"] |= MOUNT_ATTR__ATIME
+            return
         if option in _SET_ATTR:
             bit, to, other = _SET_ATTR[option], prefix + "set", prefix + "clear"
             if option in _TIME_OPTIONS:  # atime is one field of several values: cleared whole, then set
@@ -159,9 +174,9 @@ def parse_options(options: Sequence[str]) -> MountOptions:
             idmap, idmap_recursive = True, option == "ridmap"
         elif option in _PROPAGATION:
             propagation.append(_PROPAGATION[option])
-        elif option in _SET_ATTR or option in _CLEAR_ATTR:
+        elif option in _ATTRIBUTES:
             note(option, "")
-        elif option[:1] == "r" and (option[1:] in _SET_ATTR or option[1:] in _CLEAR_ATTR):
+        elif option[:1] == "r" and option[1:] in _ATTRIBUTES:
             note(option[1:], "tree_")
         elif option and option not in _IGNORED:
             data.append(option)
@@ -173,9 +188,8 @@ def parse_options(options: Sequence[str]) -> MountOptions:
 
 def known_options() -> frozenset[str]:
     """Give the options that `parse_options` reads itself; others are a file system's own."""
-    attributes = {*_SET_ATTR, *_CLEAR_ATTR}
-    recursive = {f"r{option}" for option in attributes}
-    return frozenset({"bind", "rbind", "idmap", "ridmap", *_PROPAGATION, *attributes, *recursive, *_IGNORED})
+    recursive = {f"r{option}" for option in _ATTRIBUTES}
+    return frozenset({"bind", "rbind", "idmap", "ridmap", *_PROPAGATION, *_ATTRIBUTES, *recursive, *_IGNORED})
 
 
 def open_mount(m: Mount, userns: int | None = None) -> int:
@@ -309,7 +323,7 @@ def open_filesystem(fstype: str, source: str, options: MountOptions) -> int:
                 syscall("fsconfig", context, FSCONFIG_SET_FLAG, key, None, 0)
         option = ""
         syscall("fsconfig", context, FSCONFIG_CMD_CREATE, None, None, 0)
-        return syscall("fsmount", context, FSMOUNT_CLOEXEC, options.attr_set)
+        return syscall("fsmount", context, FSMOUNT_CLOEXEC, options.attributes)
     except OSError as error:
         log = _context_log(context)
         cause = os.strerror(error.errno or 0) + (f" ({log})" if log else "")

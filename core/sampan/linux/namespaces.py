@@ -7,9 +7,10 @@ Sources: `namespaces(7)`, `setns(2)`, `unshare(2)`, `include/uapi/linux/sched.h`
 
 from __future__ import annotations
 
+import fcntl
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, NoReturn, TypeVar
@@ -29,6 +30,8 @@ CLONE_PIDFD: Final = 0x00001000
 CLONE_PARENT: Final = 0x00008000
 CLONE_INTO_CGROUP: Final = 0x200000000
 
+_NS_GET_NSTYPE: Final = 0xB703
+
 T = TypeVar("T")
 
 
@@ -41,6 +44,14 @@ def setns(fd: int, flags: int = 0) -> None:
     """Move the calling thread into the namespace `fd`, or into the namespaces `flags` of the process of a
     pidfd."""
     syscall("setns", fd, flags)
+
+
+def kind_of_namespace(fd: int) -> int:
+    """Give the CLONE_NEW* flag of the namespace `fd`, 0 if it is none (`ioctl_nsfs(2)`)."""
+    try:
+        return fcntl.ioctl(fd, _NS_GET_NSTYPE)
+    except OSError:
+        return 0
 
 
 def new_netns(userns: int = -1) -> int:
@@ -154,13 +165,25 @@ def _be_elsewhere(moves: Callable[[], None], tell: int, held: int, hold: int) ->
 
 def _write_map(path: str, ranges: Sequence[IdRange]) -> None:
     """Write the map at once, as the kernel wants it."""
+    _write(path, "".join(f"{each.inside} {each.outside} {each.count}\n" for each in ranges))
+
+
+def _write(path: str, text: str) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
-        os.write(fd, "".join(f"{each.inside} {each.outside} {each.count}\n" for each in ranges).encode())
+        os.write(fd, text.encode())
     except OSError as error:
         raise OSError(error.errno, f"write {path}: {os.strerror(error.errno or 0)}") from error
     finally:
         os.close(fd)
+
+
+def set_time_offsets(offsets: Iterable[tuple[str, int, int]]) -> None:
+    """Say how the clocks of the time namespace that the caller's children will be in differ from the host's: clock (`monotonic` or
+    `boottime`), seconds, nanoseconds. Before the first child is there. Raises `OSError` (ERANGE: before the machine's own start).
+    """
+    for offset in offsets:
+        _write("/proc/self/timens_offsets", " ".join(map(str, offset)))
 
 
 def call_in_netns(fd: int, fn: Callable[[], T]) -> T:

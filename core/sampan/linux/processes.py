@@ -12,7 +12,7 @@ import signal
 from collections.abc import Collection
 
 from sampan.linux.namespaces import CLONE_INTO_CGROUP
-from sampan.linux.syscalls import NR, close_range, syscall
+from sampan.linux.syscalls import NR, close_range, libc, syscall
 
 _KEYCTL_JOIN_SESSION_KEYRING = 1
 
@@ -100,3 +100,10 @@ def reset_signals() -> None:
         ignored >>= 1
         number += 1
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def set_personality(domain: int) -> None:
+    """Choose which system this process, and what it will run, is shown: `PER_LINUX` or, as 32 bit, `PER_LINUX32` (`personality(2)`)."""
+    if libc.personality(ctypes.c_ulong(domain)) < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, f"personality {domain:#x}: {os.strerror(error)}")

@@ -1,10 +1,10 @@
 """How a container's first process comes into its namespaces: born in new ones, and moved into others by whoever has the right.
 
 Mostly it is the driver's own clone, and joins others by itself. But what a process can only be born into (a pid namespace that
-is there, and a user namespace, which is to own the new ones) is chosen by its parent, and the driver must stay with the host. Then a
-process between them moves, bears the first process as a child of the driver, and ends.
+is there, a time namespace, and a user namespace, which is to own the new ones) is chosen by its parent, and the driver must stay
+with the host. Then a process between them moves, bears the first process as a child of the driver, and ends.
 
-Sources: `clone(2)`, `setns(2)`, `user_namespaces(7)`, `pid_namespaces(7)`.
+Sources: `clone(2)`, `setns(2)`, `user_namespaces(7)`, `pid_namespaces(7)`, `time_namespaces(7)`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from sampan.linux.namespaces import CLONE_NEWCGROUP, CLONE_NEWPID, CLONE_NEWUSER, CLONE_PARENT, setns, unshare
+from sampan.linux.namespaces import (
+    CLONE_NEWCGROUP,
+    CLONE_NEWPID,
+    CLONE_NEWTIME,
+    CLONE_NEWUSER,
+    CLONE_PARENT,
+    set_time_offsets,
+    setns,
+    unshare,
+)
 from sampan.linux.processes import clone, fork
 from sampan.linux.syscalls import PR_SET_DUMPABLE, prctl
 from sampan_runtime_native import channel
@@ -25,7 +34,7 @@ if TYPE_CHECKING:
 Join = tuple[int, int]
 """A namespace to join: its CLONE_NEW* flag and a descriptor of it."""
 
-_OF_A_PARENT: Final = CLONE_NEWUSER | CLONE_NEWPID
+_JOINED_BY_A_PARENT: Final = CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWTIME
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +65,21 @@ def become_root() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Birth:
-    """Namespaces that are `new` (CLONE_NEW* flags) and others to join, and the v2 cgroup to be born in, or -1."""
+    """Namespaces that are `new` (CLONE_NEW* flags) and others to join, and the v2 cgroup to be born in, or -1.
+
+    `time_offsets` are a new time namespace's: clock, seconds, nanoseconds.
+    """
 
     new: int
     joins: tuple[Join, ...]
     cgroup: int
+    time_offsets: tuple[tuple[str, int, int], ...] = ()
 
     def bear(self, live: Callable[[Settling], NoReturn], teller: socket.socket) -> int:
         """Make the process, which calls `live` with what it has still to do. Give its pid; 0 if it never was, and why is told."""
         # The cgroup namespace comes later: its root is the cgroup that the process is in when it is made.
         new = self.new & ~CLONE_NEWCGROUP
-        if not any(flag & _OF_A_PARENT for flag, _ in self.joins):
+        if not new & CLONE_NEWTIME and not any(flag & _JOINED_BY_A_PARENT for flag, _ in self.joins):
             return self._clone(new, lambda: live(Settling(self.joins)))
         hear, tell = os.pipe2(os.O_CLOEXEC)
         try:
@@ -102,6 +115,10 @@ class Birth:
             for fd in user:
                 os.setgroups(())  # in there it may be forbidden
                 setns(fd, CLONE_NEWUSER)
+            if new & CLONE_NEWTIME:
+                unshare(CLONE_NEWTIME)  # of its children
+                set_time_offsets(self.time_offsets)
+                new &= ~CLONE_NEWTIME
             later = new & ~CLONE_NEWPID if user else 0
             pid = self._clone(new & ~later, lambda: live(Settling(left, later, becomes_root=bool(user))))
             os.write(tell, pid.to_bytes(4, "little"))

@@ -13,14 +13,21 @@ import socket
 from sampan.api.errors import InvalidArgument, System
 from sampan.api.runtime import CreateRequest
 from sampan.linux.cgroups import Cgroup
-from sampan.linux.namespaces import CLONE_NEWNET, CLONE_NEWUSER, maps_of_userns, new_userns
+from sampan.linux.namespaces import (
+    CLONE_NEWNET,
+    CLONE_NEWTIME,
+    CLONE_NEWUSER,
+    kind_of_namespace,
+    maps_of_userns,
+    new_userns,
+)
 from sampan.linux.syscalls import PR_SET_DUMPABLE, prctl
 from sampan_runtime_native import channel, filters, hooks, stdio
 from sampan_runtime_native.birth import Birth, Join
 from sampan_runtime_native.files import Files
 from sampan_runtime_native.init import FirstProcess, first
 from sampan_runtime_native.joining import check_console
-from sampan_runtime_native.plan import Plan
+from sampan_runtime_native.plan import NAMESPACES, Plan
 from sampan_runtime_native.rootfs import UserNamespace, open_sources
 from sampan_runtime_native.state import ContainerState
 
@@ -45,9 +52,16 @@ def check(plan: Plan, request: CreateRequest) -> None:
     filters.check(plan.seccomp)
 
 
-def has_userns(plan: Plan, request: CreateRequest) -> bool:
-    """Whether the container has a user namespace of its own."""
-    return request.userns >= 0 or bool(plan.new & CLONE_NEWUSER) or any(flag == CLONE_NEWUSER for flag, _ in plan.join)
+def remembered(plan: Plan, request: CreateRequest) -> dict[str, int]:
+    """Give what whoever joins the container later must know, for the handle; nothing for most."""
+    wanted = {"kinds": kinds_to_enter(plan, request), "personality": plan.personality}
+    return {name: value for name, value in wanted.items() if value}
+
+
+def kinds_to_enter(plan: Plan, request: CreateRequest) -> int:
+    """Give the kinds of namespaces (CLONE_NEW* flags) that only some containers have, and whoever joins this one must enter."""
+    given = CLONE_NEWUSER if request.userns >= 0 else 0
+    return (plan.new | sum(flag for flag, _ in plan.join) | given) & (CLONE_NEWUSER | CLONE_NEWTIME)
 
 
 def create(plan: Plan, request: CreateRequest, cgroup: Cgroup, files: Files) -> int:
@@ -61,7 +75,7 @@ def create(plan: Plan, request: CreateRequest, cgroup: Cgroup, files: Files) -> 
     with contextlib.ExitStack() as stack:
         joins = _open_namespaces(plan, request, stack)
         user = _user_namespace(plan, joins)
-        sources = open_sources(plan, cgroup, request.rootfs, user)
+        sources = open_sources(plan, cgroup, request, user)
         stack.callback(_close_all, sources.fds)
         if user is not None:
             stdio.give(request.stdio, user.maps, plan.process.uid)
@@ -73,7 +87,7 @@ def create(plan: Plan, request: CreateRequest, cgroup: Cgroup, files: Files) -> 
         meeting, visitors = wanted.meet(files, plan, request) if wanted else (None, None)
         prctl(PR_SET_DUMPABLE, 0)
         joined = sum(flag for flag, _ in joins)
-        birth = Birth(plan.new & ~joined, joins, born_in)
+        birth = Birth(plan.new & ~joined, joins, born_in, plan.time_offsets)
         pid = birth.bear(
             lambda left: first(
                 FirstProcess(plan, request.rootfs, sources, left, request.stdio, user.maps if user else None, theirs, visitors)
@@ -115,7 +129,7 @@ def _open_namespaces(plan: Plan, request: CreateRequest, stack: contextlib.ExitS
         stack.callback(os.close, fd)
 
     for flag, path in plan.join:
-        take(flag, _open_namespace(path))
+        take(flag, _open_namespace(path, flag))
     for flag, fd in ((CLONE_NEWNET, request.netns), (CLONE_NEWUSER, request.userns)):
         if fd >= 0:
             take(flag, os.dup(fd))
@@ -138,11 +152,16 @@ def _user_namespace(plan: Plan, joins: tuple[Join, ...]) -> UserNamespace | None
     return UserNamespace(fd, maps)
 
 
-def _open_namespace(path: str) -> int:
+def _open_namespace(path: str, flag: int) -> int:
     try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise InvalidArgument(f"namespace {path}: {os.strerror(error.errno or 0)}") from error
+    if kind_of_namespace(fd) != flag:
+        os.close(fd)
+        name = next(name for name, each in NAMESPACES.items() if each == flag)
+        raise InvalidArgument(f"namespace {path}: it is no {name} namespace")
+    return fd
 
 
 def _close_all(fds: tuple[int, ...] | list[int]) -> None:

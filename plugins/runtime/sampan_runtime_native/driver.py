@@ -112,7 +112,7 @@ class NativeRuntime(RuntimeDriver):
             if isinstance(error, (OSError, ValueError, KeyError, TypeError)):
                 raise channel.as_sampan_error(error) from error
             raise
-        return Handle(pid, _VERSION, {"cgroup": cgroup.path, "userns": creation.has_userns(plan, request)})
+        return Handle(pid, _VERSION, {"cgroup": cgroup.path, **creation.remembered(plan, request)})
 
     def start(self, handle: Handle) -> None:
         """Open the gate; returns when the program runs."""

@@ -22,7 +22,7 @@ from sampan.linux.namespaces import (
     setns,
     unshare,
 )
-from sampan.linux.processes import keep_only, leave_keyring, reset_signals
+from sampan.linux.processes import keep_only, leave_keyring, reset_signals, set_personality
 from sampan.linux.scheduling import pin
 from sampan.linux.syscalls import PR_SET_DUMPABLE, libc, prctl
 from sampan_runtime_native import channel
@@ -42,10 +42,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A container to join: a pidfd of its first process, and the kinds of that one's namespaces (CLONE_NEW* flags)."""
+    """A container to join: a pidfd of its first process, the kinds of that one's namespaces (CLONE_NEW* flags), its personality."""
 
     pidfd: int
     kinds: int
+    personality: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,8 @@ def another(process: Process, stdio: Stdio, container: Entry, driver: socket.soc
         os.close(container.pidfd)
         if container.kinds & CLONE_NEWUSER:
             become_root()
+        if container.personality is not None:
+            set_personality(container.personality)
         if process.terminal:
             root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             master, slave = open_terminal(root, process.console_size)
@@ -178,6 +181,8 @@ def _build(container: FirstProcess, program: Program) -> None:
     if slave >= 0:
         use_terminal(slave)
     _name_host(plan)
+    if plan.personality is not None:
+        set_personality(plan.personality)
     write_sysctls(proc, plan.sysctls)
     program.prepare(proc)
     os.close(proc)

@@ -42,7 +42,7 @@ def check_console(process: Process, console: int) -> None:
 
 def join(handle: Handle, cgroup: Cgroup, process: Process, streams: Stdio, files: Files) -> int:
     """Make one more process in a container and give its pid once its program runs. Raises `SampanError`, `OSError`."""
-    has_user = bool(handle.data.get("userns"))
+    kinds = _ENTERED | handle.data.get("kinds", 0)
     with contextlib.ExitStack() as stack:
         if not cgroup.has(handle.pid):
             raise Conflict("exec: the container is not running")
@@ -52,7 +52,7 @@ def join(handle: Handle, cgroup: Cgroup, process: Process, streams: Stdio, files
         born_in = cgroup.open_beside(handle.pid)
         if born_in >= 0:
             stack.callback(os.close, born_in)
-        if has_user:
+        if kinds & CLONE_NEWUSER:
             stdio.give(streams, maps_of(handle.pid), process.uid)
         prctl(PR_SET_DUMPABLE, 0)
         setns(pidfd, CLONE_NEWPID)
@@ -60,7 +60,7 @@ def join(handle: Handle, cgroup: Cgroup, process: Process, streams: Stdio, files
             pin(process.scheduling.initial_cpus)
         pid = clone(CLONE_PARENT, born_in)
         if pid == 0:
-            another(process, streams, Entry(pidfd, _ENTERED | (CLONE_NEWUSER if has_user else 0)), theirs)
+            another(process, streams, Entry(pidfd, kinds, handle.data.get("personality")), theirs)
         theirs.close()
         try:
             channel.move_and_let_go(ours, cgroup, pid, channel.Go(*files.load_filter()))

@@ -6,6 +6,7 @@ What the spec asks for and this driver cannot do is refused here, never left out
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -18,6 +19,7 @@ from sampan.linux.namespaces import (
     CLONE_NEWNET,
     CLONE_NEWNS,
     CLONE_NEWPID,
+    CLONE_NEWTIME,
     CLONE_NEWUSER,
     CLONE_NEWUTS,
     IdMaps,
@@ -27,7 +29,7 @@ from sampan_runtime_native.process import Process
 
 NAMESPACES: Final = {
     "pid": CLONE_NEWPID, "mount": CLONE_NEWNS, "uts": CLONE_NEWUTS, "ipc": CLONE_NEWIPC, "network": CLONE_NEWNET,
-    "cgroup": CLONE_NEWCGROUP, "user": CLONE_NEWUSER,
+    "cgroup": CLONE_NEWCGROUP, "user": CLONE_NEWUSER, "time": CLONE_NEWTIME,
 }  # fmt: skip
 _IPC_SYSCTLS: Final = frozenset(
     {"kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax",
@@ -42,8 +44,12 @@ _DEFAULT_DEVICES: Final = (
     ("tty", 5, 0),
 )
 _UNSUPPORTED: Final = (
-    ("timeOffsets", "time namespaces"), ("intelRdt", "Intel RDT"), ("mountLabel", "SELinux mount labels"), ("personality", "a personality"),
+    ("intelRdt", "has no Intel RDT"), ("mountLabel", "gives no SELinux label to mounts"),
+    ("netDevices", "moves no network devices of the host"), ("memoryPolicy", "sets no NUMA memory policy"),
 )  # fmt: skip
+_PERSONALITIES: Final = {"LINUX": 0x0000, "LINUX32": 0x0008}
+"""`include/uapi/linux/personality.h`."""
+_CLOCKS: Final = ("monotonic", "boottime")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +74,8 @@ class PlannedMount:
     options: tuple[str, ...]
     maps: IdMaps | None = None
     """How owners are shifted by the option `idmap`; None: as in the container's user namespace."""
+    copy_up: bool = False
+    """Whether a tmpfs begins with what is in its place (`tmpcopyup`)."""
 
     @property
     def is_bind(self) -> bool:
@@ -84,6 +92,9 @@ class Plan:
     new: int
     join: tuple[tuple[int, str], ...]
     maps: IdMaps | None
+    time_offsets: tuple[tuple[str, int, int], ...]
+    """Clock, seconds, nanoseconds: how a new time namespace differs from the host's."""
+    personality: int | None
     root: str
     root_readonly: bool
     root_propagation: int
@@ -104,7 +115,7 @@ class Plan:
         linux = spec.get("linux") or {}
         for key, what in _UNSUPPORTED:
             if linux.get(key):
-                raise Unsupported(f"linux.{key}: the native runtime cannot do {what}", remedy="use runtime 'runc'")
+                raise Unsupported(f"linux.{key}: the native runtime {what}", remedy="leave it out, or use another runtime")
         if not spec.get("process"):
             raise InvalidArgument("the spec has no process")
         new, join = _namespaces(linux.get("namespaces") or ())
@@ -119,8 +130,10 @@ class Plan:
                 "a hostname needs a UTS namespace", remedy="leave it out with the host's UTS namespace"
             )
         return cls(
-            Process.of_spec(spec["process"]), new, join, _maps(linux), root.get("path") or "", bool(root.get("readonly")),
-            flags[0] | MS_REC if flags else 0, tuple(_mount(each) for each in spec.get("mounts") or ()),
+            Process.of_spec(spec["process"]), new, join, _maps(linux),
+            _time_offsets(linux.get("timeOffsets") or {}, new), _personality(linux.get("personality")),
+            root.get("path") or "", bool(root.get("readonly")),
+            flags[0] & ~MS_REC if flags else 0, tuple(_mount(each) for each in spec.get("mounts") or ()),
             _devices(linux.get("devices") or ()), tuple(linux.get("maskedPaths") or ()),
             tuple(linux.get("readonlyPaths") or ()), _sysctls(linux.get("sysctl") or {}, new, join),
             spec.get("hostname") or "", spec.get("domainname") or "",
@@ -153,12 +166,15 @@ def _namespaces(entries: Sequence[Mapping[str, Any]]) -> tuple[int, tuple[tuple[
         flag = NAMESPACES.get(entry["type"])
         if flag is None:
             raise Unsupported(f"the native runtime has no {entry['type']} namespaces", remedy="use runtime 'runc'")
+        if flag & new or any(flag == given for given, _ in join):
+            raise InvalidArgument(f"linux.namespaces: {entry['type']} is there twice")
         if entry.get("path"):
             join.append((flag, entry["path"]))
         else:
             new |= flag
     if not new & CLONE_NEWNS:
-        raise Unsupported("a container of the native runtime always has a new mount namespace", remedy="ask for one")
+        # Nobody could take its mounts away again but by looking for them among those of others.
+        raise Unsupported("a container of the native runtime always has a new mount namespace", remedy="ask for one, without a path")
     return new, tuple(join)
 
 
@@ -177,20 +193,42 @@ def _ranges(entries: Sequence[Mapping[str, Any]], key: str) -> tuple[IdRange, ..
 
 
 def _mount(entry: Mapping[str, Any]) -> PlannedMount:
-    target = entry.get("destination") or ""
-    if not target.startswith("/"):
-        raise InvalidArgument(f"mount destination {target!r} is not an absolute path")
-    options = tuple(entry.get("options") or ())
-    if "tmpcopyup" in options:
-        raise Unsupported(f"mount {target}: option tmpcopyup is not supported", remedy="use runtime 'runc'")
-    mount = PlannedMount(entry.get("type") or "", entry.get("source") or "", target, options, _maps(entry))
+    target = os.path.normpath(f"/{entry.get('destination') or ''}")  # a relative one, as old specs have it, is from the root
+    if target.strip("/") == "":
+        raise InvalidArgument("mount destination is missing, or the root itself")
+    given = tuple(entry.get("options") or ())
+    options = tuple(option for option in given if option != "tmpcopyup")
+    copy_up = options != given
+    mount = PlannedMount(entry.get("type") or "", entry.get("source") or "", target, options, _maps(entry), copy_up)
     if not mount.is_bind and (mount.maps or "idmap" in options or "ridmap" in options):
         raise Unsupported(f"mount {target}: only bind mounts have shifted owners")
     if not mount.type and not mount.is_bind:
         raise InvalidArgument(f"mount {target}: neither a type nor a bind")
-    if mount.is_bind and not mount.source.startswith("/"):
-        raise InvalidArgument(f"mount {target}: source {mount.source!r} is not an absolute path")
+    if copy_up and (mount.is_bind or mount.type != "tmpfs"):
+        raise InvalidArgument(f"mount {target}: option tmpcopyup is for tmpfs")
+    if mount.is_bind and not mount.source:
+        raise InvalidArgument(f"mount {target}: a bind needs a source")
+    if mount.is_bind and (data := parse_options(options).data):
+        raise InvalidArgument(f"mount {target}: a bind mount has no option {data[0]!r}")
     return mount
+
+
+def _time_offsets(entries: Mapping[str, Mapping[str, int]], new: int) -> tuple[tuple[str, int, int], ...]:
+    if entries and not new & CLONE_NEWTIME:
+        raise InvalidArgument("linux.timeOffsets need a new time namespace")
+    offsets = tuple((clock, each.get("secs") or 0, each.get("nanosecs") or 0) for clock, each in entries.items())
+    for clock, _, nanoseconds in offsets:
+        if clock not in _CLOCKS or not 0 <= nanoseconds < 10**9:
+            raise InvalidArgument(f"linux.timeOffsets: {clock} is no clock that can differ, or its nanoseconds are no part of a second")
+    return offsets
+
+
+def _personality(entry: Mapping[str, Any] | None) -> int | None:
+    if not entry:
+        return None
+    if entry.get("domain") not in _PERSONALITIES or entry.get("flags"):
+        raise InvalidArgument(f"linux.personality {entry!r}: the domain is LINUX or LINUX32, and there are no flags")
+    return _PERSONALITIES[entry["domain"]]
 
 
 def _devices(entries: Sequence[Mapping[str, Any]]) -> tuple[Device, ...]:

@@ -38,6 +38,7 @@ from sampan.linux.mounts import (
     MS_REC,
     MS_SHARED,
     MS_SLAVE,
+    MS_UNBINDABLE,
     Mount,
     MountOptions,
     attach,
@@ -55,7 +56,9 @@ from sampan.linux.syscalls import AT_FDCWD
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
+    from sampan.api.runtime import CreateRequest
     from sampan.linux.cgroups import Cgroup
     from sampan.linux.namespaces import IdMaps
     from sampan_runtime_native.plan import Device, Plan, PlannedMount
@@ -102,9 +105,11 @@ class Sources:
         return (*self.binds.values(), *self.cgroups.values(), *self.roots, *((self.devices,) if self.devices >= 0 else ()))
 
 
-def open_sources(plan: Plan, cgroup: Cgroup, rootfs: Sequence[Mount], user: UserNamespace | None) -> Sources:
+def open_sources(plan: Plan, cgroup: Cgroup, request: CreateRequest, user: UserNamespace | None) -> Sources:
     """Open what is bound from the host: the places named in the spec's mounts, the container's own cgroups, the root that the
-    spec names if `rootfs` is empty, and with a user namespace also `rootfs` and devices.
+    spec names if the request has none, and with a user namespace also the request's root and devices.
+
+    A relative path is one from the bundle.
 
     Raises `InvalidArgument` for a source that isn't there, `OSError`.
     """
@@ -115,13 +120,13 @@ def open_sources(plan: Plan, cgroup: Cgroup, rootfs: Sequence[Mount], user: User
     try:
         for index, each in enumerate(plan.mounts):
             if each.is_bind:
-                binds[index] = _open_bind(each, user)
+                binds[index] = _open_bind(each, request.bundle, user)
             elif each.type in ("cgroup", "cgroup2"):
                 cgroups = cgroups or _open_cgroups(cgroup)
-        if not rootfs:
-            roots.append(_open_source(plan.root, MountOptions(recursive=True)))
+        if not request.rootfs:
+            roots.append(_open_source(os.path.join(request.bundle, plan.root), MountOptions(recursive=True)))  # noqa: PTH118
         elif user is not None:
-            for root in rootfs:
+            for root in request.rootfs:
                 roots.append(open_mount(root, user.fd if parse_options(root.options).idmap else None))
         if user is not None:
             devices = _open_devices(plan.devices, user.maps)
@@ -132,14 +137,15 @@ def open_sources(plan: Plan, cgroup: Cgroup, rootfs: Sequence[Mount], user: User
     return Sources(binds, cgroups, tuple(roots), devices)
 
 
-def _open_bind(each: PlannedMount, user: UserNamespace | None) -> int:
+def _open_bind(each: PlannedMount, bundle: Path, user: UserNamespace | None) -> int:
     options = parse_options(each.options)
+    source = os.path.join(bundle, each.source)  # noqa: PTH118, for which pathlib would take ten times as long
     if not options.idmap and not each.maps:
-        return _open_source(each.source, options)
+        return _open_source(source, options)
     if each.maps:
         userns = new_userns(each.maps.uids, each.maps.gids)
         try:
-            return _open_source(each.source, options, userns)
+            return _open_source(source, options, userns)
         finally:
             os.close(userns)
     if user is None:
@@ -147,7 +153,7 @@ def _open_bind(each: PlannedMount, user: UserNamespace | None) -> int:
             f"mount {each.target}: option idmap without maps, in a container without a user namespace",
             remedy="give the mount uidMappings and gidMappings",
         )
-    return _open_source(each.source, options, user.fd)
+    return _open_source(source, options, user.fd)
 
 
 def _open_source(source: str, options: MountOptions, userns: int | None = None) -> int:
@@ -211,6 +217,7 @@ class RootBuilder:
         self._sources = sources
         self._maps = maps
         self._place_of_root = place
+        self._readonly_later: list[int] = []
         self.fd = -1
         """The root's descriptor, once `mount_root` has run."""
 
@@ -219,11 +226,7 @@ class RootBuilder:
 
         Its place is "/": who is in a user namespace may not be able to reach any other.
         """
-        propagation = self._plan.root_propagation
-        set_propagation("/", propagation or MS_SLAVE | MS_REC)
-        if propagation & MS_SHARED:
-            # pivot_root and this very mount must not reach the host: only what is mounted later, inside, may.
-            set_propagation("/", MS_PRIVATE)
+        set_propagation("/", MS_SLAVE | MS_REC)
         if not mounts:
             self._place_root(self._sources.roots[0], "")
         for index, each in enumerate(mounts):
@@ -240,7 +243,8 @@ class RootBuilder:
                 attach(fd, place)
             finally:
                 os.close(place)
-        mount_setattr(fd, propagation=MS_PRIVATE, recursive=True)
+        # A slave's master is where the root is bound from: what the host mounts there arrives.
+        mount_setattr(fd, propagation=MS_SLAVE if self._plan.root_propagation == MS_SLAVE else MS_PRIVATE, recursive=True)
         os.close(fd)
 
     def _take_root(self, fd: int) -> None:
@@ -268,20 +272,42 @@ class RootBuilder:
             if filesystem_type(place) == PROC_SUPER_MAGIC and os.path.normpath(each.target) not in _PROC_BINDS:
                 raise Forbidden(f"mount {each.target}: a bind over a part of /proc is not allowed")
             attach(fd, place)
-        for flags in parse_options(each.options).propagation or (MS_PRIVATE | MS_REC,):
-            mount_setattr(fd, propagation=flags & ~MS_REC, recursive=bool(flags & MS_REC))
+        _propagate(fd, parse_options(each.options).propagation or (MS_PRIVATE | MS_REC,))
 
     def _mount_filesystem(self, each: PlannedMount) -> None:
         options = self._without_lost_group(each, parse_options(each.options))
+        if each.type == "tmpfs":
+            self._mount_tmpfs(each, options)
+            return
         plain = RESOLVE_NO_SYMLINKS if each.type in ("proc", "sysfs") else 0
         fd = open_filesystem(each.type, each.source or each.type, options)
         try:
             with self._place(each.target, directory=True, resolve=plain) as place:
                 attach(fd, place)
-            for flags in options.propagation:
-                mount_setattr(fd, propagation=flags & ~MS_REC, recursive=bool(flags & MS_REC))
+            _propagate(fd, options.propagation)
         finally:
             os.close(fd)
+
+    def _mount_tmpfs(self, each: PlannedMount, options: MountOptions) -> None:
+        """Mount one with the mode of the directory in its place, unless told, and what is in that if it is to be copied. It becomes
+        read-only when all is laid out: other mounts may have their places in it.
+        """
+        told = any(option.startswith("mode=") for option in options.data)
+        with self._place(each.target, directory=True) as place:
+            mode = () if told else (f"mode={stat.S_IMODE(os.fstat(place).st_mode):o}",)
+            writable = replace(
+                options, data=(*mode, *options.data), attr_set=options.attributes & ~MOUNT_ATTR_RDONLY, tree_set=0
+            )  # fmt: skip
+            fd = open_filesystem("tmpfs", each.source or "tmpfs", writable)
+            try:
+                if each.copy_up:
+                    _copy_up(place, fd, keep_mode=told)
+                attach(fd, place)
+                _propagate(fd, options.propagation)
+                if options.attributes & MOUNT_ATTR_RDONLY:
+                    self._readonly_later.append(os.dup(fd))
+            finally:
+                os.close(fd)
 
     def _without_lost_group(self, each: PlannedMount, options: MountOptions) -> MountOptions:
         """Leave out the group of terminals where the user namespace does not have it: 5 is every spec's, and no reason to fail."""
@@ -385,6 +411,9 @@ class RootBuilder:
 
     def protect(self) -> None:
         """Make the spec's paths read-only or hide them, then the root read-only if asked for."""
+        for fd in self._readonly_later:
+            mount_setattr(fd, MOUNT_ATTR_RDONLY)
+            os.close(fd)
         for path in self._plan.readonly:
             self._over(path, lambda fd: open_bind(fd, "", MountOptions(recursive=True)), MOUNT_ATTR_RDONLY)
         null = self._null_device() if self._plan.masked else -1
@@ -448,11 +477,10 @@ class RootBuilder:
         pivot_root(".", ".")
         os.fchdir(old)
         os.close(old)
-        set_propagation(".", MS_SLAVE | MS_REC)
         umount(".", MNT_DETACH)
         os.chdir("/")
-        if self._plan.root_propagation & MS_SHARED:
-            set_propagation("/", self._plan.root_propagation)
+        if self._plan.root_propagation & (MS_SHARED | MS_UNBINDABLE):
+            set_propagation("/", self._plan.root_propagation)  # not before: pivot_root takes no shared mount
 
     @contextmanager
     def _place(self, path: str, *, directory: bool, resolve: int = 0) -> Iterator[int]:
@@ -469,6 +497,22 @@ class RootBuilder:
             yield fd
         finally:
             os.close(fd)
+
+
+def _propagate(fd: int, wanted: Sequence[int]) -> None:
+    """Set how mount events pass at an attached mount: one flag after the other, as mount(8) would."""
+    for flags in wanted:
+        mount_setattr(fd, propagation=flags & ~MS_REC, recursive=bool(flags & MS_REC))
+
+
+def _copy_up(place: int, tmpfs: int, *, keep_mode: bool) -> None:
+    """Fill a tmpfs with what is in the directory `place` of the root."""
+    from sampan.linux.copying import copy_contents  # few containers ask for it
+
+    mode = stat.S_IMODE(os.fstat(tmpfs).st_mode)
+    copy_contents(place, tmpfs)
+    if keep_mode:
+        os.chmod(f"/proc/self/fd/{tmpfs}", mode)
 
 
 def make_place(root: int, path: str, *, directory: bool, resolve: int = 0) -> int:
