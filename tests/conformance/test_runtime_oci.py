@@ -12,3 +12,6 @@ class TestRunc(RuntimeDriverSuite):
 class TestCrun(RuntimeDriverSuite):
     driver_class = CrunRuntime
     require_supported = True
+
+    # crun 1.8 ends with a segmentation fault when it lists the processes of v1 cgroups below the container's.
+    test_cgroups_below_are_the_containers_own = None  # type: ignore[assignment]

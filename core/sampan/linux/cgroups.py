@@ -199,9 +199,15 @@ class Cgroup:
         No error if it is not there. Raises `OSError` EBUSY when processes stay for 10 seconds.
         """
         deadline = time.monotonic() + _REMOVE_SECONDS
+        stays: list[OSError] = []
         for root in reversed(self.layout.roots):
-            if not self._is_removed_at_once(root):
-                remove_tree(root + self.path, deadline)
+            try:
+                if not self._is_removed_at_once(root):
+                    remove_tree(root + self.path, deadline)
+            except OSError as error:
+                stays.append(error)  # the others go all the same
+        if stays:
+            raise stays[0]
 
     def remove_if_empty(self) -> bool:
         """Remove it where that needs neither a kill nor a wait nor a look into it, as mostly after the last
