@@ -168,6 +168,16 @@ def test_every_storage_driver_that_can_shows_its_roots_so(client: Client, daemon
             assert b"with shifted owners: the driver, or its file system here, can't" in client(*run, check=125).stderr
 
 
+def test_a_runtime_without_user_namespaces_is_refused(client: Client, daemon: Daemon) -> None:
+    runtimes = [item for item in daemon.api("GET", "/sampan/plugins") if item["Kind"] == "runtime" and item["State"] == "ready"]
+    for item in runtimes:
+        run = ("run", "--rm", "--network", "none", "--runtime", item["Name"], "busybox", "cat", "/proc/self/uid_map")
+        if "user-namespace" in item["Capabilities"]:
+            assert client.out(*run).split() == ["0", str(OUTSIDE), str(COUNT)], item["Name"]
+        else:
+            assert b"can't give a container a user namespace" in client(*run, check=125).stderr
+
+
 def test_a_restart_with_another_setting_touches_no_one(client: Client, daemon: Daemon) -> None:
     running = client.out("run", "-d", "--name", "on", "-v", "kept:/v", "busybox", "sh", "-c", "touch /mine /v/x; sleep 60")
     daemon.stop()

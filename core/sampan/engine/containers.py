@@ -147,7 +147,7 @@ class Containers:
         image = self._images.resolve(request.image)
         config, host = merge(request, image), request.host_config
         warnings = self._check(config, host)
-        await self._runtimes.check(host.runtime or self._runtimes.default, host)
+        await self._runtimes.check(host.runtime or self._runtimes.default, host, remapped=self._defaults.idmaps is not None)
         container_id = new_id()
         name = self._claim_name((name or "").removeprefix("/"), container_id)
         try:

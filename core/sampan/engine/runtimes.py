@@ -79,9 +79,19 @@ class Runtimes:
             self._probes[driver] = found
         return found
 
-    async def check(self, name: str, host: HostConfig) -> None:
-        """Refuse what a runtime can't give a container before it is tried. Raises `Unsupported`, and as `driver`."""
-        can = (await self.probe(name)).capabilities
+    async def check(self, name: str, host: HostConfig, *, remapped: bool) -> None:
+        """Refuse what a runtime can't give a container before it is tried. Raises `Unsupported`, and as `driver`.
+
+        `remapped`: the daemon gives its containers user namespaces, unless they ask for the host's.
+        """
+        found = await self.probe(name)
+        can = found.capabilities
+        if can and remapped and host.userns_mode != "host" and RuntimeCapability.USER_NAMESPACE not in can:
+            reason = found.lacks.get(RuntimeCapability.USER_NAMESPACE, "it has none")
+            raise Unsupported(
+                f"runtime {name!r} can't give a container a user namespace: {reason}",
+                remedy="use another --runtime, or add --userns=host",
+            )
         if can and RuntimeCapability.OWN_NETWORK not in can and host.network_mode not in WITHOUT_NETWORK:
             raise Unsupported(
                 f"runtime {name!r} can't join network mode {host.network_mode!r}: it takes no network of the engine's",

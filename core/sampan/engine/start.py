@@ -92,7 +92,7 @@ class Starter:
         """Launch a container: afterwards its record says that it runs. On an error `container.shim` is what is to be deleted."""
         record, trace = container.record, container.trace
         container.log_ended.clear()
-        check_modes(record.host, remapped=self.defaults.idmaps is not None)  # it may be older than the setting
+        await self._check_remapped(record)
         sandbox: Sandbox | None = None
         userns = -1
         beside: list[asyncio.Task[Any]] = []
@@ -124,6 +124,12 @@ class Starter:
                 sandbox.close()
             if userns >= 0:
                 os.close(userns)
+
+    async def _check_remapped(self, record: ContainerRecord) -> None:
+        """Refuse what goes with no user namespace: the container may be older than the setting. Raises as the checks at create."""
+        if self.defaults.idmaps_of(record.host):
+            check_modes(record.host, remapped=True)
+            await self._runtimes.check(record.runtime, record.host, remapped=True)
 
     async def _take_sandbox(self, record: ContainerRecord, networks: Sequence[NetworkRecord], userns: int) -> Sandbox:
         """Give one of those that wait, unless it must belong to another user namespace than theirs: that of others, or the host's."""
