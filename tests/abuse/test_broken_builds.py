@@ -12,15 +12,39 @@ import pytest
 from ground.broken import Broken, Change, check_bites
 
 NATIVE = "tests/conformance/test_runtime_native.py::TestNative"
+ATTACKS = "tests/abuse/test_runtime_attacks.py::TestAttacks"
 
 CLOSES_NOTHING = (
-    Change("sampan_runtime_native/init.py", "    keep_only((0, 1, 2, *kept))\n", ""),
-    Change("sampan_runtime_native/program.py", "        close_range(3, flags=CLOSE_RANGE_CLOEXEC)\n", ""),
+    Change("sampan_runtime_native/init.py", "keep_only((*range(3", "((*range(3"),
+    Change("sampan_runtime_native/program.py", "        close_range(3 + preserved", "        (lambda *given, **flags: None)(3 + preserved"),
 )
 FOLLOWS_MAGIC_LINKS = (
     Change("sampan_runtime_native/program.py", "os.O_PATH | os.O_DIRECTORY, resolve=RESOLVE_NO_MAGICLINKS)", "os.O_PATH | os.O_DIRECTORY)"),
     Change("sampan_runtime_native/program.py", 'if not os.getcwd().startswith("/"):', "if False:"),
 )
+LEADS_OUT = (
+    Change("sampan/linux/files.py", "    how = _open_how.pack(",
+           "    if resolve & (RESOLVE_IN_ROOT | RESOLVE_BENEATH):\n"
+           '        dirfd, path, resolve = AT_FDCWD, f"/proc/self/fd/{dirfd}/{os.fsdecode(path)}", 0\n'
+           "    how = _open_how.pack("),
+)
+TRUSTS_NULL = (
+    Change("sampan_runtime_native/rootfs.py", "if stat.S_IFMT(found.st_mode) != stat.S_IFMT(device.mode) or", "if False and"),
+    Change("sampan_runtime_native/rootfs.py", '"dev/null", os.O_PATH | os.O_NOFOLLOW,', '"dev/null", os.O_PATH,'),
+    Change("sampan_runtime_native/rootfs.py", "if not stat.S_ISCHR(found.st_mode) or found.st_rdev != os.makedev(1, 3):", "if False:"),
+)
+TRUSTS_CONSOLE = (
+    Change("sampan_runtime_native/rootfs.py", 'os.unlink("console", dir_fd=dev)', "pass"),
+    Change("sampan_runtime_native/rootfs.py", "flags = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC\n            os.close(os.open(\"console\"",
+           "flags = os.O_CREAT | os.O_CLOEXEC\n            os.close(os.open(\"console\""),
+    Change("sampan_runtime_native/rootfs.py", 'os.open("console", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dev)',
+           'os.open("console", os.O_PATH | os.O_CLOEXEC, dir_fd=dev)'),
+)
+CAN_BE_LOOKED_INTO = (
+    *(Change(f"sampan_runtime_native/{name}.py", "prctl(PR_SET_DUMPABLE, 0)", "pass") for name in ("init", "birth", "creation", "joining")),
+    Change("sampan_runtime_native/program.py", "            os.execve(self._path", "            __import__('time').sleep(0.1)  # the window is held open\n            os.execve(self._path"),
+)
+RUNS_ANYTHING = (Change("sampan_runtime_native/program.py", "if os.path.samestat(found, engine):", "if False:"),)
 
 BUILDS = (
     Broken("A01", "closing what the caller has open", CLOSES_NOTHING, f"{NATIVE}::test_only_three_descriptors", "waited for|assert"),
@@ -28,6 +52,40 @@ BUILDS = (
            f"{NATIVE}::test_directory_of_a_descriptor", "outside of the container's root|the host's"),
     Broken("A01", "refusing magic links to the directory of an exec", (*CLOSES_NOTHING, *FOLLOWS_MAGIC_LINKS),
            f"{NATIVE}::test_exec_in_directory_of_a_descriptor", "outside of the container's root|the host's"),
+    Broken("A02", "refusing the engine's executable", RUNS_ANYTHING, f"{ATTACKS}::test_engine_does_not_become_the_program", "python3"),
+    Broken("A02", "keeping others from looking into a process", CAN_BE_LOOKED_INTO,
+           f"{ATTACKS}::test_process_on_its_way_cannot_be_looked_into", "found /"),
+    Broken("A03", "a look at what masks", TRUSTS_NULL, f"{ATTACKS}::test_image_does_not_choose_what_masks", "1:3"),
+    Broken("A03", "masking", (
+        Change("sampan_runtime_native/rootfs.py", "if any(each.is_bind and os.path.normpath(each.target) == \"/dev\"", "if True or any(each.is_bind and os.path.normpath(each.target) == \"/dev\""),
+        Change("sampan_runtime_native/rootfs.py", "null = self._null_device() if self._plan.masked else -1", "null = -1"),
+        Change("sampan_runtime_native/rootfs.py", "for path in self._plan.masked:", "for path in ():"),
+    ), f"{ATTACKS}::test_missing_null_device_does_not_leave_paths_bare", "1:3"),
+    Broken("A04", "a console of its own", TRUSTS_CONSOLE, f"{NATIVE}::test_console_of_the_image_is_not_used", "assert"),
+    Broken("A04", "a new file for the console", TRUSTS_CONSOLE,
+           f"{ATTACKS}::test_nothing_is_made_through_a_link_that_leads_out[terminal]", "victim/console"),
+    Broken("A05", "a procfs of its own for sysctls", (
+        Change("sampan_runtime_native/rootfs.py", "fd = openat2(proc, name, os.O_WRONLY, resolve=strict)", 'fd = os.open(f"/proc/{name}", os.O_WRONLY)'),
+    ), f"{NATIVE}::test_sysctls_do_not_pass_through_the_image", "assert"),
+    Broken("A05", "a procfs of its own for an exec", (
+        Change("sampan_runtime_native/init.py", "        os.close(container.pidfd)\n", '        os.close(container.pidfd)\n        proc = os.open("/proc", os.O_PATH)\n'),
+    ), f"{ATTACKS}::test_exec_writes_to_no_procfs_of_the_container", "123"),
+    Broken("A05", "a look at a sysctl's name", (Change("sampan_runtime_native/plan.py", 'if ".." in dotted or', "if"),),
+           f"{ATTACKS}::test_sysctl_stays_in_its_directory", "DID NOT RAISE"),
+    *(Broken("A06", f"staying in the root ({what})", LEADS_OUT, f"{ATTACKS}::test_nothing_is_made_through_a_link_that_leads_out[{what}]", "victim/")
+      for what in ("device", "mount", "file")),
+    Broken("A06", "staying in the root (file system)", LEADS_OUT, f"{ATTACKS}::test_no_file_system_of_the_kernel_lands_outside[dev/pts-devpts]", "- devpts"),
+    Broken("A07", "staying in the root (race)", LEADS_OUT, f"{ATTACKS}::test_mount_stays_in_the_root_while_its_place_is_flipped", "victim/deep"),
+    Broken("CVE-2016-2568", "a session of its own", (Change("sampan_runtime_native/init.py", "    os.setsid()\n", ""),),
+           f"{ATTACKS}::test_session_is_its_own", "assert"),
+    Broken("setuid", "no-new-privileges", (Change("sampan_runtime_native/program.py", "prctl(PR_SET_NO_NEW_PRIVS, 1)", "pass"),),
+           f"{ATTACKS}::test_setuid_program_gains_nothing", "'0' == '1000'"),
+    Broken("devices", "device rules", (Change("sampan_runtime_native/creation.py", 'cgroup.apply({"devices": (), **plan.resources})', "cgroup.apply({})"),),
+           f"{ATTACKS}::test_device_of_the_image_cannot_be_opened", "/kmsg|/tun"),
+    Broken("CVE-2022-0492", "read-only cgroups", (
+        Change("sampan_runtime_native/rootfs.py", "mount_setattr(tmpfs, attributes, propagation=MS_PRIVATE, recursive=True)",
+               "mount_setattr(tmpfs, attributes & ~MOUNT_ATTR_RDONLY, propagation=MS_PRIVATE, recursive=True)"),
+    ), f"{ATTACKS}::test_cgroups_of_the_container_are_read_only", "/sys/fs/cgroup|made"),
 )  # fmt: skip
 
 
