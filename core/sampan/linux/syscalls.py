@@ -23,13 +23,14 @@ _X86_64 = {
     "fsopen": 430, "fsconfig": 431, "fsmount": 432, "fspick": 433, "pidfd_open": 434, "clone3": 435,
     "close_range": 436, "openat2": 437, "pidfd_getfd": 438, "mount_setattr": 442, "quotactl_fd": 443,
     "keyctl": 250, "rt_sigaction": 13, "sched_setattr": 314, "ioprio_set": 251,
+    "add_key": 248,
 }  # fmt: skip
 _AARCH64 = {
     "mount": 40, "umount2": 39, "pivot_root": 41, "setns": 268, "unshare": 97, "capget": 90, "capset": 91,
     "seccomp": 277, "bpf": 280, "execveat": 281, "open_tree": 428, "move_mount": 429, "fsopen": 430,
     "fsconfig": 431, "fsmount": 432, "fspick": 433, "pidfd_open": 434, "clone3": 435, "close_range": 436,
     "openat2": 437, "pidfd_getfd": 438, "mount_setattr": 442, "quotactl_fd": 443, "keyctl": 219,
-    "rt_sigaction": 134, "sched_setattr": 274, "ioprio_set": 30,
+    "rt_sigaction": 134, "sched_setattr": 274, "ioprio_set": 30, "add_key": 217,
 }  # fmt: skip
 
 NR: dict[str, int] = {"x86_64": _X86_64, "aarch64": _AARCH64}.get(MACHINE, {})

@@ -106,13 +106,13 @@ class Program:
 
     def _set_labels(self, proc: int) -> None:
         process = self._process
-        for label, value, kind in (
-            ("apparmor/exec", process.apparmor and f"exec {process.apparmor}", "AppArmor profile"),
-            ("exec", process.selinux, "SELinux label"),
+        for label, prefix, value, kind in (
+            ("apparmor/exec", "exec ", process.apparmor, "AppArmor profile"),
+            ("exec", "", process.selinux, "SELinux label"),
         ):
             if value:
                 try:
-                    write_proc(proc, f"{os.getpid()}/attr/{label}", value)
+                    write_proc(proc, f"{os.getpid()}/attr/{label}", prefix + value)
                 except OSError as error:
                     cause = os.strerror(error.errno or 0)
                     raise System(f"set {kind} {value!r}: {cause}", remedy="is it enabled and loaded?") from error
