@@ -63,9 +63,11 @@ def _read(options: Namespace, *, detached: bool) -> _Wanted:
     if not bundle.spec.get("process"):
         raise InvalidArgument(f"{bundle.path}/config.json has no process")
     process, preserved = streams.descriptors(bundle.spec["process"], options.preserve_fds)
-    wanted = _Wanted(bundle._replace(spec={**bundle.spec, "process": process}), preserved)
-    streams.check_terminal(terminal=wanted.terminal, detached=detached, console_socket=options.console_socket)
-    return wanted
+    terminal = bool(process.get("terminal"))
+    streams.check_terminal(terminal=terminal, detached=detached, console_socket=options.console_socket)
+    if terminal and not detached:
+        process = streams.with_our_size(process)
+    return _Wanted(bundle._replace(spec={**bundle.spec, "process": process}), preserved)
 
 
 def _create(options: Namespace, wanted: _Wanted, console: Console) -> Record:

@@ -35,6 +35,8 @@ def execute(options: Namespace) -> int:
         return 0
     from sampan_runtime_native.cli.foreground import Foreground
 
+    if terminal:
+        process = streams.with_our_size(process)
     with Foreground() as foreground:
         stdio = Stdio(console=foreground.console(), preserved=preserved) if terminal else streams.own(preserved)
         return foreground.stay_with(_exec(store, record, process, stdio, options.pid_file))

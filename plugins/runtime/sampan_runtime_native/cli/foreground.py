@@ -144,8 +144,7 @@ class _Terminal:
             self._input_open = bool(self._to_program)
         at_master = ready.get(self._master, 0)
         if at_master & select.POLLOUT and self._to_program:
-            with contextlib.suppress(BlockingIOError):
-                self._to_program = self._to_program[os.write(self._master, self._to_program) :]
+            self._to_program = self._to_program[_write(self._master, self._to_program) :]
         if at_master & (select.POLLIN | select.POLLHUP) and not self._to_us:
             self._to_us = _read(self._master)
             self._output_open = bool(self._to_us)
@@ -163,6 +162,18 @@ class _Terminal:
         with contextlib.suppress(OSError):
             size = fcntl.ioctl(0, termios.TIOCGWINSZ, bytes(8))
             fcntl.ioctl(self._master, termios.TIOCSWINSZ, size)
+
+
+def _write(fd: int, data: bytes) -> int:
+    """Give how much of `data` is done with: all of it where the program has closed its terminal (EIO)."""
+    try:
+        return os.write(fd, data)
+    except BlockingIOError:
+        return 0
+    except OSError as error:
+        if error.errno == errno.EIO:
+            return len(data)
+        raise
 
 
 def _read(fd: int) -> bytes:

@@ -166,7 +166,7 @@ def _lock(fd: int, how: int) -> bool:
 
 
 def _taken(container: str) -> Conflict:
-    return Conflict(f"container with id exists: {container}", remedy="delete it, or take another id")
+    return Conflict(f"container with given ID already exists: {container}", remedy="delete it, or take another ID")
 
 
 @contextlib.contextmanager

@@ -38,6 +38,14 @@ def own(preserved: int) -> Stdio:
     return Stdio(0, 1, 2, preserved=preserved)
 
 
+def with_our_size(process: Spec) -> Spec:
+    """Give a process on a terminal the size that ours has, from its first moment."""
+    if not os.isatty(0):
+        return process
+    columns, lines = os.get_terminal_size(0)
+    return {**process, "consoleSize": {"height": lines, "width": columns}}
+
+
 def descriptors(process: Spec, wanted: int) -> tuple[Spec, int]:
     """Give the process with what `sd_listen_fds(3)` wants to find, and the number of descriptors from 3 that are passed
     on: those that systemd gave this program, then `wanted` more. Raises `InvalidArgument` for one that is not open.
