@@ -12,13 +12,13 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from sampan.api.driver import Probe
-from sampan.api.errors import Conflict, Forbidden, InvalidArgument, NotFound, SampanError, System
+from sampan.api.errors import Conflict, Forbidden, InvalidArgument, NotFound, SampanError, System, Unsupported
 from sampan.api.runtime import (
     CreateRequest,
     ExecRequest,
@@ -43,11 +43,25 @@ _UNIFIED = Path("/sys/fs/cgroup/unified")
 class OciRuntime(RuntimeDriver):
     """Base of the drivers by program: a subclass gives `name`, which is the program's too unless configured.
 
-    Data of the handle: `id`, the program's name for the container, and `cgroup`, the path in every hierarchy.
+    Data of the handle: `id`, the program's name for the container, `cgroup`, the path in every hierarchy, and
+    `arguments`, options of the program for this container.
     """
 
     package: ClassVar[str] = ""
     """Debian's package of the program; empty: named as the driver."""
+
+    arguments: ClassVar[tuple[str, ...]] = ()
+    """Options of the program that always stand before its command; those of the settings follow, and so win."""
+
+    capabilities: ClassVar[frozenset[str]] = frozenset({
+        RuntimeCapability.EXEC,
+        RuntimeCapability.PAUSE,
+        RuntimeCapability.UPDATE,
+        RuntimeCapability.OWN_NETWORK,
+        RuntimeCapability.HOOKS,
+        RuntimeCapability.SECCOMP_NOTIFY,
+    })  # fmt: skip
+    """What the program can do on any host that it runs on."""
 
     @classmethod
     def config_model(cls) -> type[DriverConfig]:
@@ -63,50 +77,47 @@ class OciRuntime(RuntimeDriver):
 
         if shutil.which(cls.name) is None:
             package = cls.package or cls.name
-            return Probe(False, f"there is no {cls.name} on PATH; to have it: apt-get install {package}")
-        return Probe(True, capabilities=frozenset({
-            RuntimeCapability.EXEC,
-            RuntimeCapability.PAUSE,
-            RuntimeCapability.UPDATE,
-            RuntimeCapability.OWN_NETWORK,
-            RuntimeCapability.HOOKS,
-            RuntimeCapability.SECCOMP_NOTIFY,
-        }))  # fmt: skip
+            reason = f"there is no {cls.name} on PATH; to have it: apt-get install {package}"
+            return Probe(False, reason, cls.capabilities)  # of a program that is set as `binary`
+        return Probe(True, capabilities=cls.capabilities)
 
     def create(self, request: CreateRequest) -> Handle:
         """Mount the root file system privately and run `create` with the container's stdio."""
         _enter_private_mounts()
         self._lay_out(request)
         pid_file = self.context.state / "pid"
+        arguments = self.arguments_for(request)
         try:
             with _naming(request.spec["process"]), _terminal(request.stdio, self.context.state) as options:
-                self._program().run(
+                self._program(arguments).run(
                     "create", "--bundle", str(request.bundle), "--pid-file", str(pid_file), *options,
                     request.id, stdio=_three(request.stdio),
                 )  # fmt: skip
             pid = int(pid_file.read_text())
-            return Handle(pid, data={"id": request.id, "cgroup": _cgroup_of(pid)})
+            return Handle(pid, data={"id": request.id, "cgroup": _cgroup_of(pid), "arguments": arguments})
         except Conflict:
             raise  # the container of that name is another one, and stays
         except SampanError:
-            self._forget_half_made(request.id)
+            with suppress(SampanError):  # as crun leaves something; the error above is the one to tell
+                self._program(arguments).run("delete", "--force", request.id)
+            _forget_cgroup(request.spec)
             raise
         finally:
             pid_file.unlink(missing_ok=True)
 
     def start(self, handle: Handle) -> None:
         """Run `start`."""
-        self._program().run("start", handle.data["id"])
+        self._of(handle).run("start", handle.data["id"])
 
     def signal(self, handle: Handle, signum: int, *, everyone: bool = False) -> None:
         """Run `kill`, with `--all` for everyone."""
         everyone_option = ["--all"] if everyone else []
-        self._program().run("kill", *everyone_option, handle.data["id"], str(signum))
+        self._of(handle).run("kill", *everyone_option, handle.data["id"], str(signum))
 
     def delete(self, handle: Handle) -> None:
         """Run `delete --force`, which kills what is left; a container that is gone already is well."""
         with suppress(NotFound):
-            self._program().run("delete", "--force", handle.data["id"])
+            self._of(handle).run("delete", "--force", handle.data["id"])
 
     def exec(self, handle: Handle, request: ExecRequest) -> int:
         """Run `exec --detach` with the process in a file."""
@@ -115,7 +126,7 @@ class OciRuntime(RuntimeDriver):
         try:
             process_file.write_text(json.dumps({**request.process, "terminal": request.stdio.console >= 0}))
             with _naming(request.process), _terminal(request.stdio, self.context.state) as options:
-                self._program().run(
+                self._of(handle).run(
                     "exec", "--process", str(process_file), "--detach", "--pid-file", str(pid_file), *options,
                     handle.data["id"], stdio=_three(request.stdio),
                 )  # fmt: skip
@@ -126,24 +137,24 @@ class OciRuntime(RuntimeDriver):
 
     def pause(self, handle: Handle) -> None:
         """Run `pause`."""
-        self._program().run("pause", handle.data["id"])
+        self._of(handle).run("pause", handle.data["id"])
 
     def resume(self, handle: Handle) -> None:
         """Run `resume`."""
-        self._program().run("resume", handle.data["id"])
+        self._of(handle).run("resume", handle.data["id"])
 
     def update(self, handle: Handle, resources: Spec) -> None:
         """Run `update` with the resources in a file."""
         resources_file = self.context.state / "resources.json"
         try:
             resources_file.write_text(json.dumps(resources))
-            self._program().run("update", "--resources", str(resources_file), handle.data["id"])
+            self._of(handle).run("update", "--resources", str(resources_file), handle.data["id"])
         finally:
             resources_file.unlink(missing_ok=True)
 
     def processes(self, handle: Handle) -> tuple[int, ...]:
         """Run `ps`, which reads the container's cgroup."""
-        answer = self._program().ask("ps", "--format", "json", handle.data["id"])
+        answer = self._of(handle).ask("ps", "--format", "json", handle.data["id"])
         return tuple(json.loads(answer) or ())
 
     def stats(self, handle: Handle) -> Stats:
@@ -160,21 +171,25 @@ class OciRuntime(RuntimeDriver):
         except OSError as error:
             raise System(f"read the kills in container {handle.data['id']}: {error}") from error
 
-    def _forget_half_made(self, name: str) -> None:
-        """Remove what a failed `create` has left, as crun does; its own error is the one to tell."""
-        with suppress(SampanError):
-            self._program().run("delete", "--force", name)
+    def arguments_for(self, request: CreateRequest) -> tuple[str, ...]:
+        """Give options of the program for one container, from its creation on."""
+        return ()
 
-    def _program(self) -> Program:
+    def _program(self, arguments: Sequence[str] = ()) -> Program:
         """Give the program with its settings and a log for this process alone: calls can be under way at
         once."""
         options = (
             self.config.get("binary") or self.name,
             "--root",
             self.config.get("root") or str(self.context.state),
+            *self.arguments,
+            *arguments,
             *self.config.get("extra_args", ()),
         )
         return Program(options, self.context.state / f"log-{os.getpid()}.json")
+
+    def _of(self, handle: Handle) -> Program:
+        return self._program(handle.data.get("arguments", ()))
 
     def _lay_out(self, request: CreateRequest) -> None:
         """Mount the root at `bundle`/rootfs, and over config.json one that says so and names the network
@@ -199,6 +214,18 @@ class OciRuntime(RuntimeDriver):
             config.unlink(missing_ok=True)
 
 
+class AnyRuntime(OciRuntime):
+    """A program that the settings name: `[runtimes.NAME]` with `driver = "oci"` and `binary`."""
+
+    name = "oci"
+
+    @classmethod
+    def probe(cls, root: Path) -> Probe:
+        """It has no program of its own; whether another's works shows at its first use."""
+        reason = 'it needs a program: [runtimes.NAME] with driver = "oci" and binary = "/path" makes it runtime NAME'
+        return Probe(False, reason, cls.capabilities)
+
+
 class RuncRuntime(OciRuntime):
     """The reference implementation of the OCI runtime specification."""
 
@@ -210,13 +237,69 @@ class CrunRuntime(OciRuntime):
 
     name = "crun"
 
-    def _program(self) -> Program:
+    def _program(self, arguments: Sequence[str] = ()) -> Program:
         """Hide the v2 tree of a hybrid host from the program: crun refuses to work when it finds one
         beside v1."""
         if (_UNIFIED / "cgroup.procs").exists():
             _enter_private_mounts()
             mounts.mount_all([mounts.Mount("tmpfs", "tmpfs")], _UNIFIED)
-        return super()._program()
+        return super()._program(arguments)
+
+
+class RunscRuntime(OciRuntime):
+    """gVisor: a kernel in user space between container and host, here by ptrace, which works everywhere.
+
+    It has no network but a loopback or the host's own, through the sockets of the host. Its processes are the sandbox's:
+    what runs inside, the host does not see.
+    """
+
+    name = "runsc"
+    arguments = ("--platform=ptrace",)
+    capabilities = frozenset({RuntimeCapability.EXEC, RuntimeCapability.PAUSE})
+
+    def arguments_for(self, request: CreateRequest) -> tuple[str, ...]:
+        """Give the container the host's network if it has no network namespace, and else a loopback."""
+        kinds = {namespace["type"] for namespace in request.spec["linux"].get("namespaces", ())}
+        own = request.netns >= 0 or "network" in kinds
+        return ("--network=none" if own else "--network=host",)
+
+    def create(self, request: CreateRequest) -> Handle:
+        """As the others; on a hybrid host also put the sandbox into the v2 tree, of which the program knows nothing."""
+        handle = super().create(request)
+        try:
+            _join_unified(Cgroup(handle.data["cgroup"]))
+        except OSError as error:
+            self.delete(handle)
+            raise System(f"create container {request.id}: {error}") from error
+        return handle
+
+    def delete(self, handle: Handle) -> None:
+        """As the others, and remove the cgroup in the v2 tree."""
+        super().delete(handle)
+        try:
+            Cgroup(handle.data["cgroup"]).remove()
+        except OSError as error:
+            raise System(f"delete container {handle.data['id']}: {error}") from error
+
+    def update(self, handle: Handle, resources: Spec) -> None:
+        """Refuse it: the program has no such command."""
+        raise Unsupported("update a container: runsc can't change limits of one that runs", remedy="stop it first")
+
+    def processes(self, handle: Handle) -> tuple[int, ...]:
+        """Read the cgroup: `ps` tells pids of gVisor's own making."""
+        try:
+            return Cgroup(handle.data["cgroup"]).procs()
+        except OSError as error:
+            raise System(f"list the processes of container {handle.data['id']}: {error}") from error
+
+
+def _join_unified(cgroup: Cgroup) -> None:
+    """Bring what runs in the v1 cgroups into the v2 one of the same path, where the engine kills and lists."""
+    if cgroup.layout.version != "hybrid":
+        return
+    Path(cgroup.directory()).mkdir(parents=True, exist_ok=True)
+    for pid in map(int, Path(cgroup.directory("memory"), "cgroup.procs").read_text().split()):
+        cgroup.add(pid)
 
 
 def _enter_private_mounts() -> None:
@@ -278,6 +361,13 @@ def _terminal(stdio: Stdio, directory: Path) -> Iterator[tuple[str, ...]]:
     finally:
         (directory / name).unlink(missing_ok=True)
         os.close(directory_fd)
+
+
+def _forget_cgroup(spec: Spec) -> None:
+    """Remove the empty cgroup of a container that was not created: crun leaves it."""
+    if path := (spec.get("linux") or {}).get("cgroupsPath"):
+        with suppress(OSError, ValueError):  # one that has processes is somebody's
+            Cgroup(path).remove()
 
 
 def _cgroup_of(pid: int) -> str:

@@ -1,4 +1,4 @@
-"""Registration of the drivers `runc` and `crun`."""
+"""Registration of the drivers `runc`, `crun`, `runsc` and `oci`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ if TYPE_CHECKING:
 def sampan_register_runtime_drivers() -> Sequence[type[RuntimeDriver]]:
     """Give one class per program that we know to work; another OCI runtime is a subclass of `OciRuntime`
     away."""
-    from sampan_runtime_oci.driver import CrunRuntime, RuncRuntime
+    from sampan_runtime_oci.driver import AnyRuntime, CrunRuntime, RuncRuntime, RunscRuntime
 
-    return [RuncRuntime, CrunRuntime]
+    return [RuncRuntime, CrunRuntime, RunscRuntime, AnyRuntime]

@@ -28,11 +28,12 @@ _KINDS: tuple[tuple[type[SampanError], re.Pattern[str]], ...] = (
     (
         NotFound,
         re.compile(
-            r"executable file .*not found in \$PATH|exec:? .*[Nn]o such file|container .*does not exist"
+            r"executable file .*not found in \$PATH|exec:? .*[Nn]o such file"
+            r"|(finding executable|failed to load) .*no such file|sandbox is not running|in state stopped|container .*does not exist"
             r"|container .*(is )?not running|process already finished|[Nn]o such process"
         ),
     ),
-    (Forbidden, re.compile(r"(exec|executable)\W.*([Pp]ermission denied|is a directory|not permitted)")),
+    (Forbidden, re.compile(r"(exec|executable|failed to load)\W.*([Pp]ermission denied|is a directory|not permitted)")),
     (
         InvalidArgument,
         re.compile(

@@ -132,7 +132,7 @@ class SystemRoutes:
             "Labels": [],
             "ExperimentalBuild": False,
             "ServerVersion": __version__,
-            "Runtimes": {name: {"path": name} for name in names("runtime")},
+            "Runtimes": {name: {"path": name} for name in engine.runtimes.names()},
             "DefaultRuntime": engine.settings.runtime,
             "Swarm": {"NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive", "ControlAvailable": False, "Error": ""},
             "LiveRestoreEnabled": True,
