@@ -289,12 +289,13 @@ class RootBuilder:
             os.close(fd)
 
     def _mount_tmpfs(self, each: PlannedMount, options: MountOptions) -> None:
-        """Mount one with the mode of the directory in its place, unless told, and what is in that if it is to be copied. It becomes
-        read-only when all is laid out: other mounts may have their places in it.
+        """Mount one with the mode of the directory in its place, if there is one, unless told, and what is in that if it is to be copied.
+        It becomes read-only when all is laid out: other mounts may have their places in it.
         """
         told = any(option.startswith("mode=") for option in options.data)
+        made = not self._is_there(each.target)
         with self._place(each.target, directory=True) as place:
-            mode = () if told else (f"mode={stat.S_IMODE(os.fstat(place).st_mode):o}",)
+            mode = () if told or made else (f"mode={stat.S_IMODE(os.fstat(place).st_mode):o}",)
             writable = replace(
                 options, data=(*mode, *options.data), attr_set=options.attributes & ~MOUNT_ATTR_RDONLY, tree_set=0
             )  # fmt: skip
@@ -481,6 +482,13 @@ class RootBuilder:
         os.chdir("/")
         if self._plan.root_propagation & (MS_SHARED | MS_UNBINDABLE):
             set_propagation("/", self._plan.root_propagation)  # not before: pivot_root takes no shared mount
+
+    def _is_there(self, path: str) -> bool:
+        try:
+            os.close(openat2(self.fd, path, os.O_PATH, resolve=_IN_ROOT))
+        except OSError:
+            return False
+        return True
 
     @contextmanager
     def _place(self, path: str, *, directory: bool, resolve: int = 0) -> Iterator[int]:
