@@ -12,7 +12,7 @@ import pytest
 
 from compat.conftest import Client
 from ground.daemon import Daemon, new_daemon
-from sampan.linux import mounts
+from sampan.linux import cgroups, mounts
 
 
 def mounted_below(daemon: Daemon) -> list[str]:
@@ -171,6 +171,24 @@ def test_what_would_change_the_host_is_refused_at_create(daemon: Daemon) -> None
     assert create(Sysctls={"vm.overcommit_memory": "1"}) == "sysctl 'vm.overcommit_memory' is not in a separate kernel namespace"
     assert create(PidMode="private") == "invalid PID mode: private"
     assert "kernel has no AppArmor" in create(SecurityOpt=["apparmor=docker-default"]) or Path("/sys/kernel/security/apparmor").exists()
+
+
+def test_old_clients_get_the_defaults_of_their_time(daemon: Daemon) -> None:
+    def modes(version: str, **host: str) -> tuple[str, str]:
+        body = {"Image": "busybox", "Cmd": ["true"], "HostConfig": host}
+        made = daemon.api("POST", f"/v{version}/containers/create", body)
+        shown = daemon.api("GET", f"/containers/{made['Id']}/json")["HostConfig"]
+        return shown["IpcMode"], shown["CgroupnsMode"]
+
+    of_now = "private" if cgroups.detect().version == "v2" else "host"
+    assert modes("1.51") == ("private", of_now)
+    assert modes("1.39") == ("shareable", of_now)
+    assert modes("1.39", IpcMode="none", CgroupnsMode="private") == ("none", "private")
+
+
+def test_a_host_name_needs_a_uts_namespace(client: Client) -> None:
+    refused = client("run", "--rm", "--uts", "host", "--hostname", "keel", "busybox", "true", check=125)
+    assert b"conflicting options: hostname and the UTS mode" in refused.stderr
 
 
 def test_an_exec_has_the_containers_limits(client: Client) -> None:

@@ -33,6 +33,8 @@ def host(**values: Any) -> HostConfig:
             {"Memory": 64 * MEGABYTE, "MemoryReservation": 65 * MEGABYTE},
             "Minimum memory limit can not be less than memory reservation limit, see usage",
         ),
+        ({"MemoryReservation": 1}, "Minimum memory reservation allowed is 6MB"),
+        ({"CpuShares": -1}, "invalid CPU shares (-1): value must be a positive integer"),
         ({"MemorySwappiness": 101}, "Invalid value: 101, valid memory swappiness range is 0-100"),
         ({"NanoCpus": 1, "CpuQuota": 5000}, "Conflicting options: Nano CPUs and CPU Period/Quota cannot both be set"),
         (

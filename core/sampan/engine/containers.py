@@ -312,6 +312,8 @@ class Containers:
         if host.auto_remove and restart_policy.restarts(host.restart_policy):
             raise InvalidArgument("can't create 'AutoRemove' container with restart policy")
         check_modes(host, remapped=self._defaults.idmaps is not None)
+        if host.uts_mode == "host" and config.hostname:
+            raise InvalidArgument("conflicting options: hostname and the UTS mode")
         check_sysctls(host)
         self._defaults.init_of(host)
         warnings.extend(container_networks.check_modes(config, host))

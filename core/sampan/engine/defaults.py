@@ -52,6 +52,7 @@ class Defaults:
     def fill(self, host: HostConfig) -> None:
         """Write into a new container's configuration what it gets, so that it keeps it and `inspect` shows it. Docker's list."""
         host.memory_swap = host.memory_swap or (host.memory * 2 if host.memory > 0 else 0)
+        host.pids_limit = host.pids_limit if host.pids_limit and host.pids_limit > 0 else None
         host.shm_size = host.shm_size or self.shm_size
         host.ipc_mode = host.ipc_mode or self.ipc_mode
         host.cgroupns_mode = host.cgroupns_mode or default_cgroupns(host, self.cgroupns_mode)

@@ -40,6 +40,8 @@ def check_limits(host: HostConfig) -> list[str]:
         raise InvalidArgument("You should always set the Memory limit when using Memoryswap limit, see usage")
     if host.memory_swap > 0 and host.memory_swap < host.memory:
         raise InvalidArgument("Minimum memoryswap limit should be larger than memory limit, see usage")
+    if 0 < host.memory_reservation < MIN_MEMORY:
+        raise InvalidArgument("Minimum memory reservation allowed is 6MB")
     if host.memory_reservation and host.memory and host.memory < host.memory_reservation:
         raise InvalidArgument("Minimum memory limit can not be less than memory reservation limit, see usage")
     if host.memory_swappiness is not None and not -1 <= host.memory_swappiness <= 100:
@@ -49,6 +51,8 @@ def check_limits(host: HostConfig) -> list[str]:
     cpus = os.cpu_count() or 1
     if host.nano_cpus < 0 or host.nano_cpus > cpus * 10**9:
         raise InvalidArgument(f"Range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available")
+    if host.cpu_shares < 0:
+        raise InvalidArgument(f"invalid CPU shares ({host.cpu_shares}): value must be a positive integer")
     if host.cpu_period and not 1000 <= host.cpu_period <= 1_000_000:
         raise InvalidArgument("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)")
     if 0 < host.cpu_quota < 1000:

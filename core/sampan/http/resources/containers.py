@@ -36,6 +36,7 @@ from sampan.http.response import (
 )
 from sampan.http.router import Router
 from sampan.http.streams import STDERR, STDOUT, frame
+from sampan.linux import cgroups
 
 _CHANGE_KINDS = {ChangeKind.MODIFIED: 0, ChangeKind.ADDED: 1, ChangeKind.DELETED: 2}
 
@@ -90,6 +91,7 @@ class ContainerRoutes:
     async def create(self, request: Request) -> Response:
         """Make a container."""
         asked = await body.model(request, ContainerCreateRequest)
+        _fill_for_old_clients(asked.host_config, request.version)
         self._check_platform(request.query.get("platform"), asked.image)
         created = await self._engine.containers.create(asked, request.query.get("name") or None)
         return json_response({"Id": created.container.id, "Warnings": created.warnings}, 201)
@@ -277,6 +279,14 @@ class ContainerRoutes:
         pids = set(await container.shim.processes())
         arguments = request.query.get("ps_args") or "-ef"
         return json_response(await asyncio.to_thread(_ps, pids, arguments.split()))
+
+
+def _fill_for_old_clients(host: HostConfig, version: tuple[int, int]) -> None:
+    """Write in what was the default when a client of an older version of the API was made."""
+    if version < (1, 40) and not host.ipc_mode:
+        host.ipc_mode = "shareable"
+    if version < (1, 41) and not host.cgroupns_mode and cgroups.detect().version != "v2":
+        host.cgroupns_mode = "host"
 
 
 def _stop_options(request: Request) -> tuple[int | None, int | None]:
