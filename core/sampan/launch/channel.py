@@ -14,6 +14,7 @@ import socket
 import sys
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,16 @@ from sampan.linux import messages
 from sampan.linux.files import open_directory
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Unsent:
+    """A message that is still to be sent, and who waits for its answer, or for its sending where there is none."""
+
+    future: asyncio.Future[Any]
+    payload: bytes
+    fds: tuple[int, ...]
+    is_answered: bool = True
 
 
 class Channel:
@@ -36,7 +47,7 @@ class Channel:
         self._loop = asyncio.get_running_loop()
         self._ids = itertools.count(1)
         self._answers: dict[int, tuple[str, asyncio.Future[Any]]] = {}
-        self._unsent: deque[tuple[asyncio.Future[Any], bytes, tuple[int, ...]]] = deque()
+        self._unsent: deque[_Unsent] = deque()
         self._loop.add_reader(sock.fileno(), self._receive)
 
     @classmethod
@@ -72,10 +83,21 @@ class Channel:
         answer: asyncio.Future[Any] = self._loop.create_future()
         answer.add_done_callback(lambda done: self._forget(number, done))
         self._answers[number] = (op, answer)
-        self._unsent.append((answer, messages.encode({"id": number, "op": op, **fields}), tuple(fds)))
+        self._put(_Unsent(answer, messages.encode({"id": number, "op": op, **fields}), tuple(fds)))
+        return answer
+
+    async def tell(self, fds: Sequence[int]) -> None:
+        """Send descriptors and no word; there is no answer to that. Raises `Unavailable`."""
+        if self.closed.is_set():
+            raise self._gone("tell")
+        sent: asyncio.Future[Any] = self._loop.create_future()
+        self._put(_Unsent(sent, b"!", tuple(fds), is_answered=False))
+        await sent
+
+    def _put(self, message: _Unsent) -> None:
+        self._unsent.append(message)
         if len(self._unsent) == 1:
             self._send()
-        return answer
 
     def _forget(self, number: int, answer: asyncio.Future[Any]) -> None:
         self._answers.pop(number, None)
@@ -90,6 +112,9 @@ class Channel:
         self._loop.remove_reader(self._sock.fileno())
         self._loop.remove_writer(self._sock.fileno())
         self._sock.close()
+        for message in self._unsent:
+            if not message.is_answered and not message.future.done():
+                message.future.set_exception(self._gone("tell"))
         self._unsent.clear()
         for op, answer in self._answers.values():
             if not answer.done():
@@ -101,9 +126,11 @@ class Channel:
     def _send(self) -> None:
         try:
             while self._unsent:
-                answer, payload, fds = self._unsent[0]
-                if not answer.done():  # else it was cancelled, and its descriptors may be closed
-                    messages.send(self._sock, payload, fds)
+                message = self._unsent[0]
+                if not message.future.done():  # else it was cancelled, and its descriptors may be closed
+                    messages.send(self._sock, message.payload, message.fds)
+                    if not message.is_answered:
+                        message.future.set_result(None)
                 self._unsent.popleft()
         except BlockingIOError:
             self._loop.add_writer(self._sock.fileno(), self._send)

@@ -241,11 +241,10 @@ class Zygote:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         channel = Channel(ours, f"the shim of container {config.id}")
         names, fds = namespaces.named
-        # The configuration waits in the shim's own socket: a zygote that doesn't read it has less to write to memory
-        # that it shares with its shims.
+        # The configuration waits in the shim's own socket, and its answer is the zygote's too: see `zygote`.
         greeting = asyncio.ensure_future(_greet(channel, fds, namespaces=names, config=config.to_data()))
         try:
-            await self._channel.request("spawn", [theirs.fileno()])
+            await self._channel.tell([theirs.fileno()])
         except BaseException:
             greeting.cancel()
             channel.close()

@@ -65,7 +65,7 @@ class ShimConfig:
     `shim.sock`, `handle.json`
     and the driver's own `runtime/` will. `log` None keeps no log. `log_attributes` are labels, environment
     and tag that the log's
-    options chose. `console_size` is (height, width). `driver_timeout_s` ends a runtime operation that hangs.
+    options chose. `console_size` is (height, width). `driver_timeout_s` ends a runtime operation that hangs. `cache_dir` is the runtime driver's for all its containers.
     """
 
     id: str
@@ -83,6 +83,7 @@ class ShimConfig:
     open_stdin: bool = False
     console_size: tuple[int, int] | None = None
     driver_timeout_s: float = 120.0
+    cache_dir: Path | None = None
 
     def to_data(self) -> Message:
         """Give the configuration as plain data."""
@@ -102,6 +103,7 @@ class ShimConfig:
             "open_stdin": self.open_stdin,
             "console_size": self.console_size,
             "driver_timeout_s": self.driver_timeout_s,
+            "cache_dir": str(self.cache_dir) if self.cache_dir else None,
         }
 
     @classmethod
@@ -123,6 +125,7 @@ class ShimConfig:
             open_stdin=data["open_stdin"],
             console_size=_pair(data["console_size"]),
             driver_timeout_s=data["driver_timeout_s"],
+            cache_dir=Path(data["cache_dir"]) if data["cache_dir"] else None,
         )
 
 

@@ -109,6 +109,6 @@ def _read_spec(config: ShimConfig) -> Spec:
 
 def _driver(config: ShimConfig) -> RuntimeDriver:
     driver: RuntimeDriver = load_class(config.runtime)(
-        RuntimeContext(config.state_dir / "runtime"), config.runtime_config
+        RuntimeContext(config.state_dir / "runtime", config.cache_dir), config.runtime_config
     )
     return driver

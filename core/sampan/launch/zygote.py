@@ -10,6 +10,7 @@ that are mapped, and a shim keeps sharing the pages that it does not write to.
 
 from __future__ import annotations
 
+import array
 import contextlib
 import gc
 import importlib
@@ -20,6 +21,7 @@ import signal
 import socket
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from sampan.api.errors import SampanError
 from sampan.launch.birth import be_shim
@@ -30,20 +32,40 @@ logger = logging.getLogger(__name__)
 
 
 def main(fd: int) -> None:
-    """Serve the daemon on the SEQPACKET socket `fd` until it closes: `preload` modules and `spawn` shims."""
+    """Serve the daemon on the SEQPACKET socket `fd` until it closes: `preload` modules, then fork shims."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # SIGINT and SIGHUP are for shims too
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps the shims that end before us
     with socket.socket(fileno=fd) as sock, contextlib.suppress(ConnectionError):  # the daemon went away
-        while (received := messages.receive(sock)) is not None:
-            message, fds = received
-            if message["op"] == "preload":
-                _limit_descriptors(message["descriptors"])
-                result: object = _preload(message["modules"], Path(message["scratch"]))
-            else:
-                result = _spawn(sock, fds[0])
-            messages.send(sock, messages.encode({"id": message["id"], "result": result}))
+        received = messages.receive(sock)
+        if received is None:
+            return
+        message, _ = received
+        _limit_descriptors(message["descriptors"])
+        failures = _preload(message["modules"], Path(message["scratch"]))
+        messages.send(sock, messages.encode({"id": message["id"], "result": failures}))
+        _spawn_each(sock)
+
+
+def _spawn_each(sock: socket.socket) -> None:
+    """Fork a shim for every message, whose one descriptor is the shim's first connection: there it says all that is to be said.
+
+    Whatever this loop writes to, its shims share no more: a page that the parent of a fork copies is the child's alone
+    from then on. So it does as little as can be done: 250 kB less in each shim than with a request that is read and answered.
+    """
+    space = socket.CMSG_SPACE(array.array("i", [0]).itemsize)
+    while True:
+        data, ancillary, _, _ = sock.recvmsg(1, space)
+        if not data:
+            return
+        first = int.from_bytes(ancillary[0][2], sys.byteorder)
+        try:
+            if os.fork() == 0:
+                _be_shim(sock, first)
+        except OSError as error:  # whoever waits at the other end sees it close
+            logger.error("fork a shim: %s", error.strerror)
+        os.close(first)
 
 
 def _limit_descriptors(count: int) -> None:
@@ -73,14 +95,8 @@ def _preload(modules: list[str], scratch: Path) -> dict[str, str]:
     return failures
 
 
-def _spawn(sock: socket.socket, first: int) -> int:
-    """Fork a shim and give its pid. `first` is the descriptor of its first connection, where its configuration
-    waits.
-    """
-    pid = os.fork()
-    if pid:
-        os.close(first)
-        return pid
+def _be_shim(sock: socket.socket, first: int) -> NoReturn:
+    """Be a shim, and never return."""
     code = 1
     try:
         sock.close()

@@ -34,7 +34,8 @@ def parse(options: Mapping[str, str]) -> Rotation:
                 f"unknown log opt {key!r} for json-file log driver", remedy=f"known are {', '.join(sorted(KNOWN))}"
             )
     for key in ("labels-regex", "env-regex"):
-        _check_pattern(key, options.get(key, ""))
+        if key in options:
+            _check_pattern(key, options[key])
     max_size = _size(options["max-size"]) if "max-size" in options else 0
     max_file = _count(options.get("max-file", "1"))
     if _boolean(options.get("compress", "")):
