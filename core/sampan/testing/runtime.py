@@ -23,6 +23,7 @@ from sampan.testing.runtime_hooks import HookCases
 from sampan.testing.runtime_isolation import IsolationCases
 from sampan.testing.runtime_life import LifeCases
 from sampan.testing.runtime_limits import LimitCases
+from sampan.testing.runtime_mounts import MountCases
 from sampan.testing.runtime_namespaces import NamespaceCases
 from sampan.testing.runtime_programs import ProgramCases
 from sampan.testing.runtime_recovery import RecoveryCases
@@ -39,6 +40,7 @@ class RuntimeDriverSuite(
     DescriptorCases,
     IsolationCases,
     NamespaceCases,
+    MountCases,
     FileCases,
     RightCases,
     SeccompCases,

@@ -76,13 +76,11 @@ class NativeRuntime(RuntimeDriver):
             return Probe(False, f"{error}; mount the cgroup hierarchies")
         capabilities = {
             RuntimeCapability.EXEC, RuntimeCapability.PAUSE, RuntimeCapability.UPDATE, RuntimeCapability.OWN_NETWORK,
-            RuntimeCapability.HOOKS, RuntimeCapability.SECCOMP_NOTIFY,
+            RuntimeCapability.HOOKS, RuntimeCapability.SECCOMP_NOTIFY, RuntimeCapability.IDMAPPED_MOUNTS,
         }  # fmt: skip
-        lacks: dict[str, str] = {}
-        if why := _no_user_namespaces():
-            lacks[RuntimeCapability.USER_NAMESPACE] = why
-        else:
-            capabilities.add(RuntimeCapability.USER_NAMESPACE)
+        optional = {RuntimeCapability.USER_NAMESPACE: _no_user_namespaces(), RuntimeCapability.TIME_NAMESPACE: _no_time_namespaces()}
+        lacks: dict[str, str] = {capability: why for capability, why in optional.items() if why}
+        capabilities |= optional.keys() - lacks.keys()
         return Probe(True, capabilities=frozenset(capabilities), lacks=lacks)
 
     def __init__(self, context: RuntimeContext, config: Mapping[str, Any]) -> None:
@@ -230,6 +228,10 @@ def _no_user_namespaces() -> str:
     if limit.read_text().strip() == "0":
         return f"user namespaces are switched off; to have them: write more than 0 to {limit}"
     return ""
+
+
+def _no_time_namespaces() -> str:
+    return "" if os.path.exists("/proc/self/ns/time") else "the kernel was built without time namespaces (CONFIG_TIME_NS)"  # noqa: PTH110
 
 
 def _cgroup_of(handle: Handle) -> Cgroup:
