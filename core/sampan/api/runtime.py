@@ -144,9 +144,14 @@ class Recovered:
 
 @dataclass(frozen=True, slots=True)
 class RuntimeContext:
-    """What a driver is built with: `state`, a directory of this container under the state directory, for the driver alone."""
+    """What a driver is built with: `state`, a directory of this container under the state directory, for the driver alone.
+
+    `cache` is one that all containers of the driver share, for what each would make anew, or None. It need not be there yet;
+    only root sees it; the engine empties it when it starts.
+    """
 
     state: Path
+    cache: Path | None = None
 
 
 class RuntimeDriver(Driver):

@@ -83,6 +83,7 @@ class Starter:
         self._links = links
         self._sandboxes = sandboxes
         self._volumes = volumes
+        self._caches = settings.state / "runtimes"
         self._zygote: Zygote | None = None
         self._zygote_lock = asyncio.Lock()
         self._accounts: dict[str, Accounts] = {}
@@ -197,19 +198,20 @@ class Starter:
         size = record.host.console_size
         return ShimConfig(
             id=container.id,
-            bundle=container.directories.bundle,
-            root_dir=container.directories.root,
-            state_dir=container.directories.state,
+            bundle=str(container.directories.bundle),
+            root_dir=str(container.directories.root),
+            state_dir=str(container.directories.state),
             runtime=ClassRef(runtime.driver.__module__, runtime.driver.__qualname__),
             runtime_config=runtime.config,
             log=ClassRef(log_driver.__module__, log_driver.__qualname__),
-            log_directory=container.directories.logs,
+            log_directory=str(container.directories.logs),
             log_options=record.host.log_config.config,
             log_attributes=log_attributes(record),
             rootfs=tuple(rootfs),
             tty=record.config.tty,
             open_stdin=record.config.open_stdin,
             console_size=(size[0], size[1]) if any(size) else None,
+            cache_dir=str(self._caches / runtime.driver.name),
         )
 
     async def _the_zygote(self) -> Zygote:
@@ -336,7 +338,8 @@ class Starter:
             raise System(f"start container {container.id[:12]}: a sampan_adjust_spec hook failed: {error!r}") from error
 
     async def open(self) -> None:
-        """Have the zygote ready before the first start."""
+        """Have the zygote ready before the first start, and nothing of another release's in the runtimes' caches."""
+        await asyncio.to_thread(shutil.rmtree, self._caches, ignore_errors=True)
         await self._the_zygote()
 
     async def close(self) -> None:

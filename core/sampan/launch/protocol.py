@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from sampan.linux.messages import Message
@@ -61,21 +60,21 @@ class Namespaces:
 class ShimConfig:
     """All that a shim needs to know of its container.
 
-    `bundle` holds the OCI `config.json`. `root_dir` is where `exit.json` will lie, `state_dir` where
-    `shim.sock`, `handle.json`
-    and the driver's own `runtime/` will. `log` None keeps no log. `log_attributes` are labels, environment
-    and tag that the log's
-    options chose. `console_size` is (height, width). `driver_timeout_s` ends a runtime operation that hangs. `cache_dir` is the runtime driver's for all its containers.
+    `bundle` holds the OCI `config.json`. `root_dir` is where `exit.json` will lie, `state_dir` where `shim.sock`, `handle.json`
+    and the driver's own `runtime/` will. `cache_dir` is the driver's for all its containers, "" for none. `log` None keeps no
+    log. `log_attributes` are labels, environment and tag that the log's options chose. `console_size` is (height, width).
+    `driver_timeout_s` ends a runtime operation that hangs. Paths are strings: what a shim does with `pathlib` costs it 400 kB
+    of memory that it would share otherwise.
     """
 
     id: str
-    bundle: Path
-    root_dir: Path
-    state_dir: Path
+    bundle: str
+    root_dir: str
+    state_dir: str
     runtime: ClassRef
     runtime_config: Mapping[str, Any] = field(default_factory=dict)
     log: ClassRef | None = None
-    log_directory: Path = Path()
+    log_directory: str = ""
     log_options: Mapping[str, str] = field(default_factory=dict)
     log_attributes: Mapping[str, str] = field(default_factory=dict)
     rootfs: tuple[Mount, ...] = ()
@@ -83,19 +82,19 @@ class ShimConfig:
     open_stdin: bool = False
     console_size: tuple[int, int] | None = None
     driver_timeout_s: float = 120.0
-    cache_dir: Path | None = None
+    cache_dir: str = ""
 
     def to_data(self) -> Message:
         """Give the configuration as plain data."""
         return {
             "id": self.id,
-            "bundle": str(self.bundle),
-            "root_dir": str(self.root_dir),
-            "state_dir": str(self.state_dir),
+            "bundle": self.bundle,
+            "root_dir": self.root_dir,
+            "state_dir": self.state_dir,
             "runtime": [self.runtime.module, self.runtime.name],
             "runtime_config": dict(self.runtime_config),
             "log": [self.log.module, self.log.name] if self.log else None,
-            "log_directory": str(self.log_directory),
+            "log_directory": self.log_directory,
             "log_options": dict(self.log_options),
             "log_attributes": dict(self.log_attributes),
             "rootfs": [[m.type, m.source, list(m.options), m.target, m.lock] for m in self.rootfs],
@@ -103,7 +102,7 @@ class ShimConfig:
             "open_stdin": self.open_stdin,
             "console_size": self.console_size,
             "driver_timeout_s": self.driver_timeout_s,
-            "cache_dir": str(self.cache_dir) if self.cache_dir else None,
+            "cache_dir": self.cache_dir,
         }
 
     @classmethod
@@ -111,13 +110,13 @@ class ShimConfig:
         """Give back what `to_data` made."""
         return cls(
             id=data["id"],
-            bundle=Path(data["bundle"]),
-            root_dir=Path(data["root_dir"]),
-            state_dir=Path(data["state_dir"]),
+            bundle=data["bundle"],
+            root_dir=data["root_dir"],
+            state_dir=data["state_dir"],
             runtime=ClassRef(*data["runtime"]),
             runtime_config=data["runtime_config"],
             log=ClassRef(*data["log"]) if data["log"] else None,
-            log_directory=Path(data["log_directory"]),
+            log_directory=data["log_directory"],
             log_options=data["log_options"],
             log_attributes=data["log_attributes"],
             rootfs=tuple(Mount(kind, source, tuple(options), *places) for kind, source, options, *places in data["rootfs"]),
@@ -125,7 +124,7 @@ class ShimConfig:
             open_stdin=data["open_stdin"],
             console_size=_pair(data["console_size"]),
             driver_timeout_s=data["driver_timeout_s"],
-            cache_dir=Path(data["cache_dir"]) if data["cache_dir"] else None,
+            cache_dir=data["cache_dir"],
         )
 
 

@@ -86,7 +86,7 @@ class NativeRuntime(RuntimeDriver):
     def __init__(self, context: RuntimeContext, config: Mapping[str, Any]) -> None:
         """Keep the arguments."""
         super().__init__(context, config)
-        self._files = Files(context.state)
+        self._files = Files(context.state, context.cache)
 
     # -- life and death
 

@@ -17,11 +17,12 @@ from sampan.api.errors import Conflict
 
 
 class Files:
-    """The files in `directory`, which need not be there yet."""
+    """The files in `directory`, which need not be there yet; `cache` is where all containers have some, or None."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, cache: Path | None = None) -> None:
         """Touches nothing."""
         self._directory = directory
+        self.cache = cache
         self._gate = directory / "gate"
         self._filter = directory / "filter"
         self._listener = directory / "listener"

@@ -1,4 +1,4 @@
-"""The seccomp program of a container: compiled once at `create`, kept for each `exec`, and its notifications handed on.
+"""The seccomp program of a container: made at `create`, kept for each `exec`, and its notifications handed on.
 
 Where rules say `SCMP_ACT_NOTIFY`, each process that installs the program has a descriptor at which its calls are answered. The
 driver fetches that out of the process and sends it to who listens at the spec's `listenerPath`. Source: OCI runtime spec 1.2,
@@ -20,6 +20,7 @@ from sampan.linux import seccomp
 from sampan.linux.syscalls import syscall
 from sampan_runtime_native import channel
 from sampan_runtime_native.files import Files
+from sampan_runtime_native.filter_cache import compile_once
 from sampan_runtime_native.state import ContainerState
 
 _log = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ def compile_and_keep(profile: Mapping[str, Any] | None, files: Files, state: Con
     """Give program and flags of an OCI `linux.seccomp` object, an empty program for none; `exec` finds them in `files`."""
     if not profile:
         return b"", 0
-    program, flags = seccomp.compile(profile), seccomp.flags_of(profile)
+    program, flags = compile_once(profile, files.cache), seccomp.flags_of(profile)
     files.save_filter(program, flags)
     if flags & seccomp.NEW_LISTENER:
         listener = {"path": profile["listenerPath"], "metadata": profile.get("listenerMetadata"), "state": state.to_data()}
