@@ -20,10 +20,14 @@ demo: setup-host $(VENV)/.installed ## set up, start an engine in a directory of
 test: setup lint ## set up and run all tests
 	$(BIN)/pytest -q -n 2 --dist loadfile tests
 
+ON_CGROUP2 := 'limit or memory or stats or update or pause or kill or cgroup or devices or delete or exec_joins'
+
 test-vm: $(VENV)/.developed ## what needs another kernel, in an emulated VM (downloads QEMU and Debian's kernel)
 	VM_PACKAGES=xfsprogs tests/vm/boot $(BIN)/pytest -q --noconftest -p no:cacheprovider --timeout 600 --durations 0 tests/vm/storage.py
 	tests/vm/boot $(BIN)/pytest -q --noconftest -p no:cacheprovider --timeout 600 tests/conformance/test_network_macvlan.py -k 'vlan_is_made or forgotten or renamed'
 	tests/vm/boot $(BIN)/pytest -q --noconftest -p no:cacheprovider --timeout 600 tests/conformance/test_network_vxlan.py -k 'two_machines or takes_nothing or frame or moves'
+	tests/vm/boot $(BIN)/pytest -q --noconftest -p no:cacheprovider --timeout 600 tests/vm/cgroup2.py tests/conformance/test_cgroups.py
+	tests/vm/boot $(BIN)/pytest -q --noconftest -p no:cacheprovider --timeout 600 tests/conformance/test_runtime_native.py -k $(ON_CGROUP2)
 	tests/vm/boot $(BIN)/python tests/vm/overlay_stacks.py
 	tests/vm/boot $(BIN)/python tests/vm/detached_unpack.py
 
