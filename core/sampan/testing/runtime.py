@@ -25,6 +25,7 @@ from sampan.testing.runtime_life import LifeCases
 from sampan.testing.runtime_limits import LimitCases
 from sampan.testing.runtime_mounts import MountCases
 from sampan.testing.runtime_namespaces import NamespaceCases
+from sampan.testing.runtime_process import ProcessCases
 from sampan.testing.runtime_programs import ProgramCases
 from sampan.testing.runtime_recovery import RecoveryCases
 from sampan.testing.runtime_refusals import RefusalCases
@@ -37,6 +38,7 @@ __all__ = ["RuntimeDriverSuite", "RuntimeGround", "Workshop"]
 
 class RuntimeDriverSuite(
     ProgramCases,
+    ProcessCases,
     DescriptorCases,
     IsolationCases,
     NamespaceCases,
