@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
@@ -97,6 +98,7 @@ def another(process: Process, stdio: Stdio, container: Entry, driver: socket.soc
         proc = _open_proc()  # before: inside, a procfs that is partly covered keeps a user namespace from having a whole one
         if container.kinds & CLONE_NEWUSER:
             os.setgroups(())  # in there it may be forbidden
+        import_no_more()
         setns(container.pidfd, container.kinds)  # all at once: the kernel begins with the user namespace
         os.close(container.pidfd)
         if container.kinds & CLONE_NEWUSER:
@@ -152,6 +154,11 @@ def _settle(stdio: Stdio, kept: tuple[int, ...]) -> None:
     keep_only((*range(3 + stdio.preserved), *kept))
 
 
+def import_no_more() -> None:
+    """What has not been imported by now would be looked for in the container's root."""
+    sys.meta_path.clear()
+
+
 def _above(fd: int) -> int:
     if fd < 0:
         fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
@@ -176,6 +183,7 @@ def _build(container: FirstProcess, program: Program) -> None:
         os.close(master)
         os.close(container.stdio.console)
     builder.protect()
+    import_no_more()
     builder.enter()
     os.close(builder.fd)
     if slave >= 0:
