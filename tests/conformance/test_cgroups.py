@@ -119,6 +119,11 @@ def test_an_idle_cgroup_gets_shares_again(cgroup: Cgroup) -> None:
     assert value(cgroup, "cpu", "cpu.shares", "cpu.weight") == {1: "512", 2: "20"}[layout.version_of("cpu")]
 
 
+def test_real_time_needs_a_budget_above(cgroup: Cgroup) -> None:
+    with pytest.raises(OSError, match="real-time budget"):
+        cgroup.apply({"cpu": {"realtimePeriod": 1_000_000, "realtimeRuntime": 10_000}})
+
+
 def test_a_limit_below_what_is_in_use_is_refused(cgroup: Cgroup) -> None:
     cgroup.apply({"memory": {"limit": 64 * MIB, "swap": 64 * MIB}})
     with running(cgroup, "sh -c 'x=$(head -c 20000000 /dev/zero | tr \"\\\\0\" x); echo; cat'") as process:

@@ -14,7 +14,7 @@ import pytest
 
 from sampan.api.errors import Forbidden, InvalidArgument, System, Unsupported
 from sampan.api.runtime import Mount
-from sampan.linux.cgroups import favor_moves
+from sampan.linux.cgroups import Cgroup, detect, favor_moves
 from sampan.linux.readonly_file import open_readonly_file
 from sampan.testing.rootfs import build_rootfs
 from sampan.testing.runtime import RuntimeDriverSuite, Workshop
@@ -165,6 +165,39 @@ class TestNative(RuntimeDriverSuite):
         with pytest.raises(System, match="has processes"):
             workshop.container(spec).create()
         assert first.exec(process_spec(["true"])).code == 0
+
+    def test_cgroup_that_takes_no_processes_is_told(self, workshop: Workshop) -> None:
+        """v2 has cgroups of threads alone, and what is below them takes nothing at all."""
+        spec = workshop.spec("true")
+        above = spec["linux"]["cgroupsPath"] + "-threads"
+        spec["linux"]["cgroupsPath"] = above + "/container"
+        parent = Cgroup(above)
+        parent.create()
+        try:
+            Path(parent.directory(), "cgroup.type").write_text("threaded")
+            with pytest.raises(Unsupported, match="what is above it is threaded"):
+                workshop.container(spec).create()
+            assert not Cgroup(above + "/container").exists()
+        finally:
+            parent.remove()
+
+    def test_cgroups_that_a_hostile_container_leaves(self, workshop: Workshop) -> None:
+        """Too deep for any path, threaded, frozen: all goes with the container."""
+        place = "/sys/fs/cgroup" if detect().version == "v2" else "/sys/fs/cgroup/pids"
+        name = "d" * 200
+        script = (
+            f"cd {place}; for i in $(seq 40); do mkdir {name} && cd {name}; done; echo $$ >cgroup.procs; echo done; "
+            f"mkdir {place}/other && echo threaded >{place}/other/cgroup.type; sleep 1000"
+        )
+        spec = workshop.spec(script)
+        for mount in spec["mounts"]:
+            if mount["destination"] == "/sys/fs/cgroup":
+                mount["options"].remove("ro")
+        container = workshop.idle(spec)
+        container.main.read_until(b"done")
+        assert container.main.pid in container.processes()
+        container.delete()
+        assert not Cgroup(spec["linux"]["cgroupsPath"]).exists()
 
     def test_missing_working_directory_is_made(self, workshop: Workshop, hostile: Path) -> None:
         (hostile / "dangling").symlink_to("/made/by/link")

@@ -104,6 +104,9 @@ class Controllers:
         except OSError as error:
             if error.errno == errno.ENOENT and os.path.isdir(os.path.dirname(name)):  # noqa: PTH112, PTH120
                 raise OSError(errno.EOPNOTSUPP, f"{each.file}: this kernel has no such file", name) from error
+            if error.errno == errno.EINVAL and each.file == "cpu.rt_runtime_us":
+                text = f"no such real-time budget is left: the cgroups above {self._path} must have at least as much"
+                raise OSError(errno.EINVAL, text, name) from error
             if error.errno == errno.EBUSY and each.controller == "memory":
                 used = self.read("memory", "memory.usage_in_bytes").strip()
                 text = f"{error.strerror}: {used} bytes are in use, and cannot be taken back"

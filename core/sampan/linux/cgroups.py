@@ -115,6 +115,17 @@ class Cgroup:
             return -1
         return os.open(self.directory(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
+    def unfit(self) -> str:
+        """Say why v2 takes no process in it, or "". To be asked when a birth there was refused."""
+        if not self.layout.unified:
+            return ""
+        kind = text(self.directory() + "/cgroup.type").strip()
+        if kind in ("threaded", "domain invalid"):
+            return f"cgroup {self.path} can have no processes: what is above it is threaded"
+        if text(self.directory() + "/cgroup.subtree_control").strip():
+            return f"cgroup {self.path} can have no processes: it has given controllers to cgroups below"
+        return ""
+
     def open_beside(self, pid: int) -> int:
         """As `open_unified`, for one more process of the container that `pid` is in.
 

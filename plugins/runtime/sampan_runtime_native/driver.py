@@ -106,7 +106,11 @@ class NativeRuntime(RuntimeDriver):
         try:
             pid = creation.create(plan, request, cgroup, self._files)
         except BaseException as error:
+            refused = isinstance(error, OSError) and error.errno in (errno.EBUSY, errno.EOPNOTSUPP)
+            why = cgroup.unfit() if refused else ""
             self._clean(cgroup)
+            if why:
+                raise Unsupported(f"unable to start container process: {why}", remedy="give another cgroup parent") from error
             if isinstance(error, (OSError, ValueError, KeyError, TypeError)):
                 raise channel.as_sampan_error(error) from error
             raise
