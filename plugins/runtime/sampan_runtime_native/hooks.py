@@ -39,6 +39,8 @@ _STATUS: Final = {
     "prestart": "creating", "createRuntime": "creating", "createContainer": "creating", "startContainer": "created",
     "poststart": "running", "poststop": "stopped",
 }  # fmt: skip
+MOMENTS: Final = tuple(_STATUS)
+"""The names of the spec's `hooks` object, in the order in which they run."""
 _OUTPUT: Final = 4096
 _DEFAULTED: Final = frozenset(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}
 
