@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable
@@ -277,10 +278,14 @@ class Lifecycle:
         shim = container.shim
         if shim is None or not container.is_running:
             raise Conflict(f"Cannot kill container: {container.id}: container {container.id} is not running")
-        if signum in (9, oci.stop_signal(container.record.config.stop_signal)):
+        ends = signum in (9, oci.stop_signal(container.record.config.stop_signal))
+        if ends:
             container.record.manually_stopped = True
         await shim.signal(signum)
         self._emit(container, "kill", signal=str(int(signum)))
+        if ends and container.status is Status.PAUSED:  # what is frozen takes no signal, and could not end
+            with contextlib.suppress(SampanError):  # SIGKILL may have ended it already
+                await self.unpause(container)
 
     async def stop(self, container: Container, timeout: int | None, signum: int | None) -> None:
         """Ask a container to end, and end it when it has not after `timeout` seconds (-1: never). `NotModified` if stopped."""
@@ -372,8 +377,6 @@ class Lifecycle:
                     else "running: stop the container before removing or force remove"
                 )
                 raise Conflict(f'cannot remove container "{container.record.name}": container is {state}')
-            if container.status is Status.PAUSED:
-                await self.unpause(container)
             await self._stop_for_removal(container)
         async with container.lock:
             self._cancel_restart(container)

@@ -18,18 +18,19 @@ from sampan.engine.records import Status
 from sampan.engine.resources import check_limits, linux_resources
 
 UPDATED = (
-    "blkio_weight", "blkio_weight_device", "blkio_device_read_bps", "blkio_device_write_bps", "blkio_device_read_i_ops",
-    "blkio_device_write_i_ops", "cpu_shares", "nano_cpus", "cpu_period", "cpu_quota", "cpu_realtime_period",
-    "cpu_realtime_runtime", "cpuset_cpus", "cpuset_mems", "memory", "memory_reservation", "memory_swap",
+    "blkio_weight", "cpu_shares", "nano_cpus", "cpu_period", "cpu_quota", "cpu_realtime_period", "cpu_realtime_runtime",
+    "cpuset_cpus", "cpuset_mems", "memory", "memory_reservation", "memory_swap",
 )  # fmt: skip
 """The limits that an update changes where it names them; Docker takes 0 and "" for 'as it was'."""
 
 FIXED = {
     "cgroup_parent": "CgroupParent", "devices": "Devices", "device_cgroup_rules": "DeviceCgroupRules",
     "device_requests": "DeviceRequests", "ulimits": "Ulimits", "memory_swappiness": "MemorySwappiness",
-    "oom_kill_disable": "OomKillDisable",
+    "oom_kill_disable": "OomKillDisable", "blkio_weight_device": "BlkioWeightDevice",
+    "blkio_device_read_bps": "BlkioDeviceReadBps", "blkio_device_write_bps": "BlkioDeviceWriteBps",
+    "blkio_device_read_i_ops": "BlkioDeviceReadIOps", "blkio_device_write_i_ops": "BlkioDeviceWriteIOps",
 }  # fmt: skip
-"""What the request's form has beside those, and no update changes."""
+"""What the request's form has beside those, and no update changes in this version of the API."""
 
 
 class Updates:

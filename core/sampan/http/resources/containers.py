@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
-import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable
-from typing import Any
 
-from sampan.api.errors import Conflict, InvalidArgument, NotFound, Unsupported
+from sampan.api.errors import Conflict, InvalidArgument, NotFound
 from sampan.api.logs import LogRecord
 from sampan.api.storage import ChangeKind
 from sampan.api.types import ContainerCreateRequest, HostConfig
 from sampan.engine import changes, logs
 from sampan.engine.container import Container
+from sampan.engine.containers import attributes
 from sampan.engine.engine import Engine
 from sampan.engine.records import Status
 from sampan.engine.spec import stop_signal
 from sampan.engine.times import from_timestamp
+from sampan.engine.top import process_table
 from sampan.http.request import Request
 from sampan.http.resources import body
 from sampan.http.resources.attach import attach
@@ -271,22 +270,9 @@ class ContainerRoutes:
     async def top(self, request: Request) -> Response:
         """List the container's processes with the host's `ps`."""
         container = self._get(request)
-        await container.settle()
-        if container.shim is None or not container.is_running:
-            raise Conflict(f"Container {container.id} is not running")
-        if shutil.which("ps") is None:
-            raise Unsupported("list processes: the host has no `ps`", remedy="apt-get install procps")
-        pids = set(await container.shim.processes())
-        arguments = request.query.get("ps_args") or "-ef"
-        return json_response(await asyncio.to_thread(_ps, pids, arguments.split()))
-
-
-def _fill_for_old_clients(host: HostConfig, version: tuple[int, int]) -> None:
-    """Write in what was the default when a client of an older version of the API was made."""
-    if version < (1, 40) and not host.ipc_mode:
-        host.ipc_mode = "shareable"
-    if version < (1, 41) and not host.cgroupns_mode and cgroups.detect().version != "v2":
-        host.cgroupns_mode = "host"
+        table = await process_table(container, request.query.get("ps_args"))
+        self._engine.events.emit("container", "top", container.id, attributes(container.record))
+        return json_response({"Titles": table.titles, "Processes": table.rows})
 
 
 def _stop_options(request: Request) -> tuple[int | None, int | None]:
@@ -321,14 +307,9 @@ def _padded_time(time_ns: int) -> str:
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{rest:09d}Z"
 
 
-def _ps(pids: set[int], arguments: list[str]) -> dict[str, Any]:
-    done = subprocess.run(["ps", *arguments], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise InvalidArgument(f"list processes: ps: {done.stderr.strip()}")
-    lines = done.stdout.splitlines()
-    titles = lines[0].split()
-    if "PID" not in titles:
-        raise InvalidArgument("Couldn't find PID field in ps output")
-    column = titles.index("PID")
-    rows = [line.split(None, len(titles) - 1) for line in lines[1:]]
-    return {"Titles": titles, "Processes": [row for row in rows if row[column].isdigit() and int(row[column]) in pids]}
+def _fill_for_old_clients(host: HostConfig, version: tuple[int, int]) -> None:
+    """Write in what was the default when a client of an older version of the API was made."""
+    if version < (1, 40) and not host.ipc_mode:
+        host.ipc_mode = "shareable"
+    if version < (1, 41) and not host.cgroupns_mode and cgroups.detect().version != "v2":
+        host.cgroupns_mode = "host"
