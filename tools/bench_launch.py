@@ -79,7 +79,7 @@ class Bench:
         spec["linux"]["seccomp"] = default_seccomp(DEFAULT_CAPABILITIES)
         (base / "config.json").write_text(json.dumps(spec))
         config = ShimConfig(
-            base.name, base, base, base / "state", RUNTIME, log=LOG, log_directory=base, open_stdin=True,
+            base.name, str(base), str(base), f"{base}/state", RUNTIME, log=LOG, log_directory=str(base), open_stdin=True,
             rootfs=(Mount("bind", str(self._tree), ("rbind",)),),
         )  # fmt: skip
         with self._times.measure(f"{phase}spawn"):

@@ -33,7 +33,8 @@ class Harness:
         bundle = self.directory / name
         (bundle / "state").mkdir(parents=True)
         (bundle / "config.json").write_text(json.dumps({"process": {"args": args}}))
-        config = ShimConfig(name, bundle, bundle, bundle / "state", RUNTIME, log=LOG, log_directory=bundle)
+        base = str(bundle)
+        config = ShimConfig(name, base, base, f"{base}/state", RUNTIME, log=LOG, log_directory=base)
         return replace(config, **changes)
 
     async def spawn(self, *args: str, **changes: Any) -> Shim:

@@ -127,7 +127,7 @@ def test_a_driver_that_can_not_go_on_says_so(run: Run) -> None:
 def test_a_handle_of_another_release_is_refused(run: Run, version: int) -> None:
     async def test(running: Harness) -> None:
         config, pid = await launched_and_killed(running, "sleep", "1000", recover=True)
-        path = config.state_dir / "handle.json"
+        path = Path(config.state_dir, "handle.json")
         path.write_text(json.dumps(json.loads(path.read_text()) | {"version": version}))
         shim = await fresh(running, config)
         with pytest.raises(Unsupported, match=f"version {version} is of another release"):
@@ -141,7 +141,7 @@ def test_a_handle_of_another_release_is_refused(run: Run, version: int) -> None:
 def test_a_handle_that_is_none(run: Run, text: str | None, error: type[SampanError]) -> None:
     async def test(running: Harness) -> None:
         config, pid = await launched_and_killed(running, "sleep", "1000", recover=True)
-        path = config.state_dir / "handle.json"
+        path = Path(config.state_dir, "handle.json")
         path.unlink()
         if text is not None:
             path.write_text(text)

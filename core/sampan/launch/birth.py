@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from pathlib import Path
 
 from sampan.api.errors import SampanError, System, to_wire
 from sampan.launch.loop import Loop
@@ -53,10 +52,10 @@ def _refuse(sock: socket.socket, request: messages.Message, error: Exception) ->
     messages.send(sock, messages.encode({"id": request.get("id"), "error": to_wire(error)}))
 
 
-def _open_stderr(state_dir: Path) -> None:
+def _open_stderr(state_dir: str) -> None:
     """Let go of the daemon's streams; what goes wrong here is written to `shim.log`."""
     null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-    errors = os.open(state_dir / "shim.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    errors = os.open(f"{state_dir}/shim.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     os.dup2(null, 0)
     os.dup2(errors, 1)
     os.dup2(errors, 2)

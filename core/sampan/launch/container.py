@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -88,8 +89,11 @@ class Container:
             raise Conflict(f"launch container {self._config.id}: it was launched already")
         self._lock_root()
         self.launched = True
-        (self._config.root_dir / records.EXIT).unlink(missing_ok=True)
-        (self._config.state_dir / "runtime").mkdir(mode=0o700, exist_ok=True)
+        records.remove_exit(self._config.root_dir)
+        try:
+            os.mkdir(f"{self._config.state_dir}/runtime", 0o700)
+        except FileExistsError:
+            pass
         self._launch = request
         self._launch_began = monotonic_ns()
         self._operations.begin(self._launcher or self._prepared())
@@ -302,7 +306,7 @@ class Container:
         if self._log is not None:
             self._log.close()
             self._log = None
-        (self._config.state_dir / records.HANDLE).unlink(missing_ok=True)
+        records.remove_handle(self._config.state_dir)
         self.removed = True
         request.reply()
         self._on_progress()

@@ -8,7 +8,6 @@ reaped, for only then have its own children become the shim's; the others count 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
@@ -101,8 +100,10 @@ class Operations:
 
     def begin(self, operation: Operation) -> None:
         """Let a prepared child go. Its death before that is told by `done` as well."""
-        with contextlib.suppress(BrokenPipeError):
+        try:
             os.write(operation.gate, b"!")
+        except BrokenPipeError:
+            pass
         os.close(operation.gate)
         operation.gate = -1
         self._set_timer(operation)

@@ -19,18 +19,21 @@ HANDLE = "handle.json"
 EXIT = "exit.json"
 """Name of the exit record in the container's root directory."""
 
+MAX_SIZE = 1 << 20
+"""No file of these is longer, in bytes."""
 
-def write_handle(state_dir: Path, handle: Handle) -> None:
+
+def write_handle(state_dir: str, handle: Handle) -> None:
     """Keep the handle. Raises `OSError`."""
     data = {"pid": handle.pid, "version": handle.version, "data": dict(handle.data)}
-    _write(state_dir / HANDLE, json.dumps(data).encode())
+    _write(state_dir, HANDLE, json.dumps(data).encode())
 
 
-def read_handle(state_dir: Path) -> Handle:
+def read_handle(state_dir: str) -> Handle:
     """Give the handle that was kept. Raises `NotFound`, and `System` for what is none."""
-    path = state_dir / HANDLE
+    path = f"{state_dir}/{HANDLE}"
     try:
-        data = json.loads(path.read_bytes())
+        data = json.loads(_read(path))
         return Handle(data["pid"], data["version"], data["data"])
     except FileNotFoundError as error:
         raise NotFound(f"read the runtime's handle {path}: there is none") from error
@@ -38,24 +41,49 @@ def read_handle(state_dir: Path) -> Handle:
         raise System(f"read the runtime's handle {path}: {error}", remedy="remove the container with force") from error
 
 
-def write_exit(root_dir: Path, record: ExitRecord) -> None:
+def remove_handle(state_dir: str) -> None:
+    """Remove the handle if there is one. Raises `OSError`."""
+    _remove(f"{state_dir}/{HANDLE}")
+
+
+def write_exit(root_dir: str, record: ExitRecord) -> None:
     """Keep the exit record. Raises `OSError`."""
-    _write(root_dir / EXIT, json.dumps(record.to_data()).encode())
+    _write(root_dir, EXIT, json.dumps(record.to_data()).encode())
 
 
-def read_exit(root_dir: Path) -> ExitRecord | None:
+def read_exit(root_dir: str | Path) -> ExitRecord | None:
     """Give the exit record of a shim that is gone, or None if there is none that can be read."""
     try:
-        return ExitRecord.from_data(json.loads((root_dir / EXIT).read_bytes()))
+        return ExitRecord.from_data(json.loads(_read(f"{root_dir}/{EXIT}")))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.new")
+def remove_exit(root_dir: str) -> None:
+    """Remove the record of an earlier run if there is one. Raises `OSError`."""
+    _remove(f"{root_dir}/{EXIT}")
+
+
+def _read(path: str) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, MAX_SIZE)
+    finally:
+        os.close(fd)
+
+
+def _write(directory: str, name: str, data: bytes) -> None:
+    temporary = f"{directory}/.{name}.new"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         os.write(fd, data)
     finally:
         os.close(fd)
-    temporary.rename(path)
+    os.rename(temporary, f"{directory}/{name}")
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass

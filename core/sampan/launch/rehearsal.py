@@ -44,7 +44,7 @@ def _live(directory: Path) -> None:
     (directory / "config.json").write_text("{}")
     runtime = ClassRef(__name__, Understudy.__name__)
     config = ShimConfig(
-        "rehearsal", directory, directory, state_dir, runtime, open_stdin=True, driver_timeout_s=TIMEOUT_S
+        "rehearsal", str(directory), str(directory), str(state_dir), runtime, open_stdin=True, driver_timeout_s=TIMEOUT_S
     )
     loop = Loop()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

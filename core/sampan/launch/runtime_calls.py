@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from sampan.api.errors import InvalidArgument, NotFound
@@ -34,7 +35,7 @@ def launch(config: ShimConfig, stdio: Stdio, given: Namespaces) -> dict[str, Any
     driver = _driver(config)
     spec = _read_spec(config)
     began = monotonic_ns()
-    request = CreateRequest(config.id, config.bundle, spec, config.rootfs, stdio, given.network, given.user)
+    request = CreateRequest(config.id, Path(config.bundle), spec, config.rootfs, stdio, given.network, given.user)
     handle = driver.create(request)
     created = monotonic_ns()
     records.write_handle(config.state_dir, handle)
@@ -99,7 +100,7 @@ def _cgroup(spec: Spec) -> str:
 
 
 def _read_spec(config: ShimConfig) -> Spec:
-    path = config.bundle / "config.json"
+    path = Path(config.bundle, "config.json")
     try:
         spec: Spec = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
@@ -109,6 +110,6 @@ def _read_spec(config: ShimConfig) -> Spec:
 
 def _driver(config: ShimConfig) -> RuntimeDriver:
     driver: RuntimeDriver = load_class(config.runtime)(
-        RuntimeContext(config.state_dir / "runtime", config.cache_dir), config.runtime_config
+        RuntimeContext(Path(config.state_dir, "runtime"), Path(config.cache_dir) if config.cache_dir else None), config.runtime_config
     )
     return driver

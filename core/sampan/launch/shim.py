@@ -115,7 +115,7 @@ class Shim:
         if self._listener.fileno() >= 0:
             self._loop.unwatch(self._listener.fileno())
             self._listener.close()
-            (self._config.state_dir / SOCKET).unlink(missing_ok=True)
+            _remove_socket(self._config.state_dir)
             for connection in tuple(self._connections):
                 connection.close()
         if self._container.main.streams.flushed and self._execs.flushed:
@@ -227,17 +227,24 @@ class Shim:
         self._operations.run(Step(name, work, done))
 
 
+def _remove_socket(state_dir: str) -> None:
+    try:
+        os.unlink(f"{state_dir}/{SOCKET}")
+    except FileNotFoundError:
+        pass
+
+
 def _open_log(config: ShimConfig) -> LogWriter | None:
     if config.log is None:
         return None
-    context = LogContext(config.id, config.log_directory, config.log_options, config.log_attributes)
+    context = LogContext(config.id, Path(config.log_directory), config.log_options, config.log_attributes)
     writer: LogWriter = runtime_calls.load_class(config.log).open_writer(context)
     return writer
 
 
-def _listen(state_dir: Path) -> socket.socket:
+def _listen(state_dir: str) -> socket.socket:
     """Bind through a descriptor of the directory: a socket's address holds 107 bytes, a path may be longer."""
-    (state_dir / SOCKET).unlink(missing_ok=True)
+    _remove_socket(state_dir)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     directory = os.open(state_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -7,6 +7,7 @@ Loaded into every shim: no pydantic, no asyncio. Sources: unix(7), cmsg(3), memf
 
 from __future__ import annotations
 
+import array
 import json
 import os
 import socket
@@ -22,9 +23,17 @@ MAX_FDS = 8
 Message = dict[str, Any]
 
 
+_FD_SIZE = array.array("i").itemsize
+_FDS_SPACE = socket.CMSG_SPACE((MAX_FDS + 1) * _FD_SIZE)
+
+# Made once, and the parts in C called directly: each Python function that is called in a shim costs it some 12 kB.
+_encoder = json.JSONEncoder(separators=(",", ":"))
+_decode = json.JSONDecoder().decode
+
+
 def encode(message: Message) -> bytes:
     """Give a message as it travels."""
-    return json.dumps(message, separators=(",", ":")).encode()
+    return _encoder.encode(message).encode()
 
 
 def send(sock: socket.socket, payload: bytes, fds: Sequence[int] = ()) -> None:
@@ -32,14 +41,14 @@ def send(sock: socket.socket, payload: bytes, fds: Sequence[int] = ()) -> None:
     `BlockingIOError`.
     """
     if len(payload) <= DATAGRAM:
-        socket.send_fds(sock, [payload], list(fds), socket.MSG_NOSIGNAL)
+        _send(sock, payload, fds)
         return
     memfd = os.memfd_create("sampan-message", os.MFD_CLOEXEC)
     try:
         rest = memoryview(payload)
         while rest:
             rest = rest[os.write(memfd, rest) :]
-        socket.send_fds(sock, [b"@%d" % len(payload)], [*fds, memfd], socket.MSG_NOSIGNAL)
+        _send(sock, b"@%d" % len(payload), [*fds, memfd])
     finally:
         os.close(memfd)
 
@@ -50,7 +59,10 @@ def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
 
     Raises `OSError`, `BlockingIOError` when there is none yet, `ValueError` for what is no message of ours.
     """
-    payload, fds, _, _ = socket.recv_fds(sock, DATAGRAM, MAX_FDS + 1, socket.MSG_CMSG_CLOEXEC)
+    payload, ancillary, _, _ = sock.recvmsg(DATAGRAM, _FDS_SPACE, socket.MSG_CMSG_CLOEXEC)
+    fds: list[int] = []
+    for _, _, data in ancillary:  # there is no other kind on a socket that did not ask for one
+        fds.extend(memoryview(data)[: len(data) - len(data) % _FD_SIZE].cast("i"))
     if not payload:
         return None
     try:
@@ -60,7 +72,7 @@ def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
                 payload = _read_whole(memfd, int(payload[1:]))
             finally:
                 os.close(memfd)
-        message = json.loads(payload)
+        message = _decode(payload.decode())
         if not isinstance(message, dict):
             raise ValueError("receive from a peer: the message is no JSON object")
     except (ValueError, IndexError) as error:
@@ -68,6 +80,14 @@ def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
             os.close(fd)
         raise ValueError(f"receive from a peer: {error}") from error
     return message, fds
+
+
+def _send(sock: socket.socket, payload: bytes, fds: Sequence[int]) -> None:
+    if fds:
+        control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
+        sock.sendmsg([payload], control, socket.MSG_NOSIGNAL)
+    else:
+        sock.send(payload, socket.MSG_NOSIGNAL)
 
 
 def _read_whole(fd: int, size: int) -> bytes:
