@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,16 +82,92 @@ class NamespaceCases:
             ["0", str(OUTSIDE), "10"], ["10", str(OUTSIDE + 100), "5"], ["0", str(OUTSIDE + 1), "20"], ["3"], ["4", "5"],
         ]  # fmt: skip
 
+    @needs(RuntimeCapability.USER_NAMESPACE)
+    def test_score_and_limits_in_a_user_namespace(self, workshop: Workshop) -> None:
+        """They are set though only the host's root may, in exec as well."""
+        fields: Spec = {"oomScoreAdj": 321, "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 100, "hard": 200}]}
+        script = "cat /proc/self/oom_score_adj; ulimit -Sn; ulimit -Hn"
+        with _given(workshop, f"{script}; sleep 1000", **fields) as (container, _):
+            assert container.main.read_until(b"200\n").split() == [b"321", b"100", b"200"]
+            assert container.exec(shell(script, **fields)).lines == ["321", "100", "200"]
+
+    @needs(RuntimeCapability.USER_NAMESPACE)
+    def test_terminal_in_a_user_namespace(self, workshop: Workshop) -> None:
+        """It is the container's own: root in there may change its owner, and /dev/console shows it."""
+        with _given(workshop, "sleep 1000", terminal=True) as (container, _):
+            process = container.start_exec(shell("chown 5 $(tty) && stat -c %u $(tty); exit 3", terminal=True))
+            assert process.read_until(b"5\r\n").split() == [b"5"]
+            assert process.wait() == 3
+            assert container.exec(shell("stat -c %t:%T:%u /dev/console")).text.endswith(":0")
+
+    @pytest.mark.parametrize(("kind", "file"), [("network", "net"), ("ipc", "ipc"), ("uts", "uts"), ("pid", "pid"), ("cgroup", "cgroup")])
+    def test_namespace_of_another_container(self, workshop: Workshop, kind: str, file: str) -> None:
+        """One at a path is joined, the others are new; what is in it stays as it is when the second container goes."""
+        spec = workshop.spec("sleep 1000")
+        if kind == "cgroup":
+            spec["linux"]["namespaces"].append({"type": "cgroup"})
+        first = workshop.idle(spec)
+        joiner = workshop.spec("sleep 1000")
+        joiner["linux"]["namespaces"] = [each for each in joiner["linux"]["namespaces"] if each["type"] != kind]
+        joiner["linux"]["namespaces"].append({"type": kind, "path": f"/proc/{first.main.pid}/ns/{file}"})
+        second = workshop.idle(joiner)
+        namespaces = {_namespace(each.main.pid, file) for each in (first, second)}
+        assert len(namespaces) == 1
+        assert _namespace(os.getpid(), file) not in namespaces
+        assert _namespace(first.main.pid, "mnt") != _namespace(second.main.pid, "mnt")
+        second.delete()
+        assert first.processes() == (first.main.pid,)
+
+    @needs(RuntimeCapability.EXEC)
+    def test_processes_of_a_shared_pid_namespace(self, workshop: Workshop) -> None:
+        """Each sees the other's, exec too, and the end of the first is the end of both."""
+        first = workshop.idle(workshop.spec("exec sleep 1001"))
+        joiner = workshop.spec("exec sleep 1002")
+        joiner["linux"]["namespaces"] = [each for each in joiner["linux"]["namespaces"] if each["type"] != "pid"]
+        joiner["linux"]["namespaces"].append({"type": "pid", "path": f"/proc/{first.main.pid}/ns/pid"})
+        second = workshop.idle(joiner)
+        for each in (first, second):
+            found = each.exec(shell("cat /proc/[0-9]*/cmdline")).stdout
+            assert b"sleep\0001001\0" in found
+            assert b"sleep\0001002\0" in found
+        first.signal(9)
+        assert second.main.wait() == 137
+
+    @needs(RuntimeCapability.USER_NAMESPACE)
+    def test_user_namespace_of_another_container(self, workshop: Workshop) -> None:
+        """It is joined by its path with no map in the spec, and owns what is new."""
+        first = workshop.idle(_in_user_namespace(workshop.spec("sleep 1000")))
+        joiner = workshop.spec("cat /proc/self/uid_map; readlink /proc/self/ns/user; hostname other && hostname; sleep 1000")
+        joiner["linux"]["namespaces"].append({"type": "user", "path": f"/proc/{first.main.pid}/ns/user"})
+        for kind in ("bounding", "effective", "permitted"):
+            joiner["process"]["capabilities"][kind].append("CAP_SYS_ADMIN")
+        second = workshop.idle(joiner)
+        found = second.main.read_until(b"other\n").decode().split()
+        assert found == ["0", str(OUTSIDE), str(COUNT), _namespace(first.main.pid, "user"), "other"]
+
+    @needs(RuntimeCapability.TIME_NAMESPACE, RuntimeCapability.EXEC)
+    def test_clocks_of_its_own(self, workshop: Workshop) -> None:
+        """The clocks differ by what the spec says, for exec too; the host's go on as they were."""
+        days = 1000 * 86400
+        spec = workshop.spec("sleep 1000")
+        spec["linux"]["namespaces"].append({"type": "time"})
+        spec["linux"]["timeOffsets"] = {"boottime": {"secs": days, "nanosecs": 5}, "monotonic": {"secs": 10}}
+        container = workshop.idle(spec)
+        uptime = float(Path("/proc/uptime").read_text().split()[0])
+        for text in (container.exec(shell("cat /proc/uptime")).text, container.exec(shell("cat /proc/1/root/proc/uptime")).text):
+            assert 0 <= float(text.split()[0]) - days - uptime < 60
+        assert float(Path("/proc/uptime").read_text().split()[0]) < uptime + 60
+
 
 @contextmanager
-def _given(workshop: Workshop, script: str) -> Iterator[tuple[Container, int]]:
+def _given(workshop: Workshop, script: str, **process: Any) -> Iterator[tuple[Container, int]]:
     """Give a running container in a user namespace of the engine's, with a network of that one's, its root shown through it."""
     ranges = [IdRange(0, OUTSIDE, COUNT)]
     userns = new_userns(ranges, ranges)
     netns = new_netns(userns)
     try:
         root = (Mount("bind", str(workshop.tree), ("rbind", "idmap")),)
-        yield workshop.idle(_in_user_namespace(workshop.spec(script)), rootfs=root, netns=netns, userns=userns), userns
+        yield workshop.idle(_in_user_namespace(workshop.spec(script, **process)), rootfs=root, netns=netns, userns=userns), userns
     finally:
         os.close(userns)
         os.close(netns)
@@ -106,6 +183,10 @@ def _in_user_namespace(spec: Spec) -> Spec:
 
 def _map(inside: int, outside: int, count: int) -> Spec:
     return {"containerID": inside, "hostID": outside, "size": count}
+
+
+def _namespace(pid: int, file: str) -> str:
+    return os.readlink(f"/proc/{pid}/ns/{file}")
 
 
 def _owners(pid: int) -> set[int]:

@@ -67,13 +67,15 @@ def become_root() -> None:
 class Birth:
     """Namespaces that are `new` (CLONE_NEW* flags) and others to join, and the v2 cgroup to be born in, or -1.
 
-    `time_offsets` are a new time namespace's: clock, seconds, nanoseconds.
+    `time_offsets` are a new time namespace's: clock, seconds, nanoseconds. `before_user` is what the host's root has to do for a
+    process that is going to be in a user namespace: it gets a procfs.
     """
 
     new: int
     joins: tuple[Join, ...]
     cgroup: int
-    time_offsets: tuple[tuple[str, int, int], ...] = ()
+    time_offsets: tuple[tuple[str, int, int], ...]
+    before_user: Callable[[int], None]
 
     def bear(self, live: Callable[[Settling], NoReturn], teller: socket.socket) -> int:
         """Make the process, which calls `live` with what it has still to do. Give its pid; 0 if it never was, and why is told."""
@@ -113,6 +115,7 @@ class Birth:
                 if flag not in (CLONE_NEWUSER, CLONE_NEWCGROUP):
                     setns(fd, flag)
             for fd in user:
+                self.before_user(os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
                 os.setgroups(())  # in there it may be forbidden
                 setns(fd, CLONE_NEWUSER)
             if new & CLONE_NEWTIME:

@@ -28,6 +28,7 @@ from sampan_runtime_native.files import Files
 from sampan_runtime_native.init import FirstProcess, first
 from sampan_runtime_native.joining import check_console
 from sampan_runtime_native.plan import NAMESPACES, Plan
+from sampan_runtime_native.program import Program
 from sampan_runtime_native.rootfs import UserNamespace, open_sources
 from sampan_runtime_native.state import ContainerState
 
@@ -87,10 +88,11 @@ def create(plan: Plan, request: CreateRequest, cgroup: Cgroup, files: Files) -> 
         meeting, visitors = wanted.meet(files, plan, request) if wanted else (None, None)
         prctl(PR_SET_DUMPABLE, 0)
         joined = sum(flag for flag, _ in joins)
-        birth = Birth(plan.new & ~joined, joins, born_in, plan.time_offsets)
+        program = Program(plan.process)
+        birth = Birth(plan.new & ~joined, joins, born_in, plan.time_offsets, program.prepare_outside)
         pid = birth.bear(
             lambda left: first(
-                FirstProcess(plan, request.rootfs, sources, left, request.stdio, user.maps if user else None, theirs, visitors)
+                FirstProcess(plan, program, request.rootfs, sources, left, request.stdio, user.maps if user else None, theirs, visitors)
             ),
             theirs,
         )
@@ -103,9 +105,9 @@ def create(plan: Plan, request: CreateRequest, cgroup: Cgroup, files: Files) -> 
         cgroup.apply({"devices": (), **plan.resources})  # without a list: only what every container may use
         if plan.owns_cgroup:
             cgroup.delegate(user.maps.uid(plan.process.uid) if user else plan.process.uid)
-        program, program_flags = filters.compile_and_keep(plan.seccomp, files, state)
+        filter_, filter_flags = filters.compile_and_keep(plan.seccomp, files, state)
         gate = stack.enter_context(files.open_gate())
-        channel.move_and_let_go(ours, cgroup, pid, channel.Go(program, program_flags, gate.fileno()))
+        channel.move_and_let_go(ours, cgroup, pid, channel.Go(filter_, filter_flags, gate.fileno()))
         if wanted and meeting:
             hooks.receive(meeting, wanted, pid)
         _await_ready(ours)

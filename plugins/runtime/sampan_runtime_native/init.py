@@ -55,6 +55,7 @@ class FirstProcess:
     """What the first process needs, all opened by the driver. `maps` are its user namespace's, None without one."""
 
     plan: Plan
+    program: Program
     rootfs: tuple[Mount, ...]
     sources: Sources
     settling: Settling
@@ -74,8 +75,8 @@ def first(container: FirstProcess) -> NoReturn:
         visitors = container.visitors
         met = (visitors.driver.fileno(),) if visitors else ()
         _settle(container.stdio, (*container.sources.fds, *joins, container.driver.fileno(), *met))
-        program = Program(container.plan.process)
-        _build(container, program)
+        program = container.program
+        _build(container)
         go = channel.await_go(container.driver)
         if scheduling := container.plan.process.scheduling:
             scheduling.apply()  # in the cgroups, which have a say in it
@@ -96,7 +97,9 @@ def another(process: Process, stdio: Stdio, container: Entry, driver: socket.soc
     def steps() -> None:
         _settle(stdio, (container.pidfd, driver.fileno()))
         proc = _open_proc()  # before: inside, a procfs that is partly covered keeps a user namespace from having a whole one
+        program = Program(process)
         if container.kinds & CLONE_NEWUSER:
+            program.prepare_outside(proc)
             os.setgroups(())  # in there it may be forbidden
         import_no_more()
         setns(container.pidfd, container.kinds)  # all at once: the kernel begins with the user namespace
@@ -113,7 +116,6 @@ def another(process: Process, stdio: Stdio, container: Entry, driver: socket.soc
             os.close(master)
             os.close(stdio.console)
             use_terminal(slave)
-        program = Program(process)
         program.prepare(proc)
         os.close(proc)
         go = channel.await_go(driver)
@@ -165,7 +167,7 @@ def _above(fd: int) -> int:
     return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64)
 
 
-def _build(container: FirstProcess, program: Program) -> None:
+def _build(container: FirstProcess) -> None:
     plan = container.plan
     container.settling.go()
     proc = _open_proc()
@@ -192,7 +194,7 @@ def _build(container: FirstProcess, program: Program) -> None:
     if plan.personality is not None:
         set_personality(plan.personality)
     write_sysctls(proc, plan.sysctls)
-    program.prepare(proc)
+    container.program.prepare(proc)
     os.close(proc)
 
 

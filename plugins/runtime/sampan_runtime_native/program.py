@@ -6,6 +6,7 @@ and scripts look for the words: `NotFound` becomes exit code 127, `Forbidden` 12
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import resource
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from sampan.api.errors import Forbidden, NotFound, SampanError, System
 from sampan.linux import capabilities, seccomp
 from sampan.linux.files import RESOLVE_NO_MAGICLINKS, openat2
+from sampan.linux.rlimits import NUMBERS
 from sampan.linux.syscalls import (
     AT_FDCWD,
     CLOSE_RANGE_CLOEXEC,
@@ -49,12 +51,26 @@ class Program:
         self._final = capabilities.CapabilitySets()
         self.warnings = list(process.warnings)
         """What had to be given less of than asked for."""
+        self._is_prepared_outside = False
+
+    def prepare_outside(self, proc: int) -> None:
+        """Do what only the host's root may, in a process that is about to enter a user namespace, or to bear one in there: lower
+        the OOM score, lift the limits that are to be lifted. `proc` is a procfs of its pid namespace.
+        """
+        self._set_oom_score(proc)
+        for number, _, hard in self._process.rlimits:
+            soft, ceiling = resource.getrlimit(number)
+            if _lower(hard, ceiling) != hard:
+                with contextlib.suppress(ValueError, PermissionError):  # `prepare` says what it had to cut
+                    resource.setrlimit(number, (soft, hard))
+        self._is_prepared_outside = True
 
     def prepare(self, proc: int) -> None:
         """Set limits, directory and user, and find the program. `proc` is a procfs of this pid namespace."""
         process = self._process
         self._set_labels(proc)
-        self._set_oom_score(proc)
+        if not self._is_prepared_outside:
+            self._set_oom_score(proc)
         self._set_limits()
         self._give_stdio()
         self._change_directory()
@@ -64,7 +80,8 @@ class Program:
         have = capabilities.current(proc)
         capabilities.drop_bounding(process.capabilities.bounding, have.bounding)
         prctl(PR_SET_KEEPCAPS, 1)
-        os.setgroups(process.groups)
+        if set(os.getgroups()) != set(process.groups):  # the same again is no use, and a user namespace may forbid it
+            os.setgroups(process.groups)
         os.setresgid(process.gid, process.gid, process.gid)
         os.setresuid(process.uid, process.uid, process.uid)
         os.umask(process.umask)
@@ -134,7 +151,8 @@ class Program:
                 ceiling = resource.getrlimit(number)[1]
                 soft, hard = _lower(soft, ceiling), _lower(hard, ceiling)
                 resource.setrlimit(number, (min(soft, hard) if hard >= 0 else soft, hard))
-                self.warnings.append(f"rlimit {number} is cut to {hard}: raising it needs CAP_SYS_RESOURCE")
+                name = next(name for name, known in NUMBERS.items() if known == number)
+                self.warnings.append(f"{name} is cut to {hard}: raising it needs CAP_SYS_RESOURCE")
 
     def _give_stdio(self) -> None:
         """Let the program's user open /dev/stdout and its like, where that is a pipe or a terminal of the
