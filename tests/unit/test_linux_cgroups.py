@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sampan.linux.cgroup_devices import DeviceRules
 from sampan.linux.cgroup_limits import limits, weight_of_blkio, weight_of_shares
@@ -343,6 +345,60 @@ def test_v1_starts_anew_where_it_does_not_tell_its_rules() -> None:
     assert list(DeviceRules(False, {(2, 1, 3): 6}).changes(everything)) == [(False, "a"), (True, "c 1:3 rw")]
     assert list(DeviceRules(True, {(2, 1, 3): 6}).changes(everything)) == [(True, "a"), (False, "c 1:3 rw")]
     assert list(DeviceRules(True, {}).changes(DeviceRules.of_v1("c 1:3 rwm\n"))) == [(True, "a")]
+
+
+ACCESSES = ["r", "w", "m", "rw", "rm", "wm", "rwm"]
+ENTRIES = st.builds(
+    device, st.booleans(), st.sampled_from("abc"), st.sampled_from([None, 1, 8]), st.sampled_from([None, 0, 5]), st.sampled_from(ACCESSES)
+)
+USES = [(kind, major, minor, access) for kind in "bc" for major in (1, 8, 9) for minor in (0, 5, 6) for access in ACCESSES]
+
+
+def v1_permits(rules: DeviceRules, kind: str, major: int, minor: int, access: str) -> bool:
+    """As `security/device_cgroup.c` decides: one exception must allow it whole, or may refuse a part of it."""
+    bits = sum({"m": 1, "r": 2, "w": 4}[letter] for letter in access)
+    matching = [
+        allowed
+        for (its_kind, its_major, its_minor), allowed in rules.exceptions.items()
+        if its_kind == {"b": 1, "c": 2}[kind] and its_major in (-1, major) and its_minor in (-1, minor)
+    ]
+    if rules.default_allow:
+        return not any(each & bits for each in matching)
+    return any(not bits & ~each for each in matching)
+
+
+@given(st.lists(ENTRIES, max_size=6))
+@settings(max_examples=40, deadline=None)
+def test_ebpf_decides_as_v1(entries: list[dict[str, Any]]) -> None:
+    try:
+        rules = DeviceRules.of_spec(entries)
+    except ValueError:
+        return
+    for use in USES:
+        assert permits(rules, *use) == v1_permits(rules, *use), (rules, use)
+
+
+@given(st.lists(ENTRIES, max_size=4), st.lists(ENTRIES, max_size=4))
+@settings(max_examples=40, deadline=None)
+def test_v1_comes_to_what_is_wanted_by_its_changes(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> None:
+    """Applying the changes to the old rules as the kernel would gives the new ones; what both allow is allowed at each step."""
+    try:
+        old, new = DeviceRules.of_spec(before), DeviceRules.of_spec(after)
+    except ValueError:
+        return
+    default, now = old.default_allow, dict(old.exceptions)
+    stays = [use for use in USES if v1_permits(old, *use) and v1_permits(new, *use)]
+    for allow, line in new.changes(old):
+        if line == "a":
+            default, now = allow, {}
+            continue
+        kind, numbers, access = line.split(" ")
+        major, minor = (-1 if number == "*" else int(number) for number in numbers.split(":"))
+        key, bits = ({"b": 1, "c": 2}[kind], major, minor), sum({"m": 1, "r": 2, "w": 4}[letter] for letter in access)
+        now[key] = now.get(key, 0) | bits if allow != default else now.get(key, 0) & ~bits
+        if not (old.default_allow or new.default_allow):
+            assert all(v1_permits(DeviceRules(default, now), *use) for use in stays)
+    assert (default, {key: bits for key, bits in now.items() if bits}) == (new.default_allow, new.exceptions)
 
 
 def test_bad_device_rule_is_refused() -> None:
