@@ -28,6 +28,7 @@ from sampan.engine.mounts import mount_points
 from sampan.engine.names import check_name, new_id, random_name
 from sampan.engine.networks import Networks
 from sampan.engine.ports import mappings, parse_port
+from sampan.engine.reach import out_of_reach
 from sampan.engine.records import ContainerRecord, ImageRecord, MountPoint, Status
 from sampan.engine.resources import check_limits
 from sampan.engine.rootfs import copy_directory
@@ -284,6 +285,7 @@ class Containers:
         warnings = discard_missing(host, host_limits())
         self._defaults.fill(host)
         warnings += check_limits(host)
+        warnings += out_of_reach(self._defaults.ulimits_of(host), host.oom_score_adj)
         if not (config.entrypoint or config.cmd):
             raise InvalidArgument("no command specified")
         if config.working_dir and not config.working_dir.startswith("/"):

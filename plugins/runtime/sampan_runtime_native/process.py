@@ -13,6 +13,7 @@ from typing import Any
 from sampan.api.errors import InvalidArgument
 from sampan.linux import capabilities
 from sampan.linux.capabilities import CapabilitySets
+from sampan.linux.rlimits import NUMBERS
 from sampan.linux.scheduling import Scheduling
 
 
@@ -87,8 +88,8 @@ def _capabilities(sets: Mapping[str, Sequence[str]]) -> tuple[CapabilitySets, li
 def _rlimits(entries: Sequence[Mapping[str, Any]]) -> tuple[tuple[int, int, int], ...]:
     limits: dict[int, tuple[int, int, int]] = {}
     for entry in entries:
-        number = getattr(resource, entry["type"], None) if entry["type"].startswith("RLIMIT_") else None
-        if not isinstance(number, int):
+        number = NUMBERS.get(entry["type"])
+        if number is None:
             raise InvalidArgument(f"process.rlimits: {entry['type']!r} is not known")
         if number in limits:
             raise InvalidArgument(f"process.rlimits: {entry['type']} is there twice")
