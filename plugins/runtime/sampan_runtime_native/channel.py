@@ -117,6 +117,8 @@ def as_sampan_error(error: BaseException) -> SampanError:
             text = f"{text}: {os.fsdecode(error.filename)}"
         kind = Unsupported if error.errno == errno.EOPNOTSUPP else System
         return kind(f"unable to start container process: {text}")
-    if isinstance(error, (ValueError, KeyError, TypeError)):
-        return InvalidArgument(f"invalid container spec: {type(error).__name__}: {error}")
+    if isinstance(error, KeyError):
+        return InvalidArgument(f"invalid container spec: {error} is missing")
+    if isinstance(error, (ValueError, TypeError)):
+        return InvalidArgument(f"invalid container spec: {error}")
     return System(f"unable to start container process: {type(error).__name__}: {error}")
