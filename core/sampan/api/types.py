@@ -291,6 +291,14 @@ class ContainerCreateRequest(ContainerConfig):
     networking_config: NetworkingConfig = NetworkingConfig()
 
 
+class CheckpointCreateRequest(ApiModel):
+    """The body of `POST /containers/{id}/checkpoints`."""
+
+    checkpoint_id: str = Field("", alias="CheckpointID")
+    checkpoint_dir: str = ""
+    exit: bool = False
+
+
 class ExecCreateRequest(ApiModel):
     """The body of `POST /containers/{id}/exec`."""
 

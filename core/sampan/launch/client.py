@@ -144,6 +144,10 @@ class Shim:
         """Read the container's use."""
         return Stats.of_data(await self._channel.request("stats"))
 
+    async def checkpoint(self, directory: Path, *, leave_running: bool) -> None:
+        """Write the container's processes to files in an empty directory; afterwards it ends, unless it is to go on."""
+        await self._channel.request("checkpoint", directory=str(directory), leave_running=leave_running)
+
     async def processes(self) -> tuple[int, ...]:
         """Give the pids of all processes of the container, in the shim's pid namespace."""
         return tuple(await self._channel.request("processes"))

@@ -61,10 +61,10 @@ class ShimConfig:
     """All that a shim needs to know of its container.
 
     `bundle` holds the OCI `config.json`. `root_dir` is where `exit.json` will lie, `state_dir` where `shim.sock`, `handle.json`
-    and the driver's own `runtime/` will. `cache_dir` is the driver's for all its containers, "" for none. `log` None keeps no
-    log. `log_attributes` are labels, environment and tag that the log's options chose. `console_size` is (height, width).
-    `driver_timeout_s` ends a runtime operation that hangs. Paths are strings: what a shim does with `pathlib` costs it 400 kB
-    of memory that it would share otherwise.
+    and the driver's own `runtime/` will. `cache_dir` is the driver's for all its containers, "" for none. `checkpoint` is the
+    directory of one to restore, "" for none. `log` None keeps no log. `log_attributes` are labels, environment and tag that
+    the log's options chose. `console_size` is (height, width). `driver_timeout_s` ends a runtime operation that hangs. Paths
+    are strings: what a shim does with `pathlib` costs it 400 kB of memory that it would share otherwise.
     """
 
     id: str
@@ -83,6 +83,7 @@ class ShimConfig:
     console_size: tuple[int, int] | None = None
     driver_timeout_s: float = 120.0
     cache_dir: str = ""
+    checkpoint: str = ""
 
     def to_data(self) -> Message:
         """Give the configuration as plain data."""
@@ -103,6 +104,7 @@ class ShimConfig:
             "console_size": self.console_size,
             "driver_timeout_s": self.driver_timeout_s,
             "cache_dir": self.cache_dir,
+            "checkpoint": self.checkpoint,
         }
 
     @classmethod
@@ -125,6 +127,7 @@ class ShimConfig:
             console_size=_pair(data["console_size"]),
             driver_timeout_s=data["driver_timeout_s"],
             cache_dir=data["cache_dir"],
+            checkpoint=data["checkpoint"],
         )
 
 

@@ -12,7 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from sampan.api.errors import InvalidArgument, NotFound
-from sampan.api.runtime import CreateRequest, ExecRequest, Handle, Recovered, RuntimeContext, RuntimeDriver, Spec, Stdio
+from sampan.api.runtime import (
+    CheckpointRequest,
+    CreateRequest,
+    ExecRequest,
+    Handle,
+    Recovered,
+    RuntimeContext,
+    RuntimeDriver,
+    Spec,
+    Stdio,
+)
 from sampan.launch import records
 from sampan.launch.operations import monotonic_ns
 from sampan.launch.protocol import ClassRef, ExecConfig, Namespaces, ShimConfig, Span
@@ -36,11 +46,12 @@ def launch(config: ShimConfig, stdio: Stdio, given: Namespaces) -> dict[str, Any
     spec = _read_spec(config)
     began = monotonic_ns()
     request = CreateRequest(config.id, Path(config.bundle), spec, config.rootfs, stdio, given.network, given.user)
-    handle = driver.create(request)
+    handle = driver.restore(request, Path(config.checkpoint)) if config.checkpoint else driver.create(request)
     created = monotonic_ns()
     records.write_handle(config.state_dir, handle)
     saved = monotonic_ns()
-    driver.start(handle)
+    if not config.checkpoint:
+        driver.start(handle)
     spans = [
         Span("create", type(driver).name, began, created),
         Span("save-handle", "shim", created, saved),
@@ -61,6 +72,11 @@ def execute(config: ShimConfig, handle: Handle, request: ExecConfig, stdio: Stdi
 def call(config: ShimConfig, handle: Handle, method: str, *args: Any, **options: Any) -> Callable[[], Any]:
     """Give the work that calls one method of the driver with the handle."""
     return lambda: getattr(_driver(config), method)(handle, *args, **options)
+
+
+def checkpoint(config: ShimConfig, handle: Handle, directory: str, leave_running: bool) -> Callable[[], None]:
+    """Give the work that writes the container's processes to files."""
+    return lambda: _driver(config).checkpoint(handle, CheckpointRequest(Path(directory), leave_running))
 
 
 def stats(config: ShimConfig, handle: Handle) -> dict[str, Any]:

@@ -196,6 +196,11 @@ class Shim:
         handle = self._container.require_running("read statistics of")
         self._run(request, "read statistics of", lambda: runtime_calls.stats(self._config, handle))
 
+    def _on_checkpoint(self, request: Request) -> None:
+        handle = self._container.require_running("checkpoint")
+        directory, leave_running = request.message["directory"], request.message["leave_running"]
+        self._run(request, "checkpoint", runtime_calls.checkpoint(self._config, handle, directory, leave_running))
+
     def _on_delete(self, request: Request) -> None:
         self._container.delete(request)
 
