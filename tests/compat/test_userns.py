@@ -11,6 +11,8 @@ import pytest
 
 from compat.conftest import Client
 from ground.daemon import Daemon, new_daemon
+from ground.leaks import SANDBOXES
+from ground.waiting import wait_until
 
 OUTSIDE, COUNT = 300_000, 65_536
 
@@ -46,6 +48,17 @@ def test_root_inside_is_nobody_outside(client: Client) -> None:
 def test_each_container_has_a_namespace_of_its_own(client: Client) -> None:
     read = ("run", "--rm", "busybox", "readlink", "/proc/self/ns/user")
     assert client.out(*read) != client.out(*read) != os.readlink("/proc/self/ns/user")
+
+
+def test_they_wait_with_the_sandboxes(client: Client, daemon: Daemon) -> None:
+    def waiting() -> set[str]:
+        links = [os.readlink(fd) for fd in Path(f"/proc/{daemon.pid}/fd").iterdir() if fd.is_symlink()]
+        return {link for link in links if link.startswith("user:")}
+
+    wait_until(lambda: len(waiting()) == SANDBOXES, "the pool is full")
+    before = waiting()
+    pid = client.out("inspect", "-f", "{{.State.Pid}}", client.out("run", "-d", "busybox", "sleep", "60"))
+    assert os.readlink(f"/proc/{pid}/ns/user") in before
 
 
 def test_owners_look_as_always(client: Client) -> None:
