@@ -418,20 +418,76 @@ def test_kernel_takes_the_default_filter_and_obeys() -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
-def test_default_profile_follows_capabilities() -> None:
-    def answer(name: str, *caps: str, args: tuple[int, ...] = ()) -> int:
-        program = seccomp.compile(default_seccomp(caps, "x86_64"), "x86_64")
-        return decide(program, X86_64, numbers("x86_64")[name], args)
+GRANTS = {
+    "CAP_DAC_READ_SEARCH": ("open_by_handle_at",),
+    "CAP_SYS_ADMIN": (
+        "bpf", "clone3", "fanotify_init", "fsconfig", "fsmount", "fsopen", "fspick", "lookup_dcookie", "lsm_get_self_attr",
+        "lsm_list_modules", "lsm_set_self_attr", "mount", "mount_setattr", "move_mount", "open_tree", "perf_event_open", "quotactl",
+        "quotactl_fd", "setdomainname", "sethostname", "setns", "syslog", "umount2", "unshare",
+    ),
+    "CAP_SYS_BOOT": ("reboot",),
+    "CAP_SYS_CHROOT": ("chroot",),
+    "CAP_SYS_MODULE": ("delete_module", "finit_module", "init_module"),
+    "CAP_SYS_PACCT": ("acct",),
+    "CAP_SYS_PTRACE": ("kcmp", "pidfd_getfd", "process_madvise"),
+    "CAP_SYS_RAWIO": ("ioperm", "iopl"),
+    "CAP_SYS_TIME": ("clock_settime", "settimeofday"),
+    "CAP_SYS_TTY_CONFIG": ("vhangup",),
+    "CAP_SYS_NICE": ("get_mempolicy", "mbind", "set_mempolicy", "set_mempolicy_home_node"),
+    "CAP_SYSLOG": ("syslog",),
+    "CAP_BPF": ("bpf",),
+    "CAP_PERFMON": ("perf_event_open",),
+}  # fmt: skip
+"""What each capability opens in Docker's profile, beyond what is open to all (github.com/moby/profiles, cd3bed8)."""
 
-    assert answer("mount") == EPERM
-    assert answer("mount", "CAP_SYS_ADMIN") == ALLOW
-    assert answer("clone3") == seccomp.SECCOMP_RET_ERRNO | errno.ENOSYS
-    assert answer("clone", args=(0x10000000,)) == EPERM
-    assert answer("clone", args=(0x11,)) == ALLOW
-    assert answer("keyctl") == EPERM
-    assert answer("io_uring_setup") == EPERM
-    assert answer("socket", args=(38,)) == EPERM  # AF_ALG
-    assert answer("bpf", "CAP_BPF") == ALLOW
+ALWAYS = ("ptrace", "process_vm_readv", "process_vm_writev", "openat2", "pidfd_open", "memfd_create", "arch_prctl", "modify_ldt", "mseal")
+NEVER = (
+    "add_key", "keyctl", "request_key", "userfaultfd", "io_uring_setup", "io_uring_enter", "io_uring_register", "kexec_load",
+    "kexec_file_load", "swapon", "swapoff", "pivot_root", "nfsservctl", "uselib", "ustat", "sysfs", "_sysctl", "create_module",
+)  # fmt: skip
+
+
+def answers_of(*caps: str) -> Any:
+    """Give what Docker's profile answers a container with `caps`: of a call's name and arguments."""
+    program = seccomp.compile(default_seccomp(caps, "x86_64"), "x86_64")
+    return lambda name, *args: decide(program, X86_64, numbers("x86_64")[name], args)
+
+
+@pytest.mark.parametrize("capability", GRANTS)
+def test_default_profile_follows_capabilities(capability: str) -> None:
+    """A23, as a table: with the capability the call passes, without it or with another it is refused."""
+    without, granted, other = answers_of(), answers_of(capability), answers_of("CAP_NET_ADMIN")
+    for name in GRANTS[capability]:
+        refused = seccomp.SECCOMP_RET_ERRNO | (errno.ENOSYS if name == "clone3" else errno.EPERM)
+        assert (name, without(name), granted(name), other(name)) == (name, refused, ALLOW, refused)
+
+
+def test_default_profile_for_everybody() -> None:
+    """What passes always, what never does, and what depends on its arguments."""
+    nobody, everybody = answers_of(), answers_of(*GRANTS, "CAP_NET_ADMIN")
+    assert [name for name in ALWAYS if nobody(name) != ALLOW] == []
+    assert [name for name in NEVER if everybody(name) != EPERM] == []
+    assert nobody("clone", 0x11) == ALLOW
+    namespaces = (0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000)
+    assert [flag for flag in namespaces if nobody("clone", flag | 0x11) != EPERM] == []
+    assert everybody("clone", 0x10000000) == ALLOW
+    assert [family for family in range(64) if nobody("socket", family) != ALLOW] == [38, 40]  # AF_ALG, AF_VSOCK
+    permitted = [value for value in (0, 8, 0x20, 0x20000, 0x20008, 0x40000, 0x8000000, 0xFFFFFFFF) if nobody("personality", value) == ALLOW]
+    assert permitted == [0, 8, 0x20000, 0x20008, 0xFFFFFFFF]
+
+
+def test_default_profile_of_other_architectures() -> None:
+    """The 32-bit calls of x86 and ARM come with their own entries to sockets and memory."""
+    program = seccomp.compile(default_seccomp([], "x86_64"), "x86_64")
+    for name in ("socketcall", "ipc", "mmap2", "waitpid", "clock_gettime64"):
+        assert (name, decide(program, X86, numbers("x86")[name])) == (name, ALLOW)
+    assert decide(program, X86, numbers("x86")["mount"]) == EPERM
+    assert decide(program, X86_64, numbers("x32")["mount"] | 1 << 30) == EPERM
+    program = seccomp.compile(default_seccomp([], "aarch64"), "aarch64")
+    assert decide(program, AARCH64, numbers("aarch64")["openat2"]) == ALLOW
+    assert decide(program, ARM, numbers("arm")["set_tls"]) == ALLOW
+    assert decide(program, AARCH64, numbers("aarch64")["mount"]) == decide(program, ARM, numbers("arm")["mount"]) == EPERM
+    assert decide(program, X86_64, 0) == seccomp.SECCOMP_RET_KILL_PROCESS
 
 
 def test_profile_of_a_client(tmp_path: Any) -> None:
