@@ -265,13 +265,27 @@ class Process:
     def wait(self) -> int:
         """Wait for the exit by pidfd, collect it, and give the code."""
         if self._code is None:
-            if not select.select([self._pidfd], [], [], TIMEOUT)[0]:
-                raise AssertionError(f"process {self.pid} still runs after {TIMEOUT:.0f} s")
+            self._await_end()
             del _awaited[self.pid]
             _, status = os.waitpid(self.pid, 0)
             code = os.waitstatus_to_exitcode(status)
             self._code = code if code >= 0 else 128 - code
         return self._code
+
+    def _await_end(self) -> None:
+        """Wait until it has ended. Others that end meanwhile are collected: the first process of a pid namespace does not go
+        before them.
+        """
+        deadline = time.monotonic() + TIMEOUT
+        while True:
+            running = {process.fileno(): process for process in _awaited.values()}
+            ready, _, _ = select.select(running, [], [], max(0, deadline - time.monotonic()))
+            if not ready:
+                raise AssertionError(f"process {self.pid} still runs after {TIMEOUT:.0f} s")
+            if self._pidfd in ready:
+                return
+            for pidfd in ready:
+                running[pidfd].wait()
 
     def close(self) -> None:
         """Let go of all descriptors, and of the process if it was not waited for."""
