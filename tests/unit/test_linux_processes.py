@@ -4,7 +4,7 @@ import os
 import signal
 from pathlib import Path
 
-from sampan.linux.processes import clone, fork, keep_only, reset_signals
+from sampan.linux.processes import clone, fork, keep_only, leave_keyring, reset_signals
 from sampan.linux.syscalls import syscall
 
 
@@ -39,6 +39,32 @@ def test_ignored_and_blocked_signals_are_forgotten() -> None:
         with Path("/proc/self/status").open("rb") as file:
             masks = dict(line.split() for line in file if line.startswith((b"SigIgn", b"SigBlk")))
         return 0 if {int(value, 16) for value in masks.values()} == {0} else 1
+
+    assert status_of_child(run) == 0
+
+
+def test_signals_wake_nobody_of_the_parents() -> None:
+    """A wakeup descriptor is closed and its number taken by others: the next SIGCHLD must not be written there."""
+
+    def run() -> int:
+        _, writer = os.pipe2(os.O_NONBLOCK)
+        signal.set_wakeup_fd(writer)
+        reset_signals()
+        return 0 if signal.set_wakeup_fd(-1) == -1 else 1
+
+    assert status_of_child(run) == 0
+
+
+def test_keys_of_the_session_are_left() -> None:
+    """By name and by number, also when nobody else holds the keyring any more."""
+
+    def run() -> int:
+        syscall("keyctl", 1, None)
+        key = syscall("add_key", "user", "sampan-test", b"secret", 6, -3)
+        syscall("keyctl", 5, key, 0x3F000000)  # for who possesses it only
+        found = Path("/proc/keys").read_text().count("sampan-test")
+        leave_keyring()
+        return 0 if (found, Path("/proc/keys").read_text().count("sampan-test")) == (1, 0) else 1
 
     assert status_of_child(run) == 0
 

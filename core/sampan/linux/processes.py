@@ -85,6 +85,7 @@ def reset_signals() -> None:
     By the kernel's own call: glibc's `signal` refuses 32 and 33, which whatever its `posix_spawn` started
     (all that make runs) inherits as ignored.
     """
+    signal.set_wakeup_fd(-1)  # whoever forked us may have one, and its number will be somebody else's
     default = bytes(32)  # struct sigaction of the kernel: SIG_DFL, no flags, no restorer, empty mask
     fd = os.open("/proc/self/status", os.O_RDONLY | os.O_CLOEXEC)
     try:
