@@ -35,7 +35,17 @@ def test_directories_fall_back_to_the_unified_tree() -> None:
     assert cgroup.directory() == "/c/unified/sampan/x"
 
 
-@pytest.mark.parametrize("path", ["", "/", "relative/x", "/a/../../b", "/a/\0"])
+@pytest.mark.parametrize("path", ["/a/b", "/a/b/", "//a//b", "/./a/./b"])
+def test_one_path_for_one_cgroup(path: str) -> None:
+    assert Cgroup(path, Layout({}, "/c")).path == "/a/b"
+
+
+def test_a_host_without_any_freezer() -> None:
+    with pytest.raises(OSError, match="neither cgroup v2 nor"):
+        Cgroup("/a", Layout({"memory": "/c"})).freeze()
+
+
+@pytest.mark.parametrize("path", ["", "/", "//", "/.", "relative/x", "/a/../../b", "/..", "/a/\0"])
 def test_path_that_leads_elsewhere_is_refused(path: str) -> None:
     with pytest.raises(ValueError, match="not absolute and plain"):
         Cgroup(path, Layout({}, "/c"))

@@ -52,9 +52,10 @@ class Cgroup:
 
     def __init__(self, path: str, layout: Layout | None = None) -> None:
         """Only names it. Raises `ValueError` for a path that isn't plain and absolute."""
-        if not path.startswith("/") or path == "/" or ".." in path.split("/") or "\0" in path:
+        parts = [part for part in path.split("/") if part not in ("", ".")]
+        if not path.startswith("/") or not parts or ".." in parts or "\0" in path:
             raise ValueError(f"cgroup path {path!r} is not absolute and plain")
-        self.path = "/" + path.strip("/")
+        self.path = "/" + "/".join(parts)
         self.layout = layout or detect()
 
     def directory(self, controller: str = "") -> str:
@@ -176,6 +177,8 @@ class Cgroup:
                 write(self.directory() + "/cgroup.freeze", "0")
                 raise
             return
+        if "freezer" not in self.layout.v1:
+            raise OSError(errno.EOPNOTSUPP, "this host has neither cgroup v2 nor the v1 controller freezer")
         state = "FROZEN" if frozen else "THAWED"
         name = self.directory("freezer") + "/freezer.state"
         deadline = time.monotonic() + _REMOVE_SECONDS
