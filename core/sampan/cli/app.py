@@ -168,7 +168,14 @@ _STORAGE = {
     "migrate": Entry("commands.storage:migrate", "Move the files of stopped containers to another storage driver"),
 }
 
+_CHECKPOINT = {
+    "create": Entry("commands.checkpoints:create", "Create a checkpoint from a running container"),
+    "ls": Entry("commands.checkpoints:ls", "List checkpoints for a container"),
+    "rm": Entry("commands.checkpoints:rm", "Remove a checkpoint"),
+}
+
 container = LazyGroup("container", _CONTAINER, help="Manage containers.")
+checkpoint = LazyGroup("checkpoint", _CHECKPOINT, help="Manage checkpoints.")
 image = LazyGroup("image", _IMAGE, help="Manage images.")
 network = LazyGroup("network", _NETWORK, help="Manage networks.")
 volume = LazyGroup("volume", _VOLUME, help="Manage volumes.")
@@ -198,6 +205,7 @@ _ROOT = {
     "version": Entry("commands.system:version", "Show the Sampan version information"),
     "info": _SYSTEM["info"],
     "container": Entry("app:container", "Manage containers"),
+    "checkpoint": Entry("app:checkpoint", "Manage checkpoints"),
     "image": Entry("app:image", "Manage images"),
     "network": Entry("app:network", "Manage networks"),
     "volume": Entry("app:volume", "Manage volumes"),

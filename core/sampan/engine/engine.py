@@ -15,6 +15,7 @@ from sampan.api.errors import Conflict
 from sampan.api.hookspecs import Event
 from sampan.content.blobs import BlobStore
 from sampan.engine import shm
+from sampan.engine.checkpoints import Checkpoints
 from sampan.engine.commit import Commits
 from sampan.engine.connections import Connections
 from sampan.engine.containers import Containers
@@ -90,6 +91,7 @@ class Engine:
         )
         self.lifecycle = Lifecycle(self.events, self.containers, self.starter, self.connections, self.links, self.volumes)
         self.stats = StatsReader(self.endpoints, self.connections)
+        self.checkpoints = Checkpoints(self.runtimes, self.events)
         self.updates = Updates(self.containers, self.events)
         self.commits = Commits(
             self.containers, self.images, self.storage, self.lifecycle, self.blobs, self.events

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Awaitable
 from contextlib import suppress
+from pathlib import Path
 
 from sampan.api.errors import Conflict, NotFound, NotModified, SampanError, System, Unavailable, Unsupported
 from sampan.engine import shm
@@ -59,8 +59,11 @@ class Lifecycle:
 
     # ------------------------------------------------------------------ start
 
-    async def start(self, container: Container) -> None:
-        """Start a container. Raises `NotModified` if it runs, `Conflict` if it is going away, or what made it fail."""
+    async def start(self, container: Container, checkpoint: Path | None = None) -> None:
+        """Start a container, or let it go on from a checkpoint.
+
+        Raises `NotModified` if it runs, `Conflict` if it is going away, or what made it fail.
+        """
         async with container.lock:
             if container.is_running:
                 raise NotModified(f"container {container.id} is already running")
@@ -69,13 +72,13 @@ class Lifecycle:
             self._cancel_restart(container)
             container.record.restart_count = 0
             container.record.manually_stopped = False
-            await self._start(container)
+            await self._start(container, checkpoint)
 
-    async def _start(self, container: Container) -> None:
+    async def _start(self, container: Container, checkpoint: Path | None = None) -> None:
         record = container.record
         try:
             with container.trace.span("start", "total"):
-                shim = await self._starter.launch(container)
+                shim = await self._starter.launch(container, checkpoint)
         except BaseException as error:
             close_pending(container)
             await asyncio.shield(self._undo_start(container, error))
@@ -284,7 +287,7 @@ class Lifecycle:
         await shim.signal(signum)
         self._emit(container, "kill", signal=str(int(signum)))
         if ends and container.status is Status.PAUSED:  # what is frozen takes no signal, and could not end
-            with contextlib.suppress(SampanError):  # SIGKILL may have ended it already
+            with suppress(SampanError):  # SIGKILL may have ended it already
                 await self.unpause(container)
 
     async def stop(self, container: Container, timeout: int | None, signum: int | None) -> None:

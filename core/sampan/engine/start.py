@@ -89,8 +89,10 @@ class Starter:
         self._accounts: dict[str, Accounts] = {}
         self._hooks = ThreadPoolExecutor(HOOKS, thread_name_prefix="spec-hooks")
 
-    async def launch(self, container: Container) -> Shim:
-        """Launch a container: afterwards its record says that it runs. On an error `container.shim` is what is to be deleted."""
+    async def launch(self, container: Container, checkpoint: Path | None = None) -> Shim:
+        """Launch a container, or go on from a checkpoint: afterwards its record says that it runs. On an error `container.shim`
+        is what is to be deleted.
+        """
         record, trace = container.record, container.trace
         container.log_ended.clear()
         await self._check_remapped(record)
@@ -107,7 +109,7 @@ class Starter:
                 with trace.span("start", "network.sandbox"):
                     sandbox = await self._take_sandbox(record, networks, userns)
             storage = await self._storage.get(record.storage_driver)
-            spawning = asyncio.create_task(self._spawn(container, storage, _namespaces(sandbox, userns)))
+            spawning = asyncio.create_task(self._spawn(container, storage, _namespaces(sandbox, userns), checkpoint))
             beside.append(spawning)
             endpoints = await self._connections.join(container, networks, sandbox)
             recording = asyncio.create_task(self._connections.record(container, endpoints))
@@ -158,7 +160,9 @@ class Starter:
                 await shim.close()
         return shim if recovered else None
 
-    async def _spawn(self, container: Container, storage: Storage, namespaces: Namespaces) -> Shim:
+    async def _spawn(
+        self, container: Container, storage: Storage, namespaces: Namespaces, checkpoint: Path | None
+    ) -> Shim:
         """Fork the shim while network and spec are made. One that is never told to launch ends by itself."""
         with container.trace.span("start", "storage.mounts", storage.name):
             rootfs = await storage.call(storage.driver.mounts, container.id)
@@ -169,7 +173,7 @@ class Starter:
         with container.trace.span("start", "shim.spawn"):
             await asyncio.to_thread(_ready_directories, container, root_of(maps))
             zygote = await self._the_zygote()
-            container.shim = await zygote.spawn(self._shim_config(container, rootfs), namespaces)
+            container.shim = await zygote.spawn(self._shim_config(container, rootfs, checkpoint), namespaces)
         return container.shim
 
     async def _run(self, container: Container, shim: Shim) -> Shim:
@@ -191,7 +195,7 @@ class Starter:
             await self._containers.save(container)
         return shim
 
-    def _shim_config(self, container: Container, rootfs: Sequence[Mount]) -> ShimConfig:
+    def _shim_config(self, container: Container, rootfs: Sequence[Mount], checkpoint: Path | None = None) -> ShimConfig:
         record = container.record
         runtime = self._runtimes.find(record.runtime)
         log_driver = self._registry.driver("log", record.log_driver, LogDriver)
@@ -212,6 +216,7 @@ class Starter:
             open_stdin=record.config.open_stdin,
             console_size=(size[0], size[1]) if any(size) else None,
             cache_dir=str(self._caches / runtime.driver.name),
+            checkpoint=str(checkpoint or ""),
         )
 
     async def _the_zygote(self) -> Zygote:

@@ -14,12 +14,14 @@ import os
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from sampan.api.driver import Probe
 from sampan.api.errors import Conflict, Forbidden, InvalidArgument, NotFound, SampanError, System, Unsupported
 from sampan.api.runtime import (
+    CheckpointRequest,
     CreateRequest,
     ExecRequest,
     Handle,
@@ -198,7 +200,7 @@ class OciRuntime(RuntimeDriver):
         spec["process"] = {**spec["process"], "terminal": request.stdio.console >= 0}
         if request.netns >= 0:
             kept = [n for n in spec["linux"].get("namespaces", ()) if n["type"] != "network"]
-            joined = {"type": "network", "path": f"/proc/{os.getpid()}/fd/{request.netns}"}
+            joined = {"type": "network", "path": str(self._point_at_network(f"/proc/{os.getpid()}/fd/{request.netns}"))}
             spec["linux"] = {**spec["linux"], "namespaces": [*kept, joined]}
         root = request.bundle / "rootfs"
         root.mkdir(exist_ok=True)
@@ -214,6 +216,14 @@ class OciRuntime(RuntimeDriver):
             config.unlink(missing_ok=True)
 
 
+    def _point_at_network(self, path: str) -> Path:
+        """Give a name of a network namespace that a program may keep: it looks there again when it makes a checkpoint."""
+        name = self.context.state / "netns"
+        name.unlink(missing_ok=True)
+        name.symlink_to(path)
+        return name
+
+
 class AnyRuntime(OciRuntime):
     """A program that the settings name: `[runtimes.NAME]` with `driver = "oci"` and `binary`."""
 
@@ -227,9 +237,58 @@ class AnyRuntime(OciRuntime):
 
 
 class RuncRuntime(OciRuntime):
-    """The reference implementation of the OCI runtime specification."""
+    """The reference implementation of the OCI runtime specification, and with criu beside it checkpoints."""
 
     name = "runc"
+
+    @classmethod
+    def probe(cls, root: Path) -> Probe:
+        """Ask criu too, which is only known to work once it has tried."""
+        from sampan_runtime_oci import criu
+
+        found = super().probe(root)
+        if reason := criu.obstacle():
+            return replace(found, lacks={RuntimeCapability.CHECKPOINT: reason})
+        return replace(found, capabilities=found.capabilities | {RuntimeCapability.CHECKPOINT})
+
+    def checkpoint(self, handle: Handle, request: CheckpointRequest) -> None:
+        """Run `checkpoint`. The network namespace stays outside of it: a restored container gets another."""
+        self._point_at_network(f"/proc/{handle.pid}/ns/net")
+        on = ("--leave-running",) if request.leave_running else ()
+        with self._criu_log("dump.log") as places:
+            self._of(handle).run("checkpoint", "--image-path", str(request.directory), *places, *on, handle.data["id"])
+
+    def restore(self, request: CreateRequest, checkpoint: Path) -> Handle:
+        """Mount the root file system privately and run `restore` with the container's new stdio."""
+        _enter_private_mounts()
+        self._lay_out(request)
+        pid_file = self.context.state / "pid"
+        try:
+            with self._criu_log("restore.log") as places:
+                self._program().run(
+                    "restore", "--detach", "--bundle", str(request.bundle), "--image-path", str(checkpoint), *places,
+                    "--pid-file", str(pid_file), request.id, stdio=_three(request.stdio),
+                )  # fmt: skip
+            pid = int(pid_file.read_text())
+            return Handle(pid, data={"id": request.id, "cgroup": _cgroup_of(pid), "arguments": ()})
+        finally:
+            pid_file.unlink(missing_ok=True)
+
+    @contextmanager
+    def _criu_log(self, name: str) -> Iterator[tuple[str, ...]]:
+        """Give the option that says where criu writes its log, and add its last complaint to an error."""
+        import shutil
+
+        work = self.context.state / "criu"
+        try:
+            yield ("--work-path", str(work))
+        except SampanError as error:
+            log = work / name
+            lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+            complaint = next((line for line in reversed(lines) if "Error" in line), "")
+            raise type(error)(f"{error.message}: {complaint}" if complaint else error.message) from error
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
 
 
 class CrunRuntime(OciRuntime):

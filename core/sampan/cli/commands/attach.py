@@ -59,14 +59,22 @@ def _streams(stdin: bool, detach_keys: str) -> dict[str, Any]:
 @click.option("-i", "--interactive", is_flag=True, help="Attach STDIN.")
 @click.option("--detach-keys", metavar="KEYS", default="", help="Keys that detach.  [default: ctrl-p,ctrl-q]")
 @click.option("--sig-proxy", is_flag=True, default=True, help="Pass signals on to the process.  [default: true]")
+@click.option("--checkpoint", metavar="NAME", help="Go on from this checkpoint.")
+@click.option("--checkpoint-dir", metavar="DIR", help="Where the checkpoint is, if not with the container.")
 @click.argument("containers", nargs=-1, required=True, metavar="CONTAINER...")
-def start(containers: tuple[str, ...], attached: bool, interactive: bool, detach_keys: str, sig_proxy: bool) -> int:
+def start(
+    containers: tuple[str, ...], attached: bool, interactive: bool, detach_keys: str, sig_proxy: bool,
+    checkpoint: str | None, checkpoint_dir: str | None,
+) -> int:  # fmt: skip
     """Start one or more stopped containers."""
     client = current()
+    source = {"checkpoint": checkpoint, "checkpoint-dir": checkpoint_dir}
+    if checkpoint and len(containers) > 1:
+        raise CliError("you cannot restore multiple containers at once")
     if not (attached or interactive):
 
         def begin(name: str) -> None:
-            client.post(f"/containers/{quote(name)}/start")
+            client.post(f"/containers/{quote(name)}/start", source)
             print(name)
 
         return each(containers, begin)
@@ -79,7 +87,7 @@ def start(containers: tuple[str, ...], attached: bool, interactive: bool, detach
     with closing(client.hijack(f"{joined.target}/attach", _streams(stdin, detach_keys))) as stream:
         waiting = client.stream("POST", f"{joined.target}/wait", {"condition": condition})
         with closing(waiting), session.prepared(joined) as signals:
-            client.post(f"{joined.target}/start")
+            client.post(f"{joined.target}/start", source)
             session.resize(joined)
             if session.join(joined, stream, signals):
                 return 0

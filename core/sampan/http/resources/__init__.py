@@ -6,6 +6,7 @@ import logging
 
 from sampan.engine.engine import Engine
 from sampan.http.resources import unbuilt
+from sampan.http.resources.checkpoints import CheckpointRoutes
 from sampan.http.resources.commits import CommitRoutes
 from sampan.http.resources.container_stats import StatsRoutes
 from sampan.http.resources.containers import ContainerRoutes
@@ -22,8 +23,8 @@ from sampan.http.router import Router
 log = logging.getLogger(__name__)
 
 ROUTES = (
-    SystemRoutes, ContainerRoutes, StatsRoutes, ExecRoutes, CommitRoutes, ImageRoutes, NetworkRoutes, VolumeRoutes, StorageRoutes,
-    LedgerRoutes, FsckRoutes,
+    SystemRoutes, ContainerRoutes, StatsRoutes, CheckpointRoutes, ExecRoutes, CommitRoutes, ImageRoutes, NetworkRoutes, VolumeRoutes,
+    StorageRoutes, LedgerRoutes, FsckRoutes,
 )  # fmt: skip
 """The classes of handlers; each adds the routes of one resource."""
 

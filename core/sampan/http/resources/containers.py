@@ -22,6 +22,7 @@ from sampan.engine.top import process_table
 from sampan.http.request import Request
 from sampan.http.resources import body
 from sampan.http.resources.attach import attach
+from sampan.http.resources.checkpoints import directory_of
 from sampan.http.resources.container_filters import matches_label, select
 from sampan.http.resources.container_views import inspect, size_view, summary
 from sampan.http.response import (
@@ -121,8 +122,12 @@ class ContainerRoutes:
         return json_response(told or None)
 
     async def start(self, request: Request) -> Response:
-        """Start a container."""
-        await asyncio.shield(self._engine.lifecycle.start(self._get(request)))
+        """Start a container, maybe from a checkpoint."""
+        container, checkpoint = self._get(request), None
+        if name := request.query.get("checkpoint"):
+            where = directory_of(request.query.get("checkpoint-dir"))
+            checkpoint = await asyncio.to_thread(self._engine.checkpoints.find, container, name, where)
+        await asyncio.shield(self._engine.lifecycle.start(container, checkpoint))
         return empty()
 
     async def stop(self, request: Request) -> Response:

@@ -44,7 +44,8 @@ class SystemRoutes:
     async def ping(self, request: Request) -> Response:
         """Say that we are here."""
         headers = {
-            "Builder-Version": "1", "Swarm": "inactive", "Cache-Control": "no-cache, no-store, must-revalidate",
+            "Builder-Version": "1", "Docker-Experimental": "true",
+            "Swarm": "inactive", "Cache-Control": "no-cache, no-store, must-revalidate",
             "Pragma": "no-cache", "Content-Type": "text/plain; charset=utf-8",
         }  # fmt: skip
         return Response(200, b"OK", headers)
@@ -55,7 +56,7 @@ class SystemRoutes:
         details = {
             "ApiVersion": f"{MAX_VERSION[0]}.{MAX_VERSION[1]}",
             "Arch": _architecture(),
-            "Experimental": "false",
+            "Experimental": "true",  # without it the docker client has no 'checkpoint'; nothing else depends on it
             "KernelVersion": kernel.release,
             "MinAPIVersion": f"{MIN_VERSION[0]}.{MIN_VERSION[1]}",
             "Os": "linux",
@@ -130,7 +131,7 @@ class SystemRoutes:
             "HttpProxy": "", "HttpsProxy": "", "NoProxy": "",
             "Name": kernel.nodename,
             "Labels": [],
-            "ExperimentalBuild": False,
+            "ExperimentalBuild": True,
             "ServerVersion": __version__,
             "Runtimes": {name: {"path": name} for name in engine.runtimes.names()},
             "DefaultRuntime": engine.settings.runtime,
