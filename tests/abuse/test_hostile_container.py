@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import secrets
 import sys
 import tarfile
@@ -98,6 +99,19 @@ def test_runtime_is_not_overwritten(daemon: Daemon) -> None:
     opened = daemon.docker("exec", "host", "cat", "/opened", check=None).stdout
     assert opened == b""
     assert _digests() == before
+
+
+def test_engine_runs_from_a_readonly_view(daemon: Daemon) -> None:
+    """Whoever gets hold of the executable of a process that became a container's holds a mount that can't be written."""
+    daemon.docker("run", "-d", "--name", "host", "busybox", "sleep", "600")
+    status = Path(f"/proc/{daemon.api('GET', '/containers/host/json')['State']['Pid']}/status").read_text()
+    shim = next(line.split()[1] for line in status.splitlines() if line.startswith("PPid:"))
+    held = os.open(f"/proc/{shim}/exe", os.O_PATH)
+    try:
+        assert os.path.samestat(os.fstat(held), os.stat(sys.executable))
+        assert os.fstatvfs(held).f_flag & os.ST_RDONLY, "the engine's executable is writable from where it runs"
+    finally:
+        os.close(held)
 
 
 # ---------------------------------------------------------------- A03–A06: what the image puts in the way
@@ -261,3 +275,24 @@ def test_what_must_stay_readonly(daemon: Daemon) -> None:
     tries = f"for p in {places}; do (: > $p) 2>/dev/null && echo $p; done; true"
     assert _run(daemon, "busybox", tries) == ""
     assert _run(daemon, "busybox", tries, "--privileged") != ""
+
+
+# ---------------------------------------------------------------- beyond the list
+
+
+def test_device_of_the_image_cannot_be_opened(daemon: Daemon) -> None:
+    """A node that lies in the image opens nothing; nor does one that the container makes for itself."""
+    look = "for n in 'c 1 11 /kmsg' 'c 10 200 /tun'; do set -- $n; mknod $4 $1 $2 $3 && (: < $4) 2>/dev/null && echo $4; done; true"
+    assert _run(daemon, "busybox", look) == ""
+
+
+def test_engine_is_closed_to_who_shares_the_hosts_processes(daemon: Daemon) -> None:
+    """With `--pid host` a container sees the engine's processes. It has none of their files, directories or variables."""
+    daemon.docker("run", "-d", "--name", "host", "busybox", "sleep", "600")
+    status = Path(f"/proc/{daemon.api('GET', '/containers/host/json')['State']['Pid']}/status").read_text()
+    shim = next(line.split()[1] for line in status.splitlines() if line.startswith("PPid:"))
+    look = (
+        f"for p in {daemon.pid} {shim}; do test -d /proc/$p || echo missing; for name in root cwd fd/0 exe environ mem maps; do"
+        " (readlink /proc/$p/$name || ls /proc/$p/$name/ || head -c 1 /proc/$p/$name) >/dev/null 2>&1 && echo open /proc/$p/$name; done; done; true"
+    )
+    assert _run(daemon, "busybox", look, "--pid", "host") == ""

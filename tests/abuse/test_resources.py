@@ -9,6 +9,7 @@ import socket
 import stat
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from ground.daemon import Daemon, processes_of
@@ -168,22 +169,68 @@ def test_line_without_end(daemon: Daemon) -> None:
         assert _resident(pid) - size < GROWTH
 
 
-def test_fork_bomb_within_its_limit(daemon: Daemon) -> None:
-    """Without a limit the bomb would take the host's processes: the limit is what is tested, so there always is one."""
-    bomb = 'sh -c "f() { f | f & }; while :; do f; done" & exec sleep 1000'  # its first process needs no more forks
-    name = daemon.docker("run", "-d", "--name", "host", "--pids-limit", "64", "busybox", "sh", "-c", bomb).stdout.decode().strip()
+BOMB = 'sh -c "f() { f | f & }; while :; do f; done" & exec sleep 1000'
+"""Its first process needs no more forks."""
+
+
+def _pids_cgroup(daemon: Daemon) -> Path:
+    """Give where the engine's containers are counted."""
     roots = (Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup"))
-    (cgroup,) = [path for root in roots if (path := root / "sampan" / daemon.engine_id / name).is_dir()]
-    wait_until(lambda: (cgroup / "pids.events").read_text() != "max 0\n", "the bomb has met its limit")
-    assert int((cgroup / "pids.current").read_text()) <= 64
+    (found,) = [path for root in roots if (path := root / "sampan" / daemon.engine_id).is_dir()]
+    return found
+
+
+@contextlib.contextmanager
+def _net_below(cgroup: Path, limit: int) -> Iterator[None]:
+    """Keep all containers together below a limit, so that a bomb without one of its own does not take the host's processes."""
+    (cgroup / "pids.max").write_text(str(limit))
+    try:
+        yield
+    finally:
+        (cgroup / "pids.max").write_text("max")
+
+
+def _answers(daemon: Daemon) -> None:
     began = time.monotonic()
     for _ in range(5):
         assert daemon.api_raw("GET", "/_ping")[0] == 200
         daemon.api("GET", "/containers/json")
     assert daemon.docker("run", "--rm", "busybox", "echo", "here").stdout == b"here\n"
-    daemon.docker("rm", "-f", "host")
     assert time.monotonic() - began < 4 * ANSWER_S
+
+
+def test_fork_bomb_within_its_limit(daemon: Daemon) -> None:
+    daemon.docker("run", "-d", "--name", "idle", "busybox", "sleep", "600")
+    engine = _pids_cgroup(daemon)
+    with _net_below(engine, 400):
+        name = daemon.docker("run", "-d", "--name", "host", "--pids-limit", "64", "busybox", "sh", "-c", BOMB).stdout.decode().strip()
+        cgroup = engine / name
+        wait_until(lambda: int((cgroup / "pids.current").read_text()) >= 60, "the bomb has come to its limit")
+        end = time.monotonic() + 1
+        while time.monotonic() < end:
+            assert int((cgroup / "pids.current").read_text()) <= 64
+            time.sleep(0.02)
+        assert (cgroup / "pids.events").read_text() != "max 0\n"
+        _answers(daemon)
+        daemon.docker("rm", "-f", "host")
     assert not cgroup.exists()
+
+
+def test_many_fork_bombs_at_once(daemon: Daemon) -> None:
+    """Sixteen bombs, each within its limit: the daemon answers, starts others, and takes all of them away."""
+    daemon.docker("run", "-d", "--name", "idle", "busybox", "sleep", "600")
+    engine = _pids_cgroup(daemon)
+    asked = {"Image": "busybox", "Cmd": ["sh", "-c", BOMB], "HostConfig": {"PidsLimit": 16}}
+    with _net_below(engine, 400):
+        names = [daemon.api("POST", "/containers/create", asked)["Id"] for _ in range(16)]
+        for name in names:
+            daemon.api("POST", f"/containers/{name}/start")
+        wait_until(lambda: sum(int((engine / name / "pids.current").read_text()) for name in names) > 100, "the bombs are at work")
+        _answers(daemon)
+        for name in names:
+            assert int((engine / name / "pids.current").read_text()) <= 16
+            daemon.api("DELETE", f"/containers/{name}?force=1")
+    assert [name for name in names if (engine / name).exists()] == []
 
 
 # ---------------------------------------------------------------- everything at once

@@ -232,9 +232,9 @@ class TestAttacks(RuntimeGround):
     def test_exec_writes_to_no_procfs_of_the_container(self, workshop: Workshop) -> None:
         """CVE-2019-16884: the container covers /proc by files of its own, and what the runtime sets lands there."""
         cover = (
-            "cat /proc/self/status > /dev/shm/status; cp /bin/busybox /dev/shm/exe; mount -t tmpfs tmpfs /proc; "
-            "for n in self thread-self $(seq 1 99); do mkdir -p /proc/$n/attr; cd /proc/$n; cat /dev/shm/status > status; "
-            "ln -s /bin/busybox exe; echo untouched > oom_score_adj; echo untouched > attr/exec; done; echo ready; exec sleep 1000"
+            "cat /proc/self/status > /dev/shm/status; mount -t tmpfs tmpfs /proc; cd /proc; mkdir self thread-self $(seq 1 200); "
+            "for n in *; do echo untouched > $n/oom_score_adj; done; cat /dev/shm/status > self/status; echo > self/exe; "
+            "echo ready; exec sleep 1000"
         )
         container = workshop.idle(allow(workshop.spec(cover), "CAP_SYS_ADMIN"))
         container.main.read_until(b"ready")
