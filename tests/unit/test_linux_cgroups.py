@@ -476,6 +476,20 @@ def test_stats_of_v2_and_their_way_through_json(tmp_path: Path) -> None:
     assert Stats.of_data(json.loads(json.dumps(asdict(stats)))) == stats
 
 
+def test_stats_from_both_versions_of_one_host(tmp_path: Path) -> None:
+    lay(
+        tmp_path,
+        {
+            "v1/x/pids.current": "7\n",
+            "v2/x/memory.current": "4096\n",
+            "v2/x/cpu.stat": "usage_usec 50\n",
+            "v2/x/pids.current": "nothing to read here",
+        },
+    )
+    stats = read_stats(Layout({"pids": str(tmp_path / "v1")}, str(tmp_path / "v2"), frozenset({"memory"})), "/x")
+    assert (stats.version, stats.memory.usage, stats.cpu.total_ns, stats.pids.current) == (2, 4096, 50_000, 7)
+
+
 def test_stats_of_a_cgroup_that_is_gone(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_stats(Layout({}, str(tmp_path)), "/x")

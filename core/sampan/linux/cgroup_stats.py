@@ -13,7 +13,6 @@ from typing import Any, Final
 from sampan.linux.cgroup_files import number, pairs, text
 from sampan.linux.cgroup_layout import Layout
 
-_NOWHERE: Final = "/nonexistent"
 _NO_LIMIT_V1: Final = 2**62
 """v1 says no limit by the largest number of whole pages, which depends on their size."""
 
@@ -97,75 +96,85 @@ class Stats:
 
 
 def read_stats(layout: Layout, path: str) -> Stats:
-    """Read the cgroup `path`. Raises `OSError`: `ENOENT` when it is gone."""
-    v2 = layout.version == "v2"
-    stats = _read_v2(layout.unified + path) if v2 else _read_v1(layout, path)
+    """Read the cgroup `path`, each controller where the host has it. Raises `OSError`: `ENOENT` when it is gone."""
+    unified = layout.unified + path
+
+    def of(controller: str) -> str:
+        return layout.root_of(controller) + path
+
+    stats = Stats(
+        1 if layout.version_of("memory") == 1 else 2,
+        _cpu_v1(layout.v1.get("cpu", "") + path, of("cpuacct")) if "cpuacct" in layout.v1 else _cpu_v2(unified),
+        _memory_v1(of("memory")) if layout.version_of("memory") == 1 else _memory_v2(unified),
+        PidsStats(number(of("pids") + "/pids.current"), _limit(of("pids") + "/pids.max")),
+        _block_v1(of("io")) if layout.version_of("io") == 1 else _block_v2(unified),
+    )
     os.stat(layout.roots[0] + path)  # what is gone has read as all zeroes
     return stats
 
 
-def _read_v1(layout: Layout, path: str) -> Stats:
-    def place(controller: str) -> str:
-        return layout.v1.get(controller, _NOWHERE) + path
-
-    cpu, cpuacct, memory, pids, blkio = map(place, ("cpu", "cpuacct", "memory", "pids", "blkio"))
+def _cpu_v1(cpu: str, cpuacct: str) -> CpuStats:
     quota = pairs(cpu + "/cpu.stat")
     times = pairs(cpuacct + "/cpuacct.stat")
     tick_ns = 10**9 // os.sysconf("SC_CLK_TCK")
-    limit = number(memory + "/memory.limit_in_bytes")
-    return Stats(
-        1,
-        CpuStats(
-            number(cpuacct + "/cpuacct.usage"),
-            times.get("user", 0) * tick_ns,
-            times.get("system", 0) * tick_ns,
-            tuple(map(int, text(cpuacct + "/cpuacct.usage_percpu").split())),
-            quota.get("nr_periods", 0),
-            quota.get("nr_throttled", 0),
-            quota.get("throttled_time", 0),
-        ),
-        MemoryStats(
-            number(memory + "/memory.usage_in_bytes"),
-            number(memory + "/memory.max_usage_in_bytes"),
-            limit if 0 < limit < _NO_LIMIT_V1 else None,
-            number(memory + "/memory.failcnt"),
-            pairs(memory + "/memory.stat"),
-        ),
-        PidsStats(number(pids + "/pids.current"), _limit(pids + "/pids.max")),
-        BlockStats(
-            tuple(_block_v1(blkio + "/blkio.throttle.io_service_bytes_recursive")),
-            tuple(_block_v1(blkio + "/blkio.throttle.io_serviced_recursive")),
-        ),
+    return CpuStats(
+        number(cpuacct + "/cpuacct.usage"),
+        times.get("user", 0) * tick_ns,
+        times.get("system", 0) * tick_ns,
+        tuple(map(int, text(cpuacct + "/cpuacct.usage_percpu").split())),
+        quota.get("nr_periods", 0),
+        quota.get("nr_throttled", 0),
+        quota.get("throttled_time", 0),
     )
 
 
-def _read_v2(directory: str) -> Stats:
+def _cpu_v2(directory: str) -> CpuStats:
     cpu = pairs(directory + "/cpu.stat")
-    io = tuple(_block_v2(directory + "/io.stat"))
-    return Stats(
-        2,
-        CpuStats(
-            cpu.get("usage_usec", 0) * 1000,
-            cpu.get("user_usec", 0) * 1000,
-            cpu.get("system_usec", 0) * 1000,
-            (),
-            cpu.get("nr_periods", 0),
-            cpu.get("nr_throttled", 0),
-            cpu.get("throttled_usec", 0) * 1000,
-        ),
-        MemoryStats(
-            number(directory + "/memory.current"),
-            number(directory + "/memory.peak"),
-            _limit(directory + "/memory.max"),
-            pairs(directory + "/memory.events").get("oom", 0),
-            pairs(directory + "/memory.stat"),
-        ),
-        PidsStats(number(directory + "/pids.current"), _limit(directory + "/pids.max")),
-        BlockStats(
-            tuple(BlockCount(major, minor, _V2_BYTES[key], value) for major, minor, key, value in io if key in _V2_BYTES),
-            tuple(BlockCount(major, minor, _V2_COUNTS[key], value) for major, minor, key, value in io if key in _V2_COUNTS),
-        ),
-    )  # fmt: skip
+    return CpuStats(
+        cpu.get("usage_usec", 0) * 1000,
+        cpu.get("user_usec", 0) * 1000,
+        cpu.get("system_usec", 0) * 1000,
+        (),
+        cpu.get("nr_periods", 0),
+        cpu.get("nr_throttled", 0),
+        cpu.get("throttled_usec", 0) * 1000,
+    )
+
+
+def _memory_v1(memory: str) -> MemoryStats:
+    limit = number(memory + "/memory.limit_in_bytes")
+    return MemoryStats(
+        number(memory + "/memory.usage_in_bytes"),
+        number(memory + "/memory.max_usage_in_bytes"),
+        limit if 0 < limit < _NO_LIMIT_V1 else None,
+        number(memory + "/memory.failcnt"),
+        pairs(memory + "/memory.stat"),
+    )
+
+
+def _memory_v2(directory: str) -> MemoryStats:
+    return MemoryStats(
+        number(directory + "/memory.current"),
+        number(directory + "/memory.peak"),
+        _limit(directory + "/memory.max"),
+        pairs(directory + "/memory.events").get("oom", 0),
+        pairs(directory + "/memory.stat"),
+    )
+
+
+def _block_v1(blkio: str) -> BlockStats:
+    return BlockStats(
+        tuple(_counts_v1(blkio + "/blkio.throttle.io_service_bytes_recursive")),
+        tuple(_counts_v1(blkio + "/blkio.throttle.io_serviced_recursive")),
+    )
+
+
+def _block_v2(directory: str) -> BlockStats:
+    counts = tuple(_counts_v2(directory + "/io.stat"))
+    names = (_V2_BYTES, _V2_COUNTS)
+    return BlockStats(
+        *(tuple(BlockCount(major, minor, of[key], n) for major, minor, key, n in counts if key in of) for of in names)
+    )
 
 
 _V2_BYTES: Final = {"rbytes": "Read", "wbytes": "Write", "dbytes": "Discard"}
@@ -177,7 +186,7 @@ def _limit(name: str) -> int | None:
     return int(found) if found.isdigit() else None
 
 
-def _block_v1(name: str) -> Iterator[BlockCount]:
+def _counts_v1(name: str) -> Iterator[BlockCount]:
     """Lines as `8:0 Read 4096`, and one `Total 4096`."""
     for line in text(name).splitlines():
         device, _, rest = line.partition(" ")
@@ -187,7 +196,7 @@ def _block_v1(name: str) -> Iterator[BlockCount]:
             yield BlockCount(int(major), int(minor), operation, int(value))
 
 
-def _block_v2(name: str) -> Iterator[tuple[int, int, str, int]]:
+def _counts_v2(name: str) -> Iterator[tuple[int, int, str, int]]:
     """Lines as `8:0 rbytes=4096 wbytes=0 rios=1 …`; a device may have none of them."""
     for line in text(name).splitlines():
         device, *counts = line.split()
