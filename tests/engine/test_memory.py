@@ -1,13 +1,34 @@
-"""What an idle engine holds."""
+"""What an idle engine holds, and what an idle container costs it."""
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
-from ground.daemon import new_daemon
+from ground.daemon import Daemon, new_daemon
 
 BUDGET = 47 << 20
 """Bytes of the daemon and the zygote together that are nobody else's; the pages of files beside them are shared with every Python."""
+
+SHIM_BUDGET = 2900 << 10
+"""Bytes that the shim of an idle container has to itself, and shares with nobody (docs/adr/0168-what-a-shim-weighs.md)."""
+
+
+def test_an_idle_shim_stays_within_its_budget(daemon: Daemon) -> None:
+    for _ in range(3):
+        daemon.docker("run", "--detach", "busybox", "sleep", "1000")
+    held = {pid: _rollup(pid, "Private_Dirty:") for pid in _shims(daemon)}
+    assert len(held) == 3
+    assert max(held.values()) < SHIM_BUDGET, held
+
+
+def _shims(daemon: Daemon) -> list[int]:
+    found = []
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if process.name.isdigit() and (process / "fd/2").readlink().is_relative_to(daemon.state):
+                found.append(int(process.name))
+    return found
 
 
 def test_an_idle_engine_stays_within_its_budget() -> None:
@@ -17,13 +38,13 @@ def test_an_idle_engine_stays_within_its_budget() -> None:
         pid = daemon.process.pid
         children = [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
         assert len(children) == 1, "the zygote"
-        held = {process: _anonymous(process) for process in (pid, *children)}
+        held = {process: _rollup(process, "Anonymous:") for process in (pid, *children)}
         daemon.stop()
     assert sum(held.values()) < BUDGET, held
 
 
-def _anonymous(pid: int) -> int:
+def _rollup(pid: int, key: str) -> int:
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Anonymous:"):
+        if line.startswith(key):
             return int(line.split()[1]) << 10
     raise AssertionError("no such line")
