@@ -31,7 +31,7 @@ from sampan.api.runtime import (
     Stats,
     Stdio,
 )
-from sampan.linux import mounts, namespaces
+from sampan.linux import mounts, namespaces, seccomp
 from sampan.linux.cgroups import Cgroup
 from sampan_runtime_oci.program import Program
 
@@ -40,6 +40,11 @@ if TYPE_CHECKING:
 
 
 _UNIFIED = Path("/sys/fs/cgroup/unified")
+
+
+_NO_USER_NAMESPACE = (
+    "the program looks for the root file system from inside the namespace, where the daemon's directories let nobody in"
+)
 
 
 class OciRuntime(RuntimeDriver):
@@ -77,14 +82,18 @@ class OciRuntime(RuntimeDriver):
         """Look for the program on PATH. Whether one that is set as `binary` works shows at its first use."""
         import shutil
 
+        lacks: dict[str, str] = {RuntimeCapability.USER_NAMESPACE: _NO_USER_NAMESPACE}
         if shutil.which(cls.name) is None:
             package = cls.package or cls.name
             reason = f"there is no {cls.name} on PATH; to have it: apt-get install {package}"
-            return Probe(False, reason, cls.capabilities)  # of a program that is set as `binary`
-        return Probe(True, capabilities=cls.capabilities)
+            return Probe(False, reason, cls.capabilities, lacks)  # of a program that is set as `binary`
+        return Probe(True, capabilities=cls.capabilities, lacks=lacks)
 
     def create(self, request: CreateRequest) -> Handle:
         """Mount the root file system privately and run `create` with the container's stdio."""
+        self._refuse_unclaimed(request.spec)
+        if request.userns >= 0:
+            raise Unsupported(f"user namespace: {_NO_USER_NAMESPACE}", remedy="use runtime 'native'")
         _enter_private_mounts()
         self._lay_out(request)
         pid_file = self.context.state / "pid"
@@ -106,6 +115,14 @@ class OciRuntime(RuntimeDriver):
             raise
         finally:
             pid_file.unlink(missing_ok=True)
+
+    def _refuse_unclaimed(self, spec: Spec) -> None:
+        """Refuse what the program would pass over in silence."""
+        if any((spec.get("hooks") or {}).values()) and RuntimeCapability.HOOKS not in self.capabilities:
+            raise Unsupported(f"hooks: runtime {self.name!r} is not known to run them", remedy="use runtime 'native'")
+        profile = spec["linux"].get("seccomp") or {}
+        if seccomp.notifies(profile) and RuntimeCapability.SECCOMP_NOTIFY not in self.capabilities:
+            raise Unsupported(f"seccomp: runtime {self.name!r} serves no SCMP_ACT_NOTIFY", remedy="use runtime 'native'")
 
     def start(self, handle: Handle) -> None:
         """Run `start`."""
@@ -248,7 +265,7 @@ class RuncRuntime(OciRuntime):
 
         found = super().probe(root)
         if reason := criu.obstacle():
-            return replace(found, lacks={RuntimeCapability.CHECKPOINT: reason})
+            return replace(found, lacks={**found.lacks, RuntimeCapability.CHECKPOINT: reason})
         return replace(found, capabilities=found.capabilities | {RuntimeCapability.CHECKPOINT})
 
     def checkpoint(self, handle: Handle, request: CheckpointRequest) -> None:
