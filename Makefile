@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 
 # What an engine needs on its host, and what the tests need besides.
 HOST_PACKAGES := python3 python3-venv busybox-static libnftables1 iproute2 procps tini
-TEST_PACKAGES := $(HOST_PACKAGES) python3-dev gcc btrfs-progs libbtrfsutil-dev nftables runc crun runsc libseccomp2 openssl \
+TEST_PACKAGES := $(HOST_PACKAGES) python3-dev gcc btrfs-progs libbtrfsutil-dev nftables runc crun runsc criu libseccomp2 openssl \
 	mmdebstrap skopeo curl socat util-linux mount e2fsprogs
 
 .PHONY: help demo test test-vm setup setup-host lint unit conformance engine compat faults abuse thirdparty bench-start bench-launch bench-runtime bench-storage bench-network bench-unpack clean
