@@ -20,7 +20,7 @@ import pytest
 from sampan.linux.cgroup_devices import DeviceRules, attach_v2, write_v1
 from sampan.linux.cgroup_files import write
 from sampan.linux.cgroup_trees import members, remove_tree
-from sampan.linux.cgroups import Cgroup, detect
+from sampan.linux.cgroups import Cgroup, Layout, detect
 
 MIB = 1 << 20
 _numbers = count()
@@ -301,6 +301,38 @@ if layout.unified:
             cgroup.freeze()
             cgroup.kill()
             assert process.wait() == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("seen", [layout, type(layout)(layout.v1)] if "freezer" in layout.v1 else [layout])
+def test_freezing_and_killing_at_once(parent: str, seen: Layout) -> None:
+    """Whoever is first: what is killed dies, and whoever freezes gets an answer, of an empty cgroup too."""
+    cgroup = Cgroup(parent + "/c", seen)
+    cgroup.create()
+    with contextlib.ExitStack() as stack:
+        processes = [stack.enter_context(running(cgroup, "cat")) for _ in range(10)]
+        failures: list[BaseException] = []
+
+        def freeze_and_thaw() -> None:
+            try:
+                for _ in range(40):
+                    cgroup.freeze()
+                    cgroup.freeze(False)
+            except BaseException as error:
+                failures.append(error)
+
+        def reap() -> None:
+            for process in processes:
+                process.wait()
+
+        threads = [threading.Thread(target=freeze_and_thaw), threading.Thread(target=reap)]
+        for thread in threads:
+            thread.start()
+        cgroup.kill()
+        for thread in threads:
+            thread.join()
+        assert failures == []
+        assert {process.returncode for process in processes} == {-signal.SIGKILL}
+    cgroup.remove()
 
 
 if "freezer" in layout.v1:
