@@ -131,7 +131,9 @@ def test_program_that_is_not_there(runtime: RuntimeProgram) -> None:
     spec["process"]["args"] = ["no-such-program"]
     path.write_text(json.dumps(spec))
     log = runtime.base / "log.json"
-    done = runtime("--log", str(log), "--log-format", "json", "create", "--bundle", str(runtime.bundle), runtime.id, check=1)
+    done = runtime(
+        "--log", str(log), "--log-format", "json", "create", "--bundle", str(runtime.bundle), runtime.id, check=1
+    )
     told = 'exec: "no-such-program": executable file not found in $PATH'
     assert told in done.stderr
     last = json.loads(log.read_text().splitlines()[-1])
@@ -265,7 +267,15 @@ def _size_in(runtime: RuntimeProgram) -> str:
 
 def test_terminal_for_an_exec(runtime: RuntimeProgram) -> None:
     runtime.start()
-    command = [*runtime.command, "exec", "--tty", runtime.id, "sh", "-c", "tty; trap 'echo told; exit 8' INT; echo ready; sleep 1000"]
+    command = [
+        *runtime.command,
+        "exec",
+        "--tty",
+        runtime.id,
+        "sh",
+        "-c",
+        "tty; trap 'echo told; exit 8' INT; echo ready; sleep 1000",
+    ]
     with Terminal(command, dict(os.environ), ()) as terminal:
         terminal.expect(b"/dev/pts/")
         terminal.expect(b"ready\r\n")
@@ -300,7 +310,19 @@ def test_terminal_without_a_taker_is_refused(runtime: RuntimeProgram) -> None:
 def test_descriptors_are_passed_on(runtime: RuntimeProgram) -> None:
     runtime.write("cat <&3; cat <&4; test -e /proc/self/fd/5 || echo no more")
     shell = 'exec 3<<"A" 4<<"B" 5</dev/null\nthree\nA\nfour\nB\nexec "$@"'
-    command = ["bash", "-c", shell, "-", *runtime.command, "run", "--preserve-fds", "2", "--bundle", str(runtime.bundle), runtime.id]
+    command = [
+        "bash",
+        "-c",
+        shell,
+        "-",
+        *runtime.command,
+        "run",
+        "--preserve-fds",
+        "2",
+        "--bundle",
+        str(runtime.bundle),
+        runtime.id,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=True)
     assert done.stdout == "three\nfour\nno more\n"
     runtime("run", "--preserve-fds", "9", "--bundle", str(runtime.bundle), runtime.id, check=1)

@@ -9,19 +9,25 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Callable
 from typing import Any
 
 from sampan.api.errors import System, from_wire
 from sampan.linux.processes import fork
+from sampan.linux.syscalls import PR_SET_PDEATHSIG, prctl
 
 
 def call_in_child(operation: Callable[[], Any]) -> Any:
     """Run `operation` in a forked child and give its result, which must be JSON. Raises its `SampanError`."""
     reader, writer = os.pipe()
+    caller = os.getpid()
     pid = fork()
     if pid == 0:
-        _answer(operation, writer)
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # with nobody to record what it makes, it is not to hold the container
+        if os.getppid() == caller:
+            _answer(operation, writer)
+        os._exit(1)
     os.close(writer)
     with os.fdopen(reader, "rb") as answers:
         answer = answers.read()

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sampan.api.errors import InvalidArgument, SampanError
+from sampan.api.errors import InvalidArgument, SampanError, Unsupported
 from sampan.api.runtime import CreateRequest, Handle, Stdio
 from sampan_runtime_native.cli import container, streams
 from sampan_runtime_native.cli.bundle import Bundle, load
@@ -57,8 +57,20 @@ def run(options: Namespace) -> int:
 
 
 def _read(options: Namespace, *, detached: bool) -> _Wanted:
-    if options.no_pivot:
-        streams.refuse_no_pivot()
+    for given, reason, remedy in (
+        (
+            options.no_pivot,
+            "--no-pivot: a container always gets its root by pivot_root",
+            "keep the root elsewhere than on initramfs",
+        ),
+        (
+            options.no_new_keyring,
+            "--no-new-keyring: a container always gets a session keyring of its own",
+            "leave it out",
+        ),
+    ):
+        if given:
+            raise Unsupported(reason, remedy=remedy)
     bundle = load(options.bundle, options.id)
     if not bundle.spec.get("process"):
         raise InvalidArgument(f"{bundle.path}/config.json has no process")

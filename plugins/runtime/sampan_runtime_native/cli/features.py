@@ -12,10 +12,8 @@ from typing import Any
 
 from sampan import __version__
 from sampan.linux import capabilities, mounts, seccomp
-from sampan_runtime_native import plan
+from sampan_runtime_native import hooks, plan
 from sampan_runtime_native.cli.version import OCI_VERSION
-
-_HOOKS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
 
 
 def features(_options: Namespace) -> int:
@@ -30,7 +28,7 @@ def known() -> dict[str, Any]:
     return {
         "ociVersionMin": "1.0.0",
         "ociVersionMax": OCI_VERSION,
-        "hooks": list(_HOOKS),
+        "hooks": list(hooks.MOMENTS),
         "mountOptions": sorted(mounts.known_options()),
         "linux": {
             "namespaces": sorted(plan.NAMESPACES),

@@ -8,7 +8,7 @@ import os
 import socket
 from collections.abc import Iterator
 
-from sampan.api.errors import InvalidArgument, Unsupported
+from sampan.api.errors import InvalidArgument
 from sampan.api.runtime import Spec, Stdio
 
 _FIRST_LISTENING = 3
@@ -66,11 +66,3 @@ def _listening() -> int:
         return 0
     number = os.environ.get("LISTEN_FDS", "0")
     return int(number) if number.isdigit() else 0
-
-
-def refuse_no_pivot() -> None:
-    """Say why `--no-pivot` is not for this runtime."""
-    raise Unsupported(
-        "--no-pivot: a container always gets its root by pivot_root",
-        remedy="keep the bundle's root elsewhere than on initramfs",
-    )
