@@ -50,14 +50,14 @@ def test_each_container_has_a_namespace_of_its_own(client: Client) -> None:
     assert client.out(*read) != client.out(*read) != os.readlink("/proc/self/ns/user")
 
 
-def test_they_wait_with_the_sandboxes(client: Client, daemon: Daemon) -> None:
+def test_they_wait_with_the_sandboxes(docker: Client, daemon: Daemon) -> None:
     def waiting() -> set[str]:
         links = [os.readlink(fd) for fd in Path(f"/proc/{daemon.pid}/fd").iterdir() if fd.is_symlink()]
         return {link for link in links if link.startswith("user:")}
 
     wait_until(lambda: len(waiting()) == SANDBOXES, "the pool is full")
     before = waiting()
-    pid = client.out("inspect", "-f", "{{.State.Pid}}", client.out("run", "-d", "busybox", "sleep", "60"))
+    pid = docker.out("inspect", "-f", "{{.State.Pid}}", docker.out("run", "-d", "busybox", "sleep", "60"))
     assert os.readlink(f"/proc/{pid}/ns/user") in before
 
 
@@ -74,17 +74,17 @@ def test_owners_look_as_always(client: Client) -> None:
     client("rmi", "changed:1", check=None)
 
 
-def test_volumes_go_to_and_fro(client: Client, daemon: Daemon) -> None:
+def test_volumes_go_to_and_fro(docker: Client, daemon: Daemon) -> None:
     write = "echo a >/v/root; echo b >/v/user; chown 1000:1000 /v/user"
-    client("run", "--rm", "-v", "data:/v", "busybox", "sh", "-c", write)
-    place = Path(client.out("volume", "inspect", "-f", "{{.Mountpoint}}", "data"))
+    docker("run", "--rm", "-v", "data:/v", "busybox", "sh", "-c", write)
+    place = Path(docker.out("volume", "inspect", "-f", "{{.Mountpoint}}", "data"))
     assert [(name, (place / name).stat().st_uid) for name in ("root", "user")] == [("root", 0), ("user", 1000)]
-    out = client.out("run", "--rm", "--userns", "host", "-v", "data:/v", "busybox", "sh", "-c", "echo c >>/v/root; stat -c %u /v/root /v/user")
+    out = docker.out("run", "--rm", "--userns", "host", "-v", "data:/v", "busybox", "sh", "-c", "echo c >>/v/root; stat -c %u /v/root /v/user")
     assert out.split() == ["0", "1000"]
-    assert client.out("run", "--rm", "-u", "1000", "-v", "data:/v", "busybox", "sh", "-c", "echo d >>/v/user; cat /v/root").split() == ["a", "c"]
+    assert docker.out("run", "--rm", "-u", "1000", "-v", "data:/v", "busybox", "sh", "-c", "echo d >>/v/user; cat /v/root").split() == ["a", "c"]
 
 
-def test_a_directory_of_the_hosts_stays_the_hosts(client: Client, tmp_path: Path) -> None:
+def test_a_directory_of_the_hosts_stays_the_hosts(docker: Client, tmp_path: Path) -> None:
     """Attack: whoever is root inside, with all that can be given, writes to root's files of a bound directory, and leaves a way back."""
     tmp_path.chmod(0o755)
     victim = tmp_path / "victim"
@@ -98,19 +98,19 @@ def test_a_directory_of_the_hosts_stays_the_hosts(client: Client, tmp_path: Path
         "cp /bin/busybox /h/mine/sh; chmod 4755 /h/mine/sh; mount -t tmpfs none /tmp && echo mounted"
     )
     options = ("--cap-add", "ALL", "--security-opt", "seccomp=unconfined", "--security-opt", "systempaths=unconfined")
-    done = client("run", "--rm", *options, "-v", f"{tmp_path}:/h", "busybox", "sh", "-c", script, check=None)
+    done = docker("run", "--rm", *options, "-v", f"{tmp_path}:/h", "busybox", "sh", "-c", script, check=None)
     assert victim.read_text() == "whole"
     assert stat.S_IMODE(victim.stat().st_mode) == 0o644
     assert not (mine / "zero").exists()
     assert (mine / "sh").stat().st_uid == OUTSIDE, "a setuid program that it leaves is the mapped root's"
     assert done.stdout == b"mounted\n", "it has its capabilities, in its own namespace"
-    client("run", "--rm", "--userns", "host", *options, "-v", f"{tmp_path}:/h", "busybox", "sh", "-c", script, check=None)
+    docker("run", "--rm", "--userns", "host", *options, "-v", f"{tmp_path}:/h", "busybox", "sh", "-c", script, check=None)
     assert not victim.exists(), "the attack bites where root is the host's"
     assert (mine / "zero").is_char_device()
 
 
-def test_a_missing_source_is_made_for_it(client: Client, tmp_path: Path) -> None:
-    client("run", "--rm", "-v", f"{tmp_path}/new:/h", "busybox", "touch", "/h/file")
+def test_a_missing_source_is_made_for_it(docker: Client, tmp_path: Path) -> None:
+    docker("run", "--rm", "-v", f"{tmp_path}/new:/h", "busybox", "touch", "/h/file")
     assert (tmp_path / "new").stat().st_uid == (tmp_path / "new/file").stat().st_uid == OUTSIDE
 
 
@@ -120,15 +120,15 @@ def test_streams_belong_to_who_runs(client: Client) -> None:
     assert (done.stdout, done.stderr) == (b"out\n", b"err\n")
 
 
-def test_networks_ports_and_names(client: Client, daemon: Daemon) -> None:
-    client("network", "create", "sea")
-    client("run", "-d", "--name", "web", "--network", "sea", "-p", "127.0.0.1:8099:80", "busybox", "sh", "-c", "echo yes >/tmp/i; httpd -f -h /tmp")
+def test_networks_ports_and_names(docker: Client, daemon: Daemon) -> None:
+    docker("network", "create", "sea")
+    docker("run", "-d", "--name", "web", "--network", "sea", "-p", "127.0.0.1:8099:80", "busybox", "sh", "-c", "echo yes >/tmp/i; httpd -f -h /tmp")
     fetch = "for i in 1 2 3 4 5 6 7 8 9; do wget -qO- http://web/i && break; sleep 0.1; done; ping -c1 -W2 web >/dev/null && echo ping"
-    assert client.out("run", "--rm", "--network", "sea", "busybox", "sh", "-c", fetch).split() == ["yes", "ping"]
+    assert docker.out("run", "--rm", "--network", "sea", "busybox", "sh", "-c", fetch).split() == ["yes", "ping"]
     assert daemon.run("busybox", "wget", "-qO-", "http://127.0.0.1:8099/i").stdout == b"yes\n"
-    client("network", "disconnect", "sea", "web")
-    client("network", "connect", "bridge", "web")
-    assert "eth" in client.out("exec", "web", "ip", "-o", "link")
+    docker("network", "disconnect", "sea", "web")
+    docker("network", "connect", "bridge", "web")
+    assert "eth" in docker.out("exec", "web", "ip", "-o", "link")
 
 
 def test_sharing_needs_one_user_namespace(client: Client) -> None:
@@ -160,9 +160,9 @@ def test_sharing_needs_one_user_namespace(client: Client) -> None:
         (("-u", "70000"), b"run as uid 70000: the container's user namespace has no such id"),
     ],
 )
-def test_what_is_refused_but_for_the_host(client: Client, options: tuple[str, ...], message: bytes) -> None:
-    assert message in client("run", "--rm", *options, "busybox", "true", check=125).stderr
-    client("run", "--rm", "--userns", "host", *options, "busybox", "true")
+def test_what_is_refused_but_for_the_host(docker: Client, options: tuple[str, ...], message: bytes) -> None:
+    assert message in docker("run", "--rm", *options, "busybox", "true", check=125).stderr
+    docker("run", "--rm", "--userns", "host", *options, "busybox", "true")
 
 
 def test_the_exception_is_the_hosts_root(client: Client) -> None:
@@ -170,43 +170,43 @@ def test_the_exception_is_the_hosts_root(client: Client) -> None:
     assert out == os.readlink("/proc/self/ns/user")
 
 
-def test_every_storage_driver_that_can_shows_its_roots_so(client: Client, daemon: Daemon) -> None:
+def test_every_storage_driver_that_can_shows_its_roots_so(docker: Client, daemon: Daemon) -> None:
     drivers = [item for item in daemon.api("GET", "/sampan/plugins") if item["Kind"] == "storage" and item["State"] == "ready"]
     assert drivers
     for item in drivers:
         run = ("run", "--rm", "--storage-opt", f"driver={item['Name']}", "busybox", "sh", "-c", "touch /x; stat -c %u /x /bin")
         if "idmap" in item["Capabilities"]:
-            assert client.out(*run).split() == ["0", "0"], item["Name"]
+            assert docker.out(*run).split() == ["0", "0"], item["Name"]
         else:
-            assert b"with shifted owners: the driver, or its file system here, can't" in client(*run, check=125).stderr
+            assert b"with shifted owners: the driver, or its file system here, can't" in docker(*run, check=125).stderr
 
 
-def test_a_runtime_without_user_namespaces_is_refused(client: Client, daemon: Daemon) -> None:
+def test_a_runtime_without_user_namespaces_is_refused(docker: Client, daemon: Daemon) -> None:
     runtimes = [item for item in daemon.api("GET", "/sampan/plugins") if item["Kind"] == "runtime" and item["State"] == "ready"]
     for item in runtimes:
         run = ("run", "--rm", "--network", "none", "--runtime", item["Name"], "busybox", "cat", "/proc/self/uid_map")
         if "user-namespace" in item["Capabilities"]:
-            assert client.out(*run).split() == ["0", str(OUTSIDE), str(COUNT)], item["Name"]
+            assert docker.out(*run).split() == ["0", str(OUTSIDE), str(COUNT)], item["Name"]
         else:
-            assert b"can't give a container a user namespace" in client(*run, check=125).stderr
+            assert b"can't give a container a user namespace" in docker(*run, check=125).stderr
 
 
-def test_a_restart_with_another_setting_touches_no_one(client: Client, daemon: Daemon) -> None:
-    running = client.out("run", "-d", "--name", "on", "-v", "kept:/v", "busybox", "sh", "-c", "touch /mine /v/x; sleep 60")
+def test_a_restart_with_another_setting_touches_no_one(docker: Client, daemon: Daemon) -> None:
+    running = docker.out("run", "-d", "--name", "on", "-v", "kept:/v", "busybox", "sh", "-c", "touch /mine /v/x; sleep 60")
     daemon.stop()
     arguments = daemon.arguments
     try:
         daemon.arguments = [*arguments[:-2]]
         daemon.start()
         show = ("stat", "-c", "%u", "/mine", "/v/x", "/etc/hosts")
-        assert client.out("exec", running, *show).split() == ["0"] * 3
-        client("restart", "-t", "0", running)
-        assert client.out("exec", running, "cat", "/proc/self/uid_map").split()[:2] == ["0", "0"]
-        assert client.out("exec", running, *show).split() == ["0"] * 3
+        assert docker.out("exec", running, *show).split() == ["0"] * 3
+        docker("restart", "-t", "0", running)
+        assert docker.out("exec", running, "cat", "/proc/self/uid_map").split()[:2] == ["0", "0"]
+        assert docker.out("exec", running, *show).split() == ["0"] * 3
     finally:
         daemon.stop()
         daemon.arguments = arguments
         daemon.start()
-    assert client.out("exec", running, "cat", "/proc/self/uid_map").split()[:2] == ["0", "0"]
-    client("restart", "-t", "0", running)
-    assert client.out("exec", running, "cat", "/proc/self/uid_map").split()[:2] == ["0", str(OUTSIDE)]
+    assert docker.out("exec", running, "cat", "/proc/self/uid_map").split()[:2] == ["0", "0"]
+    docker("restart", "-t", "0", running)
+    assert docker.out("exec", running, "cat", "/proc/self/uid_map").split()[:2] == ["0", str(OUTSIDE)]

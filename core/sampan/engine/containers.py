@@ -30,6 +30,7 @@ from sampan.engine.networks import Networks
 from sampan.engine.ports import mappings, parse_port
 from sampan.engine.reach import out_of_reach
 from sampan.engine.records import ContainerRecord, ImageRecord, MountPoint, Status
+from sampan.engine.remap import check_shifts
 from sampan.engine.resources import check_limits
 from sampan.engine.rootfs import copy_directory
 from sampan.engine.runtimes import Runtimes
@@ -202,6 +203,8 @@ class Containers:
         with container.trace.span("create", "image.unpack", record.storage_driver):
             parent = await self._unpacked.ensure(image, record.storage_driver)
         storage = await self._storage.get(record.storage_driver)
+        if self._defaults.idmaps_of(record.host):
+            check_shifts(storage)
         with container.trace.span("create", "storage.prepare", storage.name):
             await storage.call(storage.driver.prepare, container.id, parent, options)
         try:
