@@ -147,3 +147,12 @@ class TestNativeMounts(RuntimeGround):
         with pytest.raises(SampanError, match="something else"):
             workshop.container(spec, rootfs=root).create()
         assert (victim.stat().st_mode & 0o777, victim.stat().st_uid) == (0o600, os.getuid())
+
+    @pytest.mark.parametrize("target", ["/", "..", ".", "/proc/self/root", "../../../..", "/proc/1/cwd"])
+    @pytest.mark.parametrize("place", ["dev", "sys", "proc"])
+    def test_place_that_leads_to_the_root_itself(self, workshop: Workshop, tmp_path: Path, tree: Path, place: str, target: str) -> None:
+        """A07: what would be mounted through such a link could land on the root, or what is beneath it."""
+        root = copy_on_write(tree, tmp_path)
+        (tmp_path / "upper" / place).symlink_to(target)
+        with pytest.raises(SampanError, match=f"/{place}"):
+            workshop.container(workshop.spec("true"), rootfs=root).create()

@@ -502,6 +502,8 @@ class RootBuilder:
                 raise Forbidden(f"{path} of the image is or passes a symlink: it must be a plain directory") from error
             raise
         try:
+            if path != "/" and os.path.samestat(os.fstat(fd), os.fstat(self.fd)):
+                raise Forbidden(f"{path} of the image leads to the root itself: nothing is mounted there")
             yield fd
         finally:
             os.close(fd)
