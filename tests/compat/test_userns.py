@@ -203,6 +203,7 @@ def test_a_restart_with_another_setting_touches_no_one(docker: Client, daemon: D
         docker("restart", "-t", "0", running)
         assert docker.out("exec", running, "cat", "/proc/self/uid_map").split()[:2] == ["0", "0"]
         assert docker.out("exec", running, *show).split() == ["0"] * 3
+        docker("create", "--name", "older", "--privileged", "busybox", "true")
     finally:
         daemon.stop()
         daemon.arguments = arguments
@@ -210,3 +211,5 @@ def test_a_restart_with_another_setting_touches_no_one(docker: Client, daemon: D
     assert docker.out("exec", running, "cat", "/proc/self/uid_map").split()[:2] == ["0", "0"]
     docker("restart", "-t", "0", running)
     assert docker.out("exec", running, "cat", "/proc/self/uid_map").split()[:2] == ["0", str(OUTSIDE)]
+    refused = docker("start", "older", check=1)
+    assert b"privileged mode is incompatible with user namespaces" in refused.stderr
