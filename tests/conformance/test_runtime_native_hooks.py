@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sampan.api.errors import Forbidden, InvalidArgument, System
-from sampan.api.runtime import Spec
+from sampan.api.runtime import Mount, Spec
 from sampan.testing.runtime_ground import RuntimeGround, Workshop, copy_on_write
 from sampan.testing.runtime_hooks import HookCases, Ledger
 from sampan_runtime_native.driver import NativeRuntime
@@ -69,6 +69,30 @@ class TestNativeHooks(RuntimeGround):
         told = (tmp_path / "shim.log").read_text()
         assert "hooks.poststop[0] /bin/sh: exit status 1: because" in told
         assert "hooks.poststop[1] /no/such: no such file or directory" in told
+
+    def test_hooks_of_a_container_with_a_user_namespace(self, workshop: Workshop, ledger: Ledger, tmp_path: Path) -> None:
+        """Those inside are its root's, who is nobody on the host; the others are the host's."""
+        for directory in (tmp_path, *tmp_path.parents[:-2]):
+            directory.chmod(directory.stat().st_mode | 0o055)
+        ledger.directory.chmod(0o777)
+        log = ledger.directory / "log"
+        log.touch()
+        log.chmod(0o666)
+        places = {moment: "/log" if moment == "startContainer" else ledger.directory for moment in _STATES}
+        hooks = {moment: [ledger.hook(moment, then=f"touch {place}/{moment}")] for moment, place in places.items()}
+        spec = ledger.spec(workshop, "true", **hooks)
+        spec["linux"]["namespaces"].append({"type": "user"})
+        for key in ("uidMappings", "gidMappings"):
+            spec["linux"][key] = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+        container = workshop.container(spec, rootfs=(Mount("bind", str(workshop.tree), ("rbind", "idmap")),))
+        container.run()
+        container.delete()
+        assert sorted(ledger.names()) == sorted(_STATES)
+        calls = {call.name: call.state for call in ledger.calls()}
+        assert calls["createRuntime"]["pid"] == container.main.pid
+        owners = {moment: (ledger.directory / moment).stat().st_uid for moment in _STATES}
+        inside = ("createContainer", "startContainer")
+        assert owners == {moment: 100000 if moment in inside else 0 for moment in _STATES}
 
     def test_a_hook_that_leaves_someone_with_its_output_is_not_waited_for(self, workshop: Workshop, ledger: Ledger) -> None:
         """Nor is one that is killed for its lateness, with what it had said by then."""

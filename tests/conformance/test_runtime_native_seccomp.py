@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from sampan.api.errors import InvalidArgument, System
-from sampan.api.runtime import Spec
+from sampan.api.runtime import Mount, Spec
 from sampan.engine.seccomp_profile import default_seccomp
 from sampan.testing.runtime_ground import RuntimeGround, Workshop, copy_on_write, shell
 from sampan.testing.runtime_seccomp import agent_in, profile_of
@@ -80,6 +80,18 @@ class TestNativeSeccomp(RuntimeGround):
             pid = container.main.pid
             assert (heard["pid"], heard["state"]["pid"], heard["state"]["status"]) == (pid, pid, "created")
             assert "metadata" not in heard
+
+    def test_listener_of_a_container_with_a_user_namespace(self, workshop: Workshop, tmp_path: Path) -> None:
+        with agent_in(tmp_path) as agent:
+            spec = workshop.spec("mkdir /dev/shm/made; echo $?; exec sleep 1000")
+            spec["linux"]["namespaces"].append({"type": "user"})
+            for key in ("uidMappings", "gidMappings"):
+                spec["linux"][key] = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+            spec["linux"]["seccomp"] = profile_of("SCMP_ACT_NOTIFY") | {"listenerPath": str(agent.path)}
+            container = workshop.idle(spec, rootfs=(Mount("bind", str(workshop.tree), ("rbind", "idmap")),))
+            assert container.main.read_until(b"\n") == b"1\n"
+            assert container.exec(shell("mkdir /dev/shm/made")).code == 1
+            assert [heard["state"]["pid"] for heard in agent.heard()] == [container.main.pid] * 2
 
     def test_calls_between_the_filter_and_the_program_are_answered_too(self, workshop: Workshop, tmp_path: Path) -> None:
         """Even the read by which the process waits for the listener, and the exec itself."""
