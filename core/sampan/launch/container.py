@@ -162,7 +162,12 @@ class Container:
     def _prepared(self) -> Operation:
         stdio = self.main.streams.stdio
         return self._operations.prepare(
-            Step("launch", lambda: runtime_calls.launch(self._config, stdio, self._namespaces), self._finish_launch),
+            Step(
+                "launch",
+                lambda: runtime_calls.launch(self._config, stdio, self._namespaces),
+                self._finish_launch,
+                made=runtime_calls.launched_pid,
+            ),
             fds=(*stdio.descriptors.values(), *self._namespaces.named[1]),
             makes_process=True,
         )

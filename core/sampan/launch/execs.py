@@ -83,7 +83,7 @@ class Execs:
 
         stdio = streams.stdio
         self._operations.run(
-            Step("exec in", lambda: runtime_calls.execute(self._config, handle, config, stdio), done),
+            Step("exec in", lambda: runtime_calls.execute(self._config, handle, config, stdio), done, made=int),
             fds=tuple(stdio.descriptors.values()),
             makes_process=True,
         )

@@ -3,7 +3,8 @@ crash there.
 
 The child gets the driver freshly built, and no descriptors but those it is given. It takes its steps one after
 the other, answers each with a line of JSON over a pipe and exits. The answer to its last step counts once it is
-reaped, for only then have its own children become the shim's; the others count at once.
+reaped, for only then have its own children become the shim's; the others count at once, and so does the last where
+the process that it has made is the shim's child already (`CLONE_PARENT`): the end of the child takes the kernel a while.
 """
 
 from __future__ import annotations
@@ -33,13 +34,15 @@ Done = Callable[[Any, SampanError | None], None]
 @dataclass(frozen=True, slots=True)
 class Step:
     """One thing for a child to do, whatever became of the steps before. `name` is for errors; it has `timeout_s`
-    if that is less than what all operations have, and all the time in the world if that is None.
+    if that is less than what all operations have, and all the time in the world if that is None. `made` finds in the
+    result the process that the step has made, if it makes one.
     """
 
     name: str
     work: Work
     done: Done
     timeout_s: float | None = float("inf")
+    made: Callable[[Any], int] | None = None
 
 
 class Operation:
@@ -145,6 +148,19 @@ class Operations:
             step = operation.steps.pop(0)
             self._set_timer(operation)
             step.done(*_parse(answer))
+        if len(operation.steps) == 1 and operation.steps[0].made is not None and b"\n" in operation.answers:
+            self._take_made(operation, operation.steps[0].made)
+
+    def _take_made(self, operation: Operation, made: Callable[[Any], int]) -> None:
+        """Take the answer of a child that still runs, if the process that it has made is ours without its end."""
+        result, error = _parse(operation.answers)
+        if error is not None or not _is_our_child(made(result)):
+            return
+        step = operation.steps.pop()
+        operation.makes_process = False
+        if operation.timer is not None:
+            operation.timer.cancel()
+        step.done(result, None)
 
     def _read(self, operation: Operation) -> bool:
         try:
@@ -185,6 +201,14 @@ class Operations:
                 )
             code = os.waitstatus_to_exitcode(status)
             return None, System(f"{what}: the runtime driver ended without an answer (status {code})")
+
+
+def _is_our_child(pid: int) -> bool:
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
 
 
 def _parse(answer: bytes) -> tuple[Any, SampanError | None]:

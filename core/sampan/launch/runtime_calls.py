@@ -64,6 +64,12 @@ def launch(config: ShimConfig, stdio: Stdio, given: Namespaces) -> dict[str, Any
     }
 
 
+def launched_pid(result: dict[str, Any]) -> int:
+    """Give the first process, from what `launch` gave."""
+    pid: int = result["handle"][0]
+    return pid
+
+
 def execute(config: ShimConfig, handle: Handle, request: ExecConfig, stdio: Stdio) -> int:
     """Start one more process and give its pid."""
     return _driver(config).exec(handle, ExecRequest(request.id, dict(request.process), stdio))
