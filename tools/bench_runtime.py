@@ -95,7 +95,7 @@ class Bench:
         (bundle / "config.json").write_text(json.dumps(spec))
         main = Process()
         rootfs = (Mount("bind", str(self._tree), ("rbind",)),)
-        driver = self._driver_class(RuntimeContext(bundle / "state"), {})
+        driver = self._driver_class(RuntimeContext(bundle / "state", self._directory / "cache"), {})
         return driver, CreateRequest(container_id, bundle, spec, rootfs, main.stdio), main
 
     @staticmethod
