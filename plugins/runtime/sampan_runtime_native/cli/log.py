@@ -11,12 +11,14 @@ _LEVELS = {logging.WARNING: "warning", logging.ERROR: "error", logging.INFO: "in
 
 
 def configure(path: str, form: str, *, debug: bool) -> None:
-    """Send what is logged to the end of the file `path`, or to stderr where that is empty. Raises `OSError`."""
+    """Send what is logged to the end of the file `path`. Where that is empty, stderr is the new process's as well, and gets
+    errors only, unless with `debug`. Raises `OSError`.
+    """
     handler = logging.FileHandler(path) if path else logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json() if form == "json" else _Text())
     root = logging.getLogger()
     root.addHandler(handler)
-    root.setLevel(logging.DEBUG if debug else logging.INFO)
+    root.setLevel(logging.DEBUG if debug else logging.INFO if path else logging.ERROR)
 
 
 class _Text(logging.Formatter):
