@@ -55,7 +55,9 @@ class RuntimeProgram:
         """Run a command to its end; its exit status must be `check`."""
         options.setdefault("stdin", subprocess.DEVNULL)
         done = subprocess.run([*self.command, *arguments], capture_output=True, text=True, timeout=TIMEOUT, **options)
-        assert check is None or done.returncode == check, f"{arguments} gave {done.returncode}: {done.stdout} {done.stderr}"
+        assert check is None or done.returncode == check, (
+            f"{arguments} gave {done.returncode}: {done.stdout} {done.stderr}"
+        )
         return done
 
     def create(self, *options: str, **more: Any) -> Done:
@@ -64,7 +66,14 @@ class RuntimeProgram:
             command = [*self.command, "create", "--bundle", str(self.bundle), *options, self.id]
             check = more.pop("check", 0)
             done = subprocess.run(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, text=True, timeout=TIMEOUT, check=False, **more
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=errors,
+                text=True,
+                timeout=TIMEOUT,
+                check=False,
+                **more,
             )
             errors.seek(0)
             done.stderr = errors.read()
