@@ -53,6 +53,13 @@ class TestNativeNamespaces(RuntimeGround):
         with pytest.raises(SampanError, match="mount proc: the container's user namespace does not own its pid namespace"):
             workshop.container(spec).create()
 
+    def test_a_network_of_the_hosts_has_no_sysfs_in_a_user_namespace(self, workshop: Workshop) -> None:
+        spec = _in_user_namespace(workshop.spec("true"))
+        spec["linux"]["namespaces"] = [each for each in spec["linux"]["namespaces"] if each["type"] != "network"]
+        with pytest.raises(SampanError, match="mount sysfs at /sys") as caught:
+            workshop.container(spec).create()
+        assert "network namespace that this one owns" in caught.value.remedy
+
     def test_who_may_set_no_groups_has_none(self, workshop: Workshop) -> None:
         """A user namespace of a user's forbids setgroups(2) for good: the groups of the engine are dropped all the same."""
         userns = _userns_without_groups()

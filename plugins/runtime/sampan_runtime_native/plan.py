@@ -193,7 +193,7 @@ def _ranges(entries: Sequence[Mapping[str, Any]], key: str) -> tuple[IdRange, ..
 
 
 def _mount(entry: Mapping[str, Any]) -> PlannedMount:
-    target = os.path.normpath(f"/{entry.get('destination') or ''}")  # a relative one, as old specs have it, is from the root
+    target = os.path.normpath("/" + (entry.get("destination") or "").lstrip("/"))  # a relative one, as old specs have it, is from the root
     if target.strip("/") == "":
         raise InvalidArgument("mount destination is missing, or the root itself")
     given = tuple(entry.get("options") or ())

@@ -75,6 +75,8 @@ _PROC_BINDS: Final = frozenset(
     )
 )  # fmt: skip
 _MAX_LINKS: Final = 40
+_SHOWS: Final = {"proc": "pid", "sysfs": "network", "mqueue": "IPC"}
+"""What kind of namespace a file system shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,13 +266,19 @@ class RootBuilder:
                     self._mount_filesystem(each)
             except OSError as error:
                 cause = error.strerror or os.strerror(error.errno or 0)
-                raise System(f"mount {each.source or each.type} at {each.target}: {cause}") from error
+                raise System(f"mount {each.source or each.type} at {each.target}: {cause}", remedy=self._remedy(each, error)) from error
+
+    def _remedy(self, each: PlannedMount, error: OSError) -> str:
+        owned = _SHOWS.get(each.type)
+        if self._maps is None or owned is None or each.is_bind or error.errno != errno.EPERM:
+            return ""
+        return f"in a user namespace it must be of a {owned} namespace that this one owns: give the container its own"
 
     def _mount_bind(self, each: PlannedMount, fd: int) -> None:
         directory = stat.S_ISDIR(os.fstat(fd).st_mode)
         with self._place(each.target, directory=directory) as place:
-            if filesystem_type(place) == PROC_SUPER_MAGIC and os.path.normpath(each.target) not in _PROC_BINDS:
-                raise Forbidden(f"mount {each.target}: a bind over a part of /proc is not allowed")
+            if os.path.normpath(each.target) not in _PROC_BINDS:
+                _spare_proc(place, each)
             attach(fd, place)
         _propagate(fd, parse_options(each.options).propagation or (MS_PRIVATE | MS_REC,))
 
@@ -283,6 +291,8 @@ class RootBuilder:
         fd = open_filesystem(each.type, each.source or each.type, options)
         try:
             with self._place(each.target, directory=True, resolve=plain) as place:
+                if each.type != "proc":
+                    _spare_proc(place, each)
                 attach(fd, place)
             _propagate(fd, options.propagation)
         finally:
@@ -295,6 +305,7 @@ class RootBuilder:
         told = any(option.startswith("mode=") for option in options.data)
         made = not self._is_there(each.target)
         with self._place(each.target, directory=True) as place:
+            _spare_proc(place, each)
             mode = () if told or made else (f"mode={stat.S_IMODE(os.fstat(place).st_mode):o}",)
             writable = replace(
                 options, data=(*mode, *options.data), attr_set=options.attributes & ~MOUNT_ATTR_RDONLY, tree_set=0
@@ -523,6 +534,13 @@ def _copy_up(place: int, tmpfs: int, *, keep_mode: bool) -> None:
     copy_contents(place, tmpfs)
     if keep_mode:
         os.chmod(f"/proc/self/fd/{tmpfs}", mode)
+
+
+def _spare_proc(place: int, each: PlannedMount) -> None:
+    """Refuse to cover the kernel's files: who reads them, in the container or about it, would read the image's (CVE-2019-19921)."""
+    if filesystem_type(place) == PROC_SUPER_MAGIC:
+        kind = "bind" if each.is_bind else each.type
+        raise Forbidden(f"mount {each.target}: a {kind} over a part of /proc is not allowed")
 
 
 def make_place(root: int, path: str, *, directory: bool, resolve: int = 0) -> int:
