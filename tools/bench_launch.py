@@ -119,7 +119,7 @@ class Bench:
 async def measure_times(rounds: int) -> None:
     """Print how long the operations take."""
     times = Times()
-    zygote = await Zygote.start([RUNTIME.module, LOG.module])
+    zygote = await Zygote.start([RUNTIME.module, LOG.module], LOG)
     try:
         with tempfile.TemporaryDirectory(prefix="sampan-bench-") as directory:
             bench = Bench(Path(directory), zygote, times)

@@ -49,7 +49,7 @@ class Harness:
 
 @contextlib.asynccontextmanager
 async def harness(directory: Path) -> AsyncIterator[Harness]:
-    zygote = await Zygote.start(["ground.host_runtime", LOG.module])
+    zygote = await Zygote.start(["ground.host_runtime", LOG.module], LOG)
     running = Harness(directory, zygote)
     try:
         yield running

@@ -223,7 +223,7 @@ class Starter:
         """Give the zygote, started anew if it died."""
         async with self._zygote_lock:
             if self._zygote is None or self._zygote.died.is_set():
-                self._zygote = await Zygote.start(preloaded(self._registry))
+                self._zygote = await Zygote.start(preloaded(self._registry), rehearsed_log(self._registry))
             return self._zygote
 
     # ------------------------------------------------------------------ what a start needs
@@ -383,6 +383,12 @@ def preloaded(registry: plugins.Registry) -> list[str]:
     """Give the modules that the zygote imports before it forks: the runtimes that ask for it, and the log drivers."""
     modules = [r.driver.__module__ for r in registry.registrations("runtime") if getattr(r.driver, "preload", False)]
     return [*modules, *(r.driver.__module__ for r in registry.registrations("log"))]
+
+
+def rehearsed_log(registry: plugins.Registry) -> ClassRef | None:
+    """Give the log driver that the zygote rehearses with: the one that only writes files, for its first line is nobody's."""
+    found = [r.driver for r in registry.registrations("log") if r.driver.name == "json-file"]
+    return ClassRef(found[0].__module__, found[0].__qualname__) if found else None
 
 
 def _accounts_below(root: str) -> Accounts:

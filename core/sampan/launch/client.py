@@ -24,7 +24,7 @@ from sampan.api.errors import System, Unsupported
 from sampan.api.runtime import Stats
 from sampan.launch import protocol
 from sampan.launch.channel import Channel
-from sampan.launch.protocol import SOCKET, ExecConfig, ExitRecord, Launched, Namespaces, ShimConfig, ShimState
+from sampan.launch.protocol import SOCKET, ClassRef, ExecConfig, ExitRecord, Launched, Namespaces, ShimConfig, ShimState
 from sampan.linux.readonly_file import open_readonly_file
 
 logger = logging.getLogger(__name__)
@@ -194,10 +194,10 @@ class Zygote:
         asyncio.get_running_loop().add_reader(self._pidfd, self._reap)
 
     @classmethod
-    async def start(cls, preload: Sequence[str]) -> Zygote:
-        """Start the zygote and let it import `preload`. A module that fails to import is logged; its shims
-        will say why. It runs from a read-only view of the interpreter, so that no container can write to that
-        through the process that becomes its own (ADR 13).
+    async def start(cls, preload: Sequence[str], log: ClassRef | None = None) -> Zygote:
+        """Start the zygote and let it import `preload`, and rehearse with the log driver that most containers have. A module that
+        fails to import is logged; its shims will say why. It runs from a read-only view of the interpreter, so that no container
+        can write to that through the process that becomes its own (ADR 13).
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         path = [entry for entry in sys.path if entry]
@@ -223,7 +223,8 @@ class Zygote:
         with tempfile.TemporaryDirectory(prefix="sampan-zygote-") as scratch:
             try:
                 failures = await zygote._channel.request(
-                    "preload", modules=list(preload), scratch=scratch, descriptors=_DESCRIPTORS
+                    "preload", modules=list(preload), log=[log.module, log.name] if log else None,
+                    scratch=scratch, descriptors=_DESCRIPTORS,
                 )
             except BaseException:
                 await zygote.close()

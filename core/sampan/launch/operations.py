@@ -134,10 +134,14 @@ class Operations:
         return True
 
     def _close(self, operation: Operation) -> None:
-        self._loop.unwatch(operation.pipe)
-        os.close(operation.pipe)
+        """Let go of pipe, gate and timer. Idempotent."""
+        if operation.pipe >= 0:
+            self._loop.unwatch(operation.pipe)
+            os.close(operation.pipe)
+            operation.pipe = -1
         if operation.gate >= 0:
             os.close(operation.gate)
+            operation.gate = -1
         if operation.timer is not None:
             operation.timer.cancel()
 
@@ -158,11 +162,12 @@ class Operations:
             return
         step = operation.steps.pop()
         operation.makes_process = False
-        if operation.timer is not None:
-            operation.timer.cancel()
+        self._close(operation)
         step.done(result, None)
 
     def _read(self, operation: Operation) -> bool:
+        if operation.pipe < 0:
+            return False
         try:
             data = os.read(operation.pipe, 1 << 16)
         except BlockingIOError:

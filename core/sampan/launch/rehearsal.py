@@ -28,23 +28,24 @@ from sampan.linux.syscalls import PR_SET_CHILD_SUBREAPER, prctl
 TIMEOUT_S = 10.0
 
 
-def rehearse(directory: Path) -> None:
-    """Live in an empty directory; no process or descriptor is left. Raises `SampanError`, `OSError`."""
+def rehearse(directory: Path, log: ClassRef | None) -> None:
+    """Live in an empty directory, with that log if any; no process or descriptor is left. Raises `SampanError`, `OSError`."""
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     try:
-        _live(directory)
+        _live(directory, log)
     finally:
         prctl(PR_SET_CHILD_SUBREAPER, 0)
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # as the zygote has it
 
 
-def _live(directory: Path) -> None:
+def _live(directory: Path, log: ClassRef | None) -> None:
     state_dir = directory / "state"
     state_dir.mkdir()
     (directory / "config.json").write_text("{}")
     runtime = ClassRef(__name__, Understudy.__name__)
     config = ShimConfig(
-        "rehearsal", str(directory), str(directory), str(state_dir), runtime, open_stdin=True, driver_timeout_s=TIMEOUT_S
+        "rehearsal", str(directory), str(directory), str(state_dir), runtime,
+        log=log, log_directory=str(directory), open_stdin=True, driver_timeout_s=TIMEOUT_S,
     )
     loop = Loop()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -25,6 +25,7 @@ from typing import NoReturn
 
 from sampan.api.errors import SampanError
 from sampan.launch.birth import be_shim
+from sampan.launch.protocol import ClassRef
 from sampan.launch.rehearsal import rehearse
 from sampan.linux import messages, overlay
 
@@ -43,7 +44,8 @@ def main(fd: int) -> None:
             return
         message, _ = received
         _limit_descriptors(message["descriptors"])
-        failures = _preload(message["modules"], Path(message["scratch"]))
+        log = ClassRef(*message["log"]) if message["log"] else None
+        failures = _preload(message["modules"], log, Path(message["scratch"]))
         messages.send(sock, messages.encode({"id": message["id"], "result": failures}))
         _spawn_each(sock)
 
@@ -74,7 +76,7 @@ def _limit_descriptors(count: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
 
 
-def _preload(modules: list[str], scratch: Path) -> dict[str, str]:
+def _preload(modules: list[str], log: ClassRef | None, scratch: Path) -> dict[str, str]:
     """Import modules, and rehearse in the empty directory `scratch`; give the reasons of modules that fail. Their
     shims will fail with the same reason.
     """
@@ -87,7 +89,7 @@ def _preload(modules: list[str], scratch: Path) -> dict[str, str]:
     with contextlib.suppress(OSError):  # there is no overlay here
         overlay.takes_each_layer()  # asked once, for all shims
     try:
-        rehearse(scratch)
+        rehearse(scratch, log)
     except (SampanError, OSError) as error:
         logger.warning("rehearse: %s; shims will be larger and slower", error)
     gc.collect()
