@@ -8,7 +8,18 @@ import threading
 
 import pytest
 
-from sampan.linux.namespaces import IdRange, call_in_netns, new_netns, new_userns
+from sampan.linux.namespaces import (
+    CLONE_NEWNET,
+    CLONE_NEWUSER,
+    IdMaps,
+    IdRange,
+    call_in_netns,
+    kind_of_namespace,
+    maps_of,
+    maps_of_userns,
+    new_netns,
+    new_userns,
+)
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="a network namespace needs CAP_SYS_ADMIN")
 
@@ -102,3 +113,28 @@ def test_a_network_namespace_belongs_to_the_user_namespace_it_is_made_in() -> No
         assert failed.value.errno == errno.EINVAL
     finally:
         os.close(other)
+
+
+def test_what_an_id_inside_is_outside() -> None:
+    maps = IdMaps((IdRange(0, 1000, 10), IdRange(10, 5000, 1)), (IdRange(0, 7, 1),))
+    assert [maps.uid(inside) for inside in (0, 9, 10, 11, -1)] == [1000, 1009, 5000, -1, -1]
+    assert [maps.gid(inside) for inside in (0, 1)] == [7, -1]
+
+
+def test_maps_are_read_from_a_descriptor_as_from_a_process() -> None:
+    uids, gids = (IdRange(0, 100000, 5), IdRange(7, 200000, 1)), (IdRange(0, 300000, 65536),)
+    userns = new_userns(uids, gids)
+    try:
+        assert maps_of_userns(userns) == IdMaps(uids, gids)
+    finally:
+        os.close(userns)
+    assert maps_of("self").uid(0) == 0
+
+
+def test_the_kind_of_a_namespace_is_the_kernels_word() -> None:
+    kinds = {}
+    for place in ("/proc/self/ns/net", "/proc/self/ns/user", "/etc/passwd", "/dev/null"):
+        fd = os.open(place, os.O_RDONLY)
+        kinds[place] = kind_of_namespace(fd)
+        os.close(fd)
+    assert list(kinds.values()) == [CLONE_NEWNET, CLONE_NEWUSER, 0, 0]
