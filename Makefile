@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # What an engine needs on its host, and what the tests need besides.
 HOST_PACKAGES := python3 python3-venv busybox-static libnftables1 iproute2 procps tini
 TEST_PACKAGES := $(HOST_PACKAGES) python3-dev gcc btrfs-progs libbtrfsutil-dev nftables runc crun runsc criu libseccomp2 openssl \
-	mmdebstrap skopeo curl socat util-linux mount e2fsprogs
+	mmdebstrap skopeo curl socat util-linux mount e2fsprogs iptables
 
 .PHONY: help demo test test-vm setup setup-host lint unit conformance engine compat faults abuse thirdparty bench-start bench-launch bench-runtime bench-storage bench-network bench-unpack clean
 
@@ -33,7 +33,7 @@ test-vm: $(VENV)/.developed ## what needs another kernel, in an emulated VM (dow
 
 setup: ## install all that developing and testing needs
 	@tools/install-packages $(TEST_PACKAGES)
-	@command -v docker >/dev/null || tools/install-packages docker.io
+	@command -v docker >/dev/null && command -v dockerd >/dev/null || tools/install-packages docker.io
 	@$(MAKE) --no-print-directory $(VENV)/.developed
 
 setup-host:
