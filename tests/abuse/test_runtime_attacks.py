@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from sampan.api.errors import SampanError
+from sampan.api.errors import Forbidden, SampanError
 from sampan.api.runtime import Mount, Spec
 from sampan.linux.syscalls import AT_FDCWD, libc
 from sampan.testing.containers import Output
@@ -30,6 +30,12 @@ from sampan_runtime_native.driver import NativeRuntime
 EXECS = 12
 STARTS = 40
 RENAME_EXCHANGE = 2
+
+HUNT = (
+    "echo ready; while :; do for p in /proc/[0-9]*; do l=$(readlink $p/exe) && case \"$l\" in '' | /bin/*) ;;"
+    ' *) echo "found $l"; ls -l $p/fd;; esac; done; done 2>/dev/null'
+)
+"""Look for processes that run something else than the container's own program."""
 
 LOADER = r"""
 #include <fcntl.h>
@@ -244,6 +250,17 @@ class TestAttacks(RuntimeGround):
         process.write(b"\n")
         assert process.wait() == 0
 
+    @pytest.mark.parametrize("kind", ["tmpfs", "sysfs", "mqueue", "bind"])
+    @pytest.mark.parametrize("place", ["/proc", "/proc/sys", "/proc/self/attr", "/way/attr"])
+    def test_nothing_covers_a_part_of_proc(self, workshop: Workshop, hostile: Path, victim: Path, place: str, kind: str) -> None:
+        """CVE-2019-19921: whoever looks there, the engine among them, would see the image's files and take them for the kernel's."""
+        (hostile / "way").symlink_to("/proc/self")
+        spec = workshop.spec("true")
+        source, options = (str(victim), ["bind"]) if kind == "bind" else (kind, [])
+        spec["mounts"].append({"destination": place, "type": kind, "source": source, "options": options})
+        with pytest.raises(Forbidden, match="over a part of /proc|passes a symlink"):
+            workshop.container(spec, rootfs=bound(hostile)).run()
+
     # ------------------------------------------------------------ terminals
 
     def test_session_is_its_own(self, workshop: Workshop) -> None:
@@ -261,13 +278,32 @@ class TestAttacks(RuntimeGround):
 
     def test_process_on_its_way_cannot_be_looked_into(self, workshop: Workshop) -> None:
         """CVE-2016-9962: until its program runs, an exec's process has descriptors and the executable of the engine."""
-        hunt = (
-            "echo ready; while :; do for p in /proc/[0-9]*; do l=$(readlink $p/exe) && case \"$l\" in '' | /bin/*) ;;"
-            ' *) echo "found $l"; ls -l $p/fd;; esac; done; done 2>/dev/null'
-        )
-        container = workshop.idle(workshop.spec(hunt))
+        container = workshop.idle(workshop.spec(HUNT))
         container.main.read_until(b"ready\n")
         for _ in range(EXECS):
+            assert container.exec(shell("true")).code == 0
+        container.signal(signal.SIGKILL)
+        assert container.main.read_to_end() == b""
+
+    def test_right_to_trace_ends_at_the_user_namespace(self, workshop: Workshop) -> None:
+        """SYS_PTRACE opens every process of its own user namespace. An exec's belongs to the host's until its program runs.
+
+        Bites: in the host's user namespace, where the right is as good as root, the same hunter finds what it looks for.
+        """
+        free = workshop.idle(allow(workshop.spec(HUNT), "CAP_SYS_PTRACE"))
+        free.main.read_until(b"ready\n")
+        attempts = 0
+        while free.main.is_silent(0):
+            attempts += 1
+            assert attempts < 40 * EXECS, "the hunter is too slow to find anything"
+            free.exec(shell("true"))
+        free.delete()
+        spec = allow(workshop.spec(HUNT), "CAP_SYS_PTRACE")
+        spec["linux"]["namespaces"].append({"type": "user"})
+        spec["linux"]["uidMappings"] = spec["linux"]["gidMappings"] = [{"containerID": 0, "hostID": 1_000_000, "size": 65536}]
+        container = workshop.idle(spec, rootfs=(Mount("bind", str(workshop.tree), ("rbind", "idmap")),))
+        container.main.read_until(b"ready\n")
+        for _ in range(max(EXECS, 2 * attempts)):
             assert container.exec(shell("true")).code == 0
         container.signal(signal.SIGKILL)
         assert container.main.read_to_end() == b""
