@@ -11,6 +11,7 @@ import pytest
 
 from ground.daemon import Daemon, new_daemon
 from ground.leaks import check_nothing_left
+from ground.waiting import wait_until
 
 PLUGIN = '''
 import os
@@ -33,6 +34,14 @@ def sampan_adjust_spec(container, spec):
         raise ZeroDivisionError("oops")
     if container.labels.get("dawdle"):
         time.sleep(6)
+    if "oci" in container.labels:
+        spec["hooks"] = {
+            moment: [{
+                "path": "/bin/sh", "args": ["sh", "-c", f'cat >> "{HEARD}-{moment}"; test {moment} != "{container.labels["oci"]}"'],
+                "env": ["PATH=/usr/bin:/bin"], "timeout": 10,
+            }]
+            for moment in ("createRuntime", "createContainer", "poststart", "poststop")
+        }
 
 
 @hookimpl
@@ -97,6 +106,28 @@ def test_a_hook_that_fails_fails_that_start_and_leaves_nothing(hooked: tuple[Dae
     daemon.docker("rm", "-f", label, check=None)
     check_nothing_left(daemon)
     assert daemon.docker("run", "--rm", "--network", "none", "busybox", "echo", "on").stdout == b"on\n"
+
+
+@pytest.mark.parametrize("fails", ["nothing", "createRuntime", "poststart"])
+def test_hooks_of_a_spec_run_in_the_containers_life(hooked: tuple[Daemon, Path], fails: str) -> None:
+    """Those that a plugin puts into a spec; one that fails fails the start with what it says, and nothing is left."""
+    daemon, heard = hooked
+    files = {moment: heard.with_name(f"heard-{moment}") for moment in ("createRuntime", "createContainer", "poststart", "poststop")}
+    for file in files.values():
+        file.unlink(missing_ok=True)
+    done = daemon.docker("run", "--rm", "--label", f"oci={fails}", "--network", "none", "busybox", "echo", "ran", check=None)
+    if fails == "nothing":
+        assert (done.returncode, done.stdout) == (0, b"ran\n")
+    else:
+        assert done.returncode in (125, 126, 127)
+        assert f"hooks.{fails}[0] /bin/sh: exit status 1" in done.stderr.decode()
+    wait_until(files["poststop"].exists, "poststop has run")
+    ran = ["createRuntime", "poststop"] if fails == "createRuntime" else list(files)
+    assert [moment for moment, file in files.items() if file.exists()] == ran
+    states = {moment: json.loads(files[moment].read_text()) for moment in ran}  # which is one object: each ran once
+    assert {state["id"] for state in states.values()} == {states["poststop"]["id"]}
+    assert Path(states["poststop"]["bundle"]).is_relative_to(daemon.root)
+    check_nothing_left(daemon)
 
 
 def test_events_are_heard_and_a_failing_listener_stops_nothing(hooked: tuple[Daemon, Path]) -> None:

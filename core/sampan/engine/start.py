@@ -27,7 +27,7 @@ from sampan.engine.connections import Connections
 from sampan.engine.container import Container
 from sampan.engine.containers import Containers
 from sampan.engine.defaults import Defaults
-from sampan.engine.drivers import contained
+from sampan.engine.drivers import contained, private_directory
 from sampan.engine.files import bound_files, write_files
 from sampan.engine.links import Links, environment, host_lines
 from sampan.engine.logs import attributes as log_attributes
@@ -345,6 +345,7 @@ class Starter:
     async def open(self) -> None:
         """Have the zygote ready before the first start, and nothing of another release's in the runtimes' caches."""
         await asyncio.to_thread(shutil.rmtree, self._caches, ignore_errors=True)
+        private_directory(self._caches)
         await self._the_zygote()
 
     async def close(self) -> None:
