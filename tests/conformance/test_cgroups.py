@@ -167,9 +167,11 @@ if on_v2:
             cgroup.create()
             with running(cgroup, "cat") as process:
                 assert cgroup.procs() == (process.pid,)
-                with pytest.raises(OSError, match="has processes itself; move them") as caught:
-                    cgroup.apply({"memory": {"limit": 64 * MIB}})
-                assert caught.value.errno == errno.EBUSY
+                for limit in ({"memory": {"limit": 64 * MIB}}, {"pids": {"limit": 9}}, {"cpu": {"shares": 512}}):
+                    with pytest.raises(OSError, match="has processes itself; move them") as caught:
+                        cgroup.apply(limit)
+                    assert caught.value.errno == errno.EBUSY
+                assert Path(cgroup.directory(), "cgroup.type").read_text() == "domain\n"
         above.kill()
         deadline = time.monotonic() + 10
         while above.procs() and time.monotonic() < deadline:

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from sampan.linux.cgroup_devices import DeviceRules, attach_v2, write_v1
-from sampan.linux.cgroup_files import read, write
+from sampan.linux.cgroup_files import read, text, write
 from sampan.linux.cgroup_layout import Layout
 from sampan.linux.cgroup_limits import Step, Write, limits
 
@@ -52,6 +52,7 @@ class Controllers:
                 break
             lacking.append((parent, missing))
         for parent, missing in reversed(lacking):
+            _check_domain(parent, missing[0])
             for controller in missing:
                 _enable_below(parent, controller)
 
@@ -131,16 +132,28 @@ class Controllers:
                 raise OSError(errno.EBUSY, f"memory.{key} {memory[key]} is below what is in use, {used} bytes")
 
 
+def _check_domain(directory: str, controller: str) -> None:
+    """Refuse what the kernel does not: cpu, cpuset and pids given to what is below a cgroup with processes make that one a domain
+    of threads, and what is below it takes no process any more."""
+    kind = text(directory + "/cgroup.type").strip()  # the root has none, and may have processes
+    if kind not in ("", "domain"):
+        raise _not_below(directory, controller, errno.EOPNOTSUPP)
+    if kind and read(directory + "/cgroup.procs"):
+        raise _not_below(directory, controller, errno.EBUSY)
+
+
 def _enable_below(directory: str, controller: str) -> None:
     try:
         write(directory + "/cgroup.subtree_control", "+" + controller)
     except OSError as error:
-        why = {
-            errno.ENOENT: "it is not given to this cgroup",
-            errno.EBUSY: "that has processes itself; move them into a cgroup below it",
-            errno.EOPNOTSUPP: "that is threaded",
-        }.get(error.errno or 0, os.strerror(error.errno or 0))
-        code = errno.EOPNOTSUPP if error.errno == errno.ENOENT else error.errno
-        raise OSError(
-            code, f"cgroup controller {controller} is not to be had below {directory}: {why}", directory
-        ) from error
+        raise _not_below(directory, controller, error.errno or 0) from error
+
+
+def _not_below(directory: str, controller: str, code: int) -> OSError:
+    why = {
+        errno.ENOENT: "it is not given to this cgroup",
+        errno.EBUSY: "that has processes itself; move them into a cgroup below it",
+        errno.EOPNOTSUPP: "that is threaded",
+    }.get(code, os.strerror(code))
+    told = f"cgroup controller {controller} is not to be had below {directory}: {why}"
+    return OSError(errno.EOPNOTSUPP if code == errno.ENOENT else code, told, directory)
