@@ -103,6 +103,19 @@ class TestNativeNamespaces(RuntimeGround):
         spec["linux"]["uidMappings"] = spec["linux"]["gidMappings"] = [{"containerID": 0, "hostID": OUTSIDE, "size": 1}]
         assert workshop.container(spec).run().text == "0"
 
+    @pytest.mark.parametrize("own", [True, False], ids=["in a user namespace", "without"])
+    def test_clocks_are_shared_by_path(self, workshop: Workshop, own: bool) -> None:  # noqa: FBT001
+        """A time namespace is made with its offsets wherever it belongs, and another container has the same clocks by its path."""
+        days = 2000 * 86400
+        spec = workshop.spec("sleep 1000")
+        spec["linux"]["namespaces"].append({"type": "time"})
+        spec["linux"]["timeOffsets"] = {"boottime": {"secs": days}}
+        first = workshop.idle(_in_user_namespace(spec) if own else spec)
+        joiner = workshop.spec("cat /proc/uptime")
+        joiner["linux"]["namespaces"].append({"type": "time", "path": f"/proc/{first.main.pid}/ns/time"})
+        for output in (first.exec(shell("cat /proc/uptime")), workshop.container(joiner).run()):
+            assert float(output.text.split()[0]) > days
+
     def test_personality(self, workshop: Workshop) -> None:
         spec = workshop.spec("uname -m; sleep 1000")
         spec["linux"]["personality"] = {"domain": "LINUX32"}

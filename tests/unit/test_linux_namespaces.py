@@ -121,6 +121,7 @@ def test_what_an_id_inside_is_outside() -> None:
     assert [maps.gid(inside) for inside in (0, 1)] == [7, -1]
 
 
+@needs_root
 def test_maps_are_read_from_a_descriptor_as_from_a_process() -> None:
     uids, gids = (IdRange(0, 100000, 5), IdRange(7, 200000, 1)), (IdRange(0, 300000, 65536),)
     userns = new_userns(uids, gids)

@@ -20,6 +20,7 @@ from sampan.linux.rlimits import NUMBERS
 from sampan.linux.syscalls import (
     AT_FDCWD,
     CLOSE_RANGE_CLOEXEC,
+    PR_SET_DUMPABLE,
     PR_SET_KEEPCAPS,
     PR_SET_NO_NEW_PRIVS,
     close_range,
@@ -84,6 +85,7 @@ class Program:
             os.setgroups(process.groups)
         os.setresgid(process.gid, process.gid, process.gid)
         os.setresuid(process.uid, process.uid, process.uid)
+        prctl(PR_SET_DUMPABLE, 0)  # a change of ids makes it what fs.suid_dumpable says
         os.umask(process.umask)
         self._path = find_program(process.args[0], process.env.get("PATH", _DEFAULT_PATH))
         self._engine = os.stat("self/exe", dir_fd=proc)
