@@ -72,7 +72,7 @@ def create(plan: Plan, request: CreateRequest, cgroup: Cgroup, files: Files) -> 
     """
     files.make()
     state = ContainerState.of_request(request)
-    wanted = hooks.Hooks.of_spec(request.spec["hooks"], state) if request.spec.get("hooks") else None
+    wanted = hooks.Hooks.of_spec(request.spec.get("hooks") or {}, state)
     with contextlib.ExitStack() as stack:
         joins = _open_namespaces(plan, request, stack)
         user = _user_namespace(plan, joins)
@@ -85,7 +85,8 @@ def create(plan: Plan, request: CreateRequest, cgroup: Cgroup, files: Files) -> 
         born_in = cgroup.open_unified()
         if born_in >= 0:
             stack.callback(os.close, born_in)
-        meeting, visitors = wanted.meet(files, plan, request) if wanted else (None, None)
+        root = hooks.place_of_root(request.bundle, plan) if wanted and user is None else "/"
+        meeting, visitors = wanted.meet(files, request.stdio.preserved, root) if wanted else (None, None)
         prctl(PR_SET_DUMPABLE, 0)
         joined = sum(flag for flag, _ in joins)
         program = Program(plan.process)

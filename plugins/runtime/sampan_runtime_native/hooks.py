@@ -29,7 +29,8 @@ from sampan.linux.syscalls import CLOSE_RANGE_CLOEXEC, close_range
 from sampan_runtime_native.state import ContainerState
 
 if TYPE_CHECKING:
-    from sampan.api.runtime import CreateRequest
+    from pathlib import Path
+
     from sampan_runtime_native.files import Files
     from sampan_runtime_native.plan import Plan
 
@@ -76,8 +77,10 @@ class Hooks:
     state: ContainerState
 
     @classmethod
-    def of_spec(cls, hooks: Mapping[str, Any], state: ContainerState) -> Hooks:
-        """Check an OCI `hooks` object. Raises `InvalidArgument`."""
+    def of_spec(cls, hooks: Mapping[str, Any], state: ContainerState) -> Hooks | None:
+        """Check an OCI `hooks` object; None if it has none. Raises `InvalidArgument`."""
+        if not any(hooks.values()):
+            return None
         moments = {
             moment: tuple(Hook.of_spec(entry, f"hooks.{moment}[{index}]") for index, entry in enumerate(hooks.get(moment) or ()))
             for moment in _STATUS
@@ -86,18 +89,14 @@ class Hooks:
 
     def keep(self, files: Files) -> None:
         """Keep them for `start` and `delete`."""
-        entries = {
-            moment: [asdict(hook) for hook in self.moments[moment]] for moment in ("poststart", "poststop")
-        }
+        entries = {moment: [asdict(hook) for hook in self.moments[moment]] for moment in ("poststart", "poststop")}
         files.save_hooks(json.dumps({"moments": entries, "state": self.state.to_data()}))
 
-    def meet(self, files: Files, plan: Plan, request: CreateRequest) -> tuple[socket.socket, Visitors]:
+    def meet(self, files: Files, preserved: int, root: str) -> tuple[socket.socket, Visitors]:
         """Keep those for later, and give the driver's end of a meeting for `receive`, and what the first process gets."""
         self.keep(files)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        root = os.path.join(self.state.bundle, plan.root)  # noqa: PTH118, an absolute root stays what it is
-        is_seen = plan.root and not plan.maps and not plan.root_propagation & MS_SHARED and os.path.isdir(root)  # noqa: PTH112
-        return ours, Visitors(self, theirs, request.stdio.preserved, root if is_seen else "/")
+        return ours, Visitors(self, theirs, preserved, root)
 
     @classmethod
     def kept(cls, files: Files) -> Hooks | None:
@@ -135,7 +134,7 @@ class Hooks:
 class Visitors:
     """Hooks as a new container's first process knows them; `driver` is its end of the socket between it and `receive`, and
     `preserved` is how many descriptors after the third are its program's. `root` is where in its view the container's root is
-    to be mounted meanwhile, for hooks that mount something in it: where the bundle says, if nothing is in the way of that.
+    to be mounted meanwhile.
     """
 
     hooks: Hooks
@@ -159,6 +158,14 @@ class Visitors:
     def programs(self) -> Sequence[str]:
         """Give the paths of what `before_program` runs: they lead to wherever the container has them lead."""
         return [hook.path for hook in self.hooks.moments["startContainer"]]
+
+
+def place_of_root(bundle: Path, plan: Plan) -> str:
+    """Say where the root is to be mounted for hooks that mount something in it: where the bundle has it, if it has one there
+    and what is mounted there does not reach the host; else over "/", as for everybody. Not for who is in a user namespace.
+    """
+    root = bundle / plan.root
+    return str(root) if plan.root and root.is_dir() and not plan.root_propagation & MS_SHARED else "/"
 
 
 def receive(process: socket.socket, hooks: Hooks, pid: int) -> None:
