@@ -151,6 +151,10 @@ BUILDS = (
     Broken("devices", "device rules", (
         Change("sampan/engine/devices.py", '{"allow": False, "access": "rwm"},', '{"allow": True, "access": "rwm"},'),
     ), f"{CONTAINER}::test_device_of_the_image_cannot_be_opened", "/kmsg|/tun"),
+    Broken("CVE-2019-14271", "an end of imports", (  # and with an import there: as it is, nothing is imported so late
+        Change("sampan_runtime_native/init.py", "    sys.meta_path.clear()\n", "    pass\n"),
+        Change("sampan_runtime_native/program.py", "        self._env = dict(process.env)\n", "        import cProfile\n        self._env = dict(process.env)\n"),
+    ), f"{CONTAINER}::test_no_module_of_the_image_is_imported", "'' == 'clean'"),
     Broken("peers", "taking the right to look into others", (
         Change("sampan/engine/isolation.py", '"CAP_AUDIT_WRITE",\n)', '"CAP_AUDIT_WRITE", *capabilities.NAMES,\n)'),
     ), f"{CONTAINER}::test_engine_is_closed_to_who_shares_the_hosts_processes", "open /proc/"),

@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import sys
+import sysconfig
 import tarfile
 import time
 from pathlib import Path
@@ -278,6 +279,21 @@ def test_what_must_stay_readonly(daemon: Daemon) -> None:
 
 
 # ---------------------------------------------------------------- beyond the list
+
+
+def test_no_module_of_the_image_is_imported(daemon: Daemon) -> None:
+    """CVE-2019-14271's way in: what a process imports once it is in the container comes from the image, and runs with all
+    rights. The image has a module for every name of the library, where the engine's own library is."""
+    library = sysconfig.get_path("stdlib").lstrip("/")
+    trap = "import os\nos.close(os.open('/imported', os.O_CREAT | os.O_WRONLY))\n"
+    image = _imported(daemon, busybox_with([(f"{library}/{name}.py", tarfile.REGTYPE, trap) for name in sys.stdlib_module_names]))
+    look = "test ! -e /imported && echo clean"
+    for options in ((), ("-t",), ("-u", "1000:5"), ("-w", "/made/deep"), ("--tmpfs", "/x"), ("--sysctl", "net.ipv4.ip_forward=1")):
+        assert _run(daemon, image, look, *options).strip() == "clean", options
+    daemon.docker("run", "-d", "--name", "host", image, "sleep", "600")
+    for arguments in (("host", "true"), ("-u", "1000", "host", "true"), ("-t", "host", "true"), ("host", "nosuch"), ("-w", "/no", "host", "true")):
+        daemon.docker("exec", *arguments, check=None)
+    assert daemon.docker("exec", "host", "sh", "-c", look).stdout == b"clean\n"
 
 
 def test_device_of_the_image_cannot_be_opened(daemon: Daemon) -> None:
