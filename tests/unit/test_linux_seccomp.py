@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import itertools
@@ -381,6 +382,10 @@ def test_unix_sockets_of_x86_also_by_socketcall() -> None:
             {"syscalls": [{"names": ["read"], "action": "SCMP_ACT_LOG", "args": [{"index": 0, "op": "x", "value": 0}]}]},
             "unknown operator 'x'",
         ),
+        (
+            {"syscalls": [{"names": ["read"], "action": "SCMP_ACT_LOG", "args": [{"index": 0, "op": "SCMP_CMP_EQ", "value": 1 << 64}]}]},
+            "does not fit in 64 bits",
+        ),
         ({"syscalls": [{"names": [], "action": "SCMP_ACT_LOG"}]}, "names no system call"),
         ({"syscalls": [{"names": ["read"], "action": "SCMP_ACT_KILL", "errnoRet": 5}]}, "takes no errno"),
         ({"syscalls": [{"names": ["read"], "action": "SCMP_ACT_ERRNO", "errnoRet": 65536}]}, "errno 65536"),
@@ -391,6 +396,28 @@ def test_unix_sockets_of_x86_also_by_socketcall() -> None:
 def test_bad_profile_is_refused(change: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         seccomp.compile({"defaultAction": "SCMP_ACT_ALLOW", **change}, "x86_64")
+
+
+JUNK = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(-(1 << 70), 1 << 70), st.sampled_from(["read", "SCMP_ACT_ERRNO", "SCMP_CMP_EQ", ""])),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(
+            st.sampled_from(["names", "action", "args", "index", "op", "value", "valueTwo", "errnoRet", "syscalls", "flags"]), inner
+        ),
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(key=st.sampled_from(["syscalls", "architectures", "flags", "defaultAction", "defaultErrnoRet"]), junk=JUNK)
+def test_what_is_no_profile_is_told_so(key: str, junk: Any) -> None:
+    """By the errors that a driver translates: it is a client's text."""
+    profile = {"defaultAction": "SCMP_ACT_ALLOW", key: junk}
+    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+        seccomp.compile(profile, "x86_64")
+        seccomp.flags_of(profile)
 
 
 def test_kernel_takes_the_default_filter_and_obeys() -> None:

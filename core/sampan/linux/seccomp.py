@@ -216,7 +216,9 @@ def _parse_calls(calls: Sequence[Mapping[str, Any]]) -> list[_Call]:
             (arg["index"], arg["op"], arg["value"], arg.get("valueTwo") or 0)
             for arg in call.get("args") or ()
         )
-        for index, op, *_ in conditions:
+        for index, op, *values in conditions:
+            if not all(0 <= value < 1 << 64 for value in values):
+                raise ValueError(f"seccomp: a value in {values} does not fit in 64 bits")
             if not 0 <= index <= 5:
                 raise ValueError(f"seccomp: argument index {index} is not within 0 to 5")
             if op not in _Assembler.OPERATORS:
