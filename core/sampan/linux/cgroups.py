@@ -185,6 +185,7 @@ class Cgroup:
         write(name, state)
         while read(name).strip() != state:  # v1 has no event for it, and wants the write again
             if time.monotonic() > deadline:
+                write(name, "THAWED")
                 raise OSError(errno.ETIMEDOUT, f"{name} does not become {state}", name)
             time.sleep(0.001)
             write(name, state)
@@ -244,7 +245,7 @@ class Cgroup:
         return (self.layout.unified or next(iter(self.layout.v1.values()))) + self.path
 
     def _check_left_over(self, directory: str) -> None:
-        if any(members(directory)):
+        if any(True for _ in members(directory)):  # who is of another pid namespace counts as 0
             raise OSError(errno.EBUSY, f"cgroup {directory} has processes", directory)
         if self.is_frozen():
             raise OSError(errno.EBUSY, f"cgroup {directory} is frozen", directory)
