@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sampan.api.errors import InvalidArgument, System
+from sampan.api.errors import InvalidArgument, System, Unsupported
 from sampan.api.runtime import Spec
 from sampan.linux.syscalls import syscall
 from sampan.testing.runtime_ground import RuntimeGround, Workshop, shell
@@ -75,6 +75,27 @@ class TestNativeProcess(RuntimeGround):
     def test_what_makes_no_sense_is_refused(self, workshop: Workshop, changes: Spec, words: str) -> None:
         with pytest.raises(InvalidArgument, match=words):
             workshop.container(workshop.spec("true", **changes)).create()
+
+    @pytest.mark.parametrize(
+        ("path", "junk"),
+        [
+            (("process",), [1]), (("process", "user"), "root"), (("process", "capabilities"), {"bounding": 5}), (("process", "env"), [7]),
+            (("process", "rlimits"), [{}]), (("process", "scheduler"), {"policy": ["x"]}), (("linux", "seccomp"), 5), (("hooks",), [1]),
+            (("linux", "seccomp"), {"syscalls": []}), (("hooks",), {"prestart": ["x"]}), (("mounts",), 5), (("linux", "namespaces"), [{}]),
+            (("linux", "resources"), {"pids": {"limit": "x"}}), (("process", "args"), [1]), (("linux", "devices"), [{}]),
+        ],
+    )  # fmt: skip
+    def test_junk_in_a_spec_is_told_so(self, workshop: Workshop, path: tuple[str, ...], junk: object) -> None:
+        """It is a user's text: whatever is in it, it is refused by name, and nothing is left."""
+        spec = workshop.spec("true")
+        place = spec
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = junk
+        container = workshop.container(workshop.spec("true"))
+        container.spec = spec
+        with pytest.raises((InvalidArgument, Unsupported)):
+            container.create()
 
     def test_what_the_host_lets_nobody_have_is_an_error(self, workshop: Workshop) -> None:
         """SCHED_DEADLINE with times that can't be met; the kernel says so before the program runs."""

@@ -23,6 +23,8 @@ LISTENER: Final = b"L"
 WARNING: Final = b"W"
 _ERROR: Final = b"E"
 _SIZE: Final = 32768
+SPEC_FAULTS: Final = (ValueError, KeyError, TypeError, AttributeError)
+"""What reading a spec raises where that has something of another kind than the OCI spec says."""
 _KINDS = {kind.__name__: kind for kind in (Forbidden, InvalidArgument, NotFound, System, Unsupported)}
 
 
@@ -119,6 +121,6 @@ def as_sampan_error(error: BaseException) -> SampanError:
         return kind(f"unable to start container process: {text}")
     if isinstance(error, KeyError):
         return InvalidArgument(f"invalid container spec: {error} is missing")
-    if isinstance(error, (ValueError, TypeError)):
+    if isinstance(error, SPEC_FAULTS):
         return InvalidArgument(f"invalid container spec: {error}")
     return System(f"unable to start container process: {type(error).__name__}: {error}")

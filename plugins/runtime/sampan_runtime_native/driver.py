@@ -96,7 +96,7 @@ class NativeRuntime(RuntimeDriver):
             plan = Plan.of_spec(request.id, request.spec)
             creation.check(plan, request)
             cgroup = Cgroup(plan.cgroup)
-        except (ValueError, KeyError, TypeError) as error:
+        except channel.SPEC_FAULTS as error:
             raise channel.as_sampan_error(error) from error
         try:
             cgroup.create()
@@ -111,7 +111,7 @@ class NativeRuntime(RuntimeDriver):
             self._clean(cgroup)
             if why:
                 raise Unsupported(f"unable to start container process: {why}", remedy="give another cgroup parent") from error
-            if isinstance(error, (OSError, ValueError, KeyError, TypeError)):
+            if isinstance(error, (OSError, *channel.SPEC_FAULTS)):
                 raise channel.as_sampan_error(error) from error
             raise
         return Handle(pid, _VERSION, {"cgroup": cgroup.path, **creation.remembered(plan, request)})
@@ -160,7 +160,7 @@ class NativeRuntime(RuntimeDriver):
         """See the contract."""
         try:
             process = Process.of_spec(request.process)
-        except (ValueError, KeyError, TypeError) as error:
+        except channel.SPEC_FAULTS as error:
             raise channel.as_sampan_error(error) from error
         check_console(process, request.stdio.console)
         cgroup = _cgroup_of(handle)
@@ -184,7 +184,7 @@ class NativeRuntime(RuntimeDriver):
         except OSError as error:
             kind = Unsupported if error.errno == errno.EOPNOTSUPP else System
             raise kind(f"update: {error.strerror}") from error
-        except (ValueError, KeyError, TypeError) as error:
+        except channel.SPEC_FAULTS as error:
             raise InvalidArgument(f"update: {error}") from error
 
     def stats(self, handle: Handle) -> Stats:
