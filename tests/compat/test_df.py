@@ -17,6 +17,7 @@ import pytest
 
 from compat.conftest import Client
 from ground.daemon import Daemon
+from ground.dockerd import running_dockerd
 
 SIZES = {"base": (100_000, 12_345), "one": (777,), "two": (555, 44)}
 """Bytes of the files in each layer."""
@@ -179,23 +180,10 @@ def test_both_clients_print_the_same(loaded: Daemon) -> None:
 
 
 @pytest.fixture(scope="module")
-def dockerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+def dockerd() -> Iterator[list[str]]:
     """A dockerd of its own, without a network; gives the client's command for it."""
-    base = Path(f"/tmp/sp-dockerd-{os.getpid()}")
-    base.mkdir()
-    host = f"unix://{base}/s"
-    command = ["unshare", "--net", "--mount", "dockerd", "--data-root", f"{base}/data", "--exec-root", f"{base}/exec",
-               "-p", f"{base}/pid", "-H", host, "--bridge", "none", "--iptables=false", "--ip6tables=false"]  # fmt: skip
-    with (base / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
-        try:
-            while not (base / "s").exists():
-                assert process.poll() is None, (base / "log").read_text()
-                time.sleep(0.05)
-            yield ["docker", "-H", host]
-        finally:
-            process.terminate()
-            process.wait(30)
-            subprocess.run(["rm", "-rf", str(base)], check=False)
+    with running_dockerd("--bridge", "none", "--iptables=false", "--ip6tables=false") as daemon:
+        yield daemon.client
 
 
 def test_the_figures_are_dockerds(loaded: Daemon, archive: bytes, dockerd: list[str]) -> None:

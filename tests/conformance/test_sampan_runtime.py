@@ -90,7 +90,7 @@ def test_what_is_not_there(runtime: RuntimeProgram) -> None:
     assert runtime("create", "--bundle", str(runtime.base), runtime.id, check=1).stderr
 
 
-@pytest.mark.parametrize("name", ["TERM", "SIGTERM", "term", "15"])
+@pytest.mark.parametrize("name", ["SIGTERM", "term"])
 def test_signals_by_every_name(runtime: RuntimeProgram, name: str) -> None:
     runtime.start("trap 'echo told; exit 0' TERM; echo ready; while :; do sleep 0.05; done")
     wait_until(lambda: "ready" in runtime.output, "the trap")

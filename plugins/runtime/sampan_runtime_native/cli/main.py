@@ -31,6 +31,9 @@ def run(line: Sequence[str]) -> int:
         return _fail(options.log, str(error), options.failure)
     except OSError as error:
         return _fail(options.log, f"{options.command}: {error}", options.failure)
+    except Exception as error:
+        _fail(options.log, f"{options.command}: {type(error).__name__}: {error}: please report this", options.failure)
+        raise
     return status
 
 

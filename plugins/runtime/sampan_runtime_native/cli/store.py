@@ -79,7 +79,10 @@ class Store:
                 ) from error
         version = data.pop("version", None)
         if version != VERSION:
-            raise Unsupported(f"container {container!r}: its state has version {version}, this program knows {VERSION}")
+            raise Unsupported(
+                f"container {container!r}: its state has version {version}, this program knows {VERSION}",
+                remedy=f"use the release that made it, or end its processes and remove {path.parent}",
+            )
         return Record(**data)
 
     def is_held(self, container: str) -> bool:
