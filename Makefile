@@ -26,7 +26,7 @@ test-vm: $(VENV)/.developed ## what needs another kernel, in an emulated VM (dow
 	VM_PACKAGES=xfsprogs tests/vm/boot $(BIN)/pytest -q --noconftest -p no:cacheprovider --timeout 600 --durations 0 tests/vm/storage.py
 	tests/vm/boot $(BIN)/pytest -q --noconftest -p no:cacheprovider --timeout 600 tests/conformance/test_network_macvlan.py -k 'vlan_is_made or forgotten or renamed'
 	tests/vm/boot $(BIN)/pytest -q --noconftest -p no:cacheprovider --timeout 600 tests/conformance/test_network_vxlan.py -k 'two_machines or takes_nothing or frame or moves'
-	tests/vm/boot $(BIN)/pytest -q --noconftest -p no:cacheprovider --timeout 600 tests/vm/cgroup2.py tests/conformance/test_cgroups.py
+	VM_PACKAGES=criu tests/vm/boot $(BIN)/pytest -q --noconftest -p no:cacheprovider --timeout 600 tests/vm/cgroup2.py tests/conformance/test_cgroups.py
 	tests/vm/boot $(BIN)/pytest -q --noconftest -p no:cacheprovider --timeout 600 tests/conformance/test_runtime_native.py -k $(ON_CGROUP2)
 	tests/vm/boot $(BIN)/python tests/vm/overlay_stacks.py
 	tests/vm/boot $(BIN)/python tests/vm/detached_unpack.py

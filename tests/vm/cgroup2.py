@@ -145,3 +145,21 @@ def test_limits_that_v2_has_not() -> None:
 
 def test_a_network_too() -> None:
     assert docker("run", "--rm", "busybox", "ip", "-o", "-4", "address", "show", "eth0").split()[3].startswith("172.31.77.")
+
+
+def test_a_container_goes_on_from_a_checkpoint() -> None:
+    """This kernel is one that Debian 12's criu knows."""
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)  # criu tries sockets on it
+    script = "i=0; while :; do echo $((i=i+1)); sleep 1; done"
+    docker("run", "-d", "--name", "counter", "--runtime", "runc", "busybox", "sh", "-c", script)
+    docker("checkpoint", "create", "counter", "first")
+    docker("wait", "counter")
+    assert docker("checkpoint", "ls", "counter").split()[-1] == "first"
+    reached = len(docker("logs", "counter").split())
+    docker("start", "--checkpoint", "first", "counter")
+    deadline = time.monotonic() + 120
+    while len(counted := docker("logs", "counter").split()) <= reached:
+        assert time.monotonic() < deadline, "it does not count on"
+    assert counted == [str(number) for number in range(1, len(counted) + 1)]
+    docker("exec", "counter", "true")
+    docker("rm", "-f", "counter")
