@@ -51,8 +51,8 @@ def dismiss(directory: Path) -> None:
     """End the keeper, if there is one, and wait for that."""
     try:
         with _called(directory, _END) as keeper:
-            keeper.recv(1)
-    except OSError:
+            _await_end(int(keeper.recv(16) or b"0"))
+    except OSError:  # there is none, or it has just ended
         pass
     (directory / _NAME).unlink(missing_ok=True)
 
@@ -80,7 +80,18 @@ def _answer(listener: socket.socket, readers: list[int]) -> bytes:
         asked = caller.recv(1)
         if asked == _GIVE:
             socket.send_fds(caller, [b"!"], readers)
+        else:
+            caller.send(b"%d" % os.getpid())
         return asked
+
+
+def _await_end(pid: int) -> None:
+    """Wait until a process has ended, whoever collects it."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        select.select([pidfd], [], [])
+    finally:
+        os.close(pidfd)
 
 
 @contextmanager
