@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,7 +44,7 @@ class RuntimeProgram:
 
     def write(self, script: str, change: Callable[[dict[str, Any]], None] = lambda _: None, **process: Any) -> None:
         """Write a bundle that runs `script` in a shell; `change` may change the whole configuration."""
-        spec = container_spec(["sh", "-c", script], cgroup=f"/sampan-test/{self.id}", **process)
+        spec = container_spec(["sh", "-c", script], cgroup=f"/sampan-test-{self.id}", **process)
         spec["root"]["path"] = str(self.rootfs)
         change(spec)
         self.bundle.mkdir(exist_ok=True)
@@ -100,23 +99,12 @@ class RuntimeProgram:
 
     def cgroups(self) -> list[Path]:
         """Give the container's cgroups that are there, in all hierarchies."""
-        return sorted(Path("/sys/fs/cgroup").glob(f"*/sampan-test/{self.id}")) + sorted(
-            Path("/sys/fs/cgroup").glob(f"sampan-test/{self.id}")
-        )
+        top = Path("/sys/fs/cgroup")
+        name = f"sampan-test-{self.id}"
+        return [*sorted(top.glob(f"*/{name}")), *top.glob(name)]
 
     def close(self) -> None:
         """Delete what is left; then nothing may be."""
         self("delete", "--force", self.id, check=None)
         left = [*self.cgroups(), *(self.root.iterdir() if self.root.exists() else ())]
         assert left == []
-
-
-def open_descriptors(count: int) -> Sequence[int]:
-    """Give so many descriptors of pipes with a line to read in each, all above 10."""
-    readers = []
-    for number in range(count):
-        reader, writer = os.pipe()
-        os.write(writer, f"line {number}\n".encode())
-        os.close(writer)
-        readers.append(reader)
-    return readers
