@@ -239,7 +239,7 @@ def holds(condition: tuple[int, str, int, int], args: tuple[int, ...]) -> bool:
     }[operator]  # fmt: skip
 
 
-VALUE = st.one_of(st.none(), st.integers(0, 4095))
+VALUE = st.one_of(st.none(), st.integers(0, 4094))
 
 
 @st.composite
@@ -389,6 +389,8 @@ def test_unix_sockets_of_x86_also_by_socketcall() -> None:
         ({"syscalls": [{"names": [], "action": "SCMP_ACT_LOG"}]}, "names no system call"),
         ({"syscalls": [{"names": ["read"], "action": "SCMP_ACT_KILL", "errnoRet": 5}]}, "takes no errno"),
         ({"syscalls": [{"names": ["read"], "action": "SCMP_ACT_ERRNO", "errnoRet": 65536}]}, "errno 65536"),
+        ({"syscalls": [{"names": ["read"], "action": "SCMP_ACT_ERRNO", "errnoRet": 4095}]}, "errno 4095"),
+        ({"syscalls": [{"names": ["read"], "action": "SCMP_ACT_TRACE", "errnoRet": 65536}]}, "errno 65536"),
         ({"defaultAction": "SCMP_ACT_NOTIFY"}, "SCMP_ACT_NOTIFY as the default"),
         ({"syscalls": [{"names": ["read", "write"], "action": "SCMP_ACT_NOTIFY"}]}, "SCMP_ACT_NOTIFY of 'write'"),
     ],

@@ -34,6 +34,7 @@ SECCOMP_RET_LOG: Final = 0x7FFC0000
 SECCOMP_RET_ALLOW: Final = 0x7FFF0000
 
 _ACTION_FULL: Final = 0xFFFF0000
+_MAX_ERRNO: Final = 4094  # libseccomp's; the kernel would make 4095 of what is higher
 SECCOMP_SET_MODE_FILTER: Final = 1
 
 TSYNC: Final = 1
@@ -196,8 +197,9 @@ def _answer(action: str, value: int | None) -> int:
     answer = _ACTIONS[action]
     if answer in (SECCOMP_RET_ERRNO, SECCOMP_RET_TRACE):
         value = errno.EPERM if value is None else value
-        if not 0 <= value <= 0xFFFF:
-            raise ValueError(f"seccomp: errno {value} is not within 0 to 65535")
+        most = _MAX_ERRNO if answer == SECCOMP_RET_ERRNO else 0xFFFF
+        if not 0 <= value <= most:
+            raise ValueError(f"seccomp: errno {value} is not within 0 to {most}")
         return answer | value
     if value:
         raise ValueError(f"seccomp: {action} takes no errno, and {value} is given")
