@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -61,6 +62,19 @@ def test_a_container_goes_on_or_the_reason_is_told(client: Client, daemon: Daemo
 def test_what_cannot_be(client: Client, arguments: tuple[str, ...], words: str) -> None:
     client("create", "--name", "still", "busybox", "true")
     assert words in client("checkpoint", *arguments, check=1).stderr.decode()
+
+
+def test_a_start_from_what_is_no_checkpoint_leaves_nothing(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "descriptors.json").write_text("[]")
+    client("create", "--name", "still", "--runtime", "runc", "busybox", "sleep", "60")
+    where = ("--checkpoint-dir", str(tmp_path), "--checkpoint", "first")
+    assert b"OCI runtime restore failed: " in client("start", *where, "still", check=1).stderr
+    assert client.out("inspect", "-f", "{{.State.Running}}", "still") == "false"
+    client("start", "still")
+    native = client.out("create", "busybox", "sleep", "60")
+    refused = client("start", *where, native, check=1)
+    assert b"restore a container: runtime 'native' has no checkpoints" in refused.stderr
 
 
 def test_a_start_from_no_checkpoint(client: Client) -> None:

@@ -109,12 +109,17 @@ class OciRuntime(RuntimeDriver):
         except Conflict:
             raise  # the container of that name is another one, and stays
         except SampanError:
-            with suppress(SampanError):  # as crun leaves something; the error above is the one to tell
-                self._program(arguments).run("delete", "--force", request.id)
-            _forget_cgroup(request.spec)
+            self._forget_half_made(request, arguments)
             raise
         finally:
             pid_file.unlink(missing_ok=True)
+
+    def _forget_half_made(self, request: CreateRequest, arguments: Sequence[str] = ()) -> None:
+        """Remove what the program has left of a container that failed, as crun does; its own error is the one to tell."""
+        with suppress(SampanError):
+            self._program(arguments).run("delete", "--force", request.id)
+        self._network_name.unlink(missing_ok=True)
+        _forget_cgroup(request.spec)
 
     def _refuse_unclaimed(self, spec: Spec) -> None:
         """Refuse what the program would pass over in silence."""
@@ -137,6 +142,7 @@ class OciRuntime(RuntimeDriver):
         """Run `delete --force`, which kills what is left; a container that is gone already is well."""
         with suppress(NotFound):
             self._of(handle).run("delete", "--force", handle.data["id"])
+        self._network_name.unlink(missing_ok=True)
 
     def exec(self, handle: Handle, request: ExecRequest) -> int:
         """Run `exec --detach` with the process in a file."""
@@ -235,10 +241,13 @@ class OciRuntime(RuntimeDriver):
 
     def _point_at_network(self, path: str) -> Path:
         """Give a name of a network namespace that a program may keep: it looks there again when it makes a checkpoint."""
-        name = self.context.state / "netns"
-        name.unlink(missing_ok=True)
-        name.symlink_to(path)
-        return name
+        self._network_name.unlink(missing_ok=True)
+        self._network_name.symlink_to(path)
+        return self._network_name
+
+    @property
+    def _network_name(self) -> Path:
+        return self.context.state / "netns"
 
 
 class AnyRuntime(OciRuntime):
@@ -288,6 +297,9 @@ class RuncRuntime(OciRuntime):
                 )  # fmt: skip
             pid = int(pid_file.read_text())
             return Handle(pid, data={"id": request.id, "cgroup": _cgroup_of(pid), "arguments": ()})
+        except SampanError:
+            self._forget_half_made(request)
+            raise
         finally:
             pid_file.unlink(missing_ok=True)
 
