@@ -117,6 +117,9 @@ class TestNativeMounts(RuntimeGround):
             ({"destination": "/x", "type": "proc", "options": ["tmpcopyup"]}, InvalidArgument, "is for tmpfs"),
             ({"destination": "/x", "type": "tmpfs", "options": ["idmap"]}, Unsupported, "only bind mounts"),
             ({"destination": "/x", "type": "tmpfs", "options": ["no-such"]}, SampanError, "no-such"),
+            ({"destination": "/sys", "type": "sysfs", "options": ["remount", "size=1k"]}, InvalidArgument, "a remount has no option 'size=1k'"),
+            ({"destination": "/home", "options": ["remount", "ro"]}, InvalidArgument, "nothing is mounted there"),
+            ({"destination": "/sys/fs/cgroup", "type": "cgroup", "options": ["all"]}, InvalidArgument, "cgroups has no option 'all'"),
             ({"destination": "/x", "type": "bind", "source": "/proc", "options": ["bind", "idmap"]}, InvalidArgument, "without a user namespace"),
         ],
     )  # fmt: skip
@@ -125,6 +128,27 @@ class TestNativeMounts(RuntimeGround):
         spec["mounts"].append(entry)
         with pytest.raises(kind, match=words):
             workshop.container(spec).create()
+
+    def test_a_remount_follows_no_link(self, workshop: Workshop, tmp_path: Path, tree: Path) -> None:
+        """The image does not choose which mount becomes writable."""
+        root = copy_on_write(tree, tmp_path)
+        (tmp_path / "upper/place").symlink_to("/sys")
+        spec = workshop.spec("true")
+        spec["mounts"].append({"destination": "/place", "options": ["remount", "rw"]})
+        with pytest.raises(SampanError, match="remount /place: openat2: Too many levels of symbolic links"):
+            workshop.container(spec, rootfs=root).create()
+
+    @pytest.mark.parametrize("option", ["ro", "rro", "rshared"])
+    def test_options_of_the_cgroups(self, workshop: Workshop, option: str) -> None:
+        spec = workshop.spec("sleep 1000")
+        (entry,) = (each for each in spec["mounts"] if each["type"] == "cgroup")
+        entry["options"] = [option]
+        spec["linux"]["rootfsPropagation"] = "rshared" if option == "rshared" else "rslave"
+        found = [each for target, each in mounts_of(workshop.idle(spec)).items() if target.startswith("/sys/fs/cgroup")]
+        assert found
+        for each in found:
+            assert ("ro" in each.options) == (option != "rshared")
+            assert bool(each.tags) == (option == "rshared")
 
     def test_a_file_system_that_shifts_no_owners_is_named(self, workshop: Workshop) -> None:
         spec = workshop.spec("true")

@@ -80,6 +80,16 @@ class MountCases:
         spec["mounts"] += [tmpfs("/outer", "ro"), tmpfs("/outer/inner")]
         assert workshop.container(spec).run().lines == ["1", "0"]
 
+    @pytest.mark.parametrize("kind", [("tmpfs",), ("bind", "bind")])
+    def test_remount(self, workshop: Workshop, kind: tuple[str, ...]) -> None:
+        """The option `remount` changes what an earlier entry has mounted; what is in it stays, and so do other mounts."""
+        spec = workshop.spec("touch /place/file; echo $?; stat -f -c %T /place; touch /other/file; echo $?")
+        change = {"destination": "/place", "type": kind[0], "source": "/tmp", "options": [*kind[1:], "remount", "ro"]}
+        spec["mounts"] += [tmpfs("/place"), tmpfs("/other"), change]
+        output = workshop.container(spec).run()
+        assert output.lines == ["1", "tmpfs", "0"]
+        assert b"Read-only file system" in output.stderr
+
     @pytest.mark.parametrize(("kind", "shown"), [("c", "character special file"), ("b", "block special file"), ("p", "fifo")])
     def test_device(self, workshop: Workshop, kind: str, shown: str) -> None:
         """A node of the spec has its type, numbers, mode and owner, whatever the umask."""

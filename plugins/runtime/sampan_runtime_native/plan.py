@@ -76,11 +76,18 @@ class PlannedMount:
     """How owners are shifted by the option `idmap`; None: as in the container's user namespace."""
     copy_up: bool = False
     """Whether a tmpfs begins with what is in its place (`tmpcopyup`)."""
+    remount: bool = False
+    """Whether what is mounted in its place already is to be changed, and nothing mounted."""
 
     @property
     def is_bind(self) -> bool:
         """Whether it shows a place of the host."""
-        return self.type == "bind" or "bind" in self.options or "rbind" in self.options
+        return not self.remount and (self.type == "bind" or "bind" in self.options or "rbind" in self.options)
+
+    @property
+    def is_cgroup(self) -> bool:
+        """Whether it shows the container's own cgroups."""
+        return self.type in ("cgroup", "cgroup2") and not (self.is_bind or self.remount)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +151,7 @@ class Plan:
     def owns_cgroup(self) -> bool:
         """Whether the container's user is to own its cgroup: it has a namespace of cgroups, and may write there."""
         return bool(self.new & CLONE_NEWCGROUP) and any(
-            each.type in ("cgroup", "cgroup2") and each.target == "/sys/fs/cgroup" and "ro" not in each.options
-            for each in self.mounts
+            each.is_cgroup and each.target == "/sys/fs/cgroup" and not {"ro", "rro"} & set(each.options) for each in self.mounts
         )
 
 
@@ -197,19 +203,20 @@ def _mount(entry: Mapping[str, Any]) -> PlannedMount:
     if target.strip("/") == "":
         raise InvalidArgument("mount destination is missing, or the root itself")
     given = tuple(entry.get("options") or ())
-    options = tuple(option for option in given if option != "tmpcopyup")
-    copy_up = options != given
-    mount = PlannedMount(entry.get("type") or "", entry.get("source") or "", target, options, _maps(entry), copy_up)
+    options = tuple(option for option in given if option not in ("tmpcopyup", "remount"))
+    copy_up, remount = "tmpcopyup" in given, "remount" in given
+    mount = PlannedMount(entry.get("type") or "", entry.get("source") or "", target, options, _maps(entry), copy_up, remount)
     if not mount.is_bind and (mount.maps or "idmap" in options or "ridmap" in options):
         raise Unsupported(f"mount {target}: only bind mounts have shifted owners")
-    if not mount.type and not mount.is_bind:
+    if not mount.type and not mount.is_bind and not remount:
         raise InvalidArgument(f"mount {target}: neither a type nor a bind")
-    if copy_up and (mount.is_bind or mount.type != "tmpfs"):
+    if copy_up and (mount.is_bind or remount or mount.type != "tmpfs"):
         raise InvalidArgument(f"mount {target}: option tmpcopyup is for tmpfs")
     if mount.is_bind and not mount.source:
         raise InvalidArgument(f"mount {target}: a bind needs a source")
-    if mount.is_bind and (data := parse_options(options).data):
-        raise InvalidArgument(f"mount {target}: a bind mount has no option {data[0]!r}")
+    what = "a bind mount" if mount.is_bind else "a remount" if remount else "a mount of the container's cgroups" if mount.is_cgroup else ""
+    if what and (data := parse_options(options).data):
+        raise InvalidArgument(f"mount {target}: {what} has no option {data[0]!r}")
     return mount
 
 

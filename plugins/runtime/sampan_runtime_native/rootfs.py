@@ -41,6 +41,7 @@ from sampan.linux.mounts import (
     MS_UNBINDABLE,
     Mount,
     MountOptions,
+    apply_attributes,
     attach,
     mount_setattr,
     open_bind,
@@ -123,7 +124,7 @@ def open_sources(plan: Plan, cgroup: Cgroup, request: CreateRequest, user: UserN
         for index, each in enumerate(plan.mounts):
             if each.is_bind:
                 binds[index] = _open_bind(each, request.bundle, user)
-            elif each.type in ("cgroup", "cgroup2"):
+            elif each.is_cgroup:
                 cgroups = cgroups or _open_cgroups(cgroup)
         if not request.rootfs:
             roots.append(_open_source(os.path.join(request.bundle, plan.root), MountOptions(recursive=True)))  # noqa: PTH118
@@ -258,15 +259,18 @@ class RootBuilder:
         """Make the spec's mounts in order."""
         for index, each in enumerate(self._plan.mounts):
             try:
-                if each.type in ("cgroup", "cgroup2") and not each.is_bind:
+                if each.is_cgroup:
                     self._mount_cgroups(each)
+                elif each.remount:
+                    self._change_mount(each)
                 elif each.is_bind:
                     self._mount_bind(each, self._sources.binds[index])
                 else:
                     self._mount_filesystem(each)
             except OSError as error:
                 cause = error.strerror or os.strerror(error.errno or 0)
-                raise System(f"mount {each.source or each.type} at {each.target}: {cause}", remedy=self._remedy(each, error)) from error
+                what = "remount" if each.remount else f"mount {each.source or each.type} at"
+                raise System(f"{what} {each.target}: {cause}", remedy=self._remedy(each, error)) from error
 
     def _remedy(self, each: PlannedMount, error: OSError) -> str:
         owned = _SHOWS.get(each.type)
@@ -281,6 +285,20 @@ class RootBuilder:
                 _spare_proc(place, each)
             attach(fd, place)
         _propagate(fd, parse_options(each.options).propagation or (MS_PRIVATE | MS_REC,))
+
+    def _change_mount(self, each: PlannedMount) -> None:
+        """Change the attributes that are named of what is mounted at its place, and no other's: no link is followed."""
+        options = parse_options(each.options)
+        fd = openat2(self.fd, each.target, os.O_PATH, resolve=_IN_ROOT | RESOLVE_NO_SYMLINKS)
+        try:
+            apply_attributes(fd, options)
+            _propagate(fd, options.propagation)
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                raise InvalidArgument(f"remount {each.target}: nothing is mounted there that could be changed") from error
+            raise
+        finally:
+            os.close(fd)
 
     def _mount_filesystem(self, each: PlannedMount) -> None:
         options = self._without_lost_group(each, parse_options(each.options))
@@ -333,12 +351,13 @@ class RootBuilder:
         """Show the container its own cgroups: v2 as the tree itself, v1 as a tmpfs with a mount per
         hierarchy."""
         options = parse_options(each.options)
-        attributes = options.attr_set | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC
+        attributes = options.attributes | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC
         hierarchies = self._sources.cgroups
         with self._place(each.target, directory=True) as place:
             if "" in hierarchies:
                 mount_setattr(hierarchies[""], attributes, propagation=MS_PRIVATE)
                 attach(hierarchies[""], place)
+                _propagate(hierarchies[""], options.propagation)
                 return
             tmpfs = open_filesystem(
                 "tmpfs", "cgroup", MountOptions(attr_set=attributes & ~MOUNT_ATTR_RDONLY, data=("mode=755",))
@@ -350,6 +369,7 @@ class RootBuilder:
                     attach(fd, name, tmpfs)
                 # One call for the whole tree, not two for each of ten mounts.
                 mount_setattr(tmpfs, attributes, propagation=MS_PRIVATE, recursive=True)
+                _propagate(tmpfs, options.propagation)
             finally:
                 os.close(tmpfs)
 
