@@ -17,7 +17,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -409,9 +409,11 @@ class Container:
         self.create().start()
         return self.main.finish(stdin)
 
-    def start_exec(self, process: Spec) -> Process:
-        """Call `exec` and give the process that runs."""
+    def start_exec(self, process: Spec, stdin: int = -1) -> Process:
+        """Call `exec` and give the process that runs, with the descriptor `stdin` for its own if there is one."""
         started = Process(tty=process["terminal"])
+        if stdin >= 0:
+            started.stdio = replace(started.stdio, stdin=stdin)
         self.execs.append(started)
         request = ExecRequest(f"exec{len(self.execs)}", process, started.stdio)
         started.started(self._call("exec", request))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,41 @@ class DescriptorCases:
                 except SampanError:
                     continue
                 _assert_inside(output)
+
+
+    def test_null_device_of_the_host(self, workshop: Workshop, tmp_path: Path) -> None:
+        """A stream that is a null device of the host can be written and read, and stays the host's: owner and mode too."""
+        container = workshop.container(workshop.spec(f"{_TAKE_STDIN}; sleep 1000", user={"uid": 0, "gid": 0}))
+        with _null_device(tmp_path) as device:
+            container.main.stdio = replace(container.main.stdio, stdin=device)
+            container.create().start()
+            assert container.main.read_until(b"done\n") == b"done\n"
+
+    @needs(RuntimeCapability.EXEC)
+    def test_null_device_of_the_host_for_exec(self, workshop: Workshop, tmp_path: Path) -> None:
+        """The same for `exec`."""
+        container = workshop.idle()
+        with _null_device(tmp_path) as device:
+            process = container.start_exec(shell(_TAKE_STDIN), stdin=device)
+            assert process.read_until(b"done\n") == b"done\n"
+
+
+_TAKE_STDIN = "cat; chmod 0 /proc/self/fd/0 2>/dev/null; chown 7 /proc/self/fd/0 2>/dev/null; echo done"
+
+
+@contextmanager
+def _null_device(directory: Path) -> Iterator[int]:
+    """Give a descriptor of a null device as the host has one; see that nobody has changed it."""
+    node = directory / "null"
+    os.mknod(node, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    node.chmod(0o666)
+    fd = os.open(node, os.O_RDWR)
+    try:
+        yield fd
+        found = node.stat()
+        assert (stat.S_IMODE(found.st_mode), found.st_uid) == (0o666, os.getuid())
+    finally:
+        os.close(fd)
 
 
 _WHERE = "stat -L -c %d:%i / ../../../../../../../../../../..; cat secret ../secret ../../secret 2>/dev/null; pwd"

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 _MAX_INTERPRETERS: Final = 6
 _PASSWD_LIMIT: Final = 1 << 20
+_NULL: Final = os.makedev(1, 3)
 _DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -73,6 +74,7 @@ class Program:
         if not self._is_prepared_outside:
             self._set_oom_score(proc)
         self._set_limits()
+        self._leave_null_of_host()
         self._give_stdio()
         self._change_directory()
         self._env = dict(process.env)
@@ -156,6 +158,16 @@ class Program:
                 name = next(name for name, known in NUMBERS.items() if known == number)
                 self.warnings.append(f"{name} is cut to {hard}: raising it needs CAP_SYS_RESOURCE")
 
+    def _leave_null_of_host(self) -> None:
+        """Put the container's /dev/null where a stream is the host's, as runc does: root in here could change owner and mode of
+        what it holds. Where the container has none it gets an empty pipe.
+        """
+        for fd in range(3):
+            if _is_null(os.fstat(fd)):
+                own = _open_null()
+                os.dup2(own, fd)
+                os.close(own)
+
     def _give_stdio(self) -> None:
         """Let the program's user open /dev/stdout and its like, where that is a pipe or a terminal of the
         container's."""
@@ -194,6 +206,25 @@ class Program:
             kind = {errno.EACCES: Forbidden, errno.ENOTDIR: Forbidden, errno.ELOOP: Forbidden}
             cause = os.strerror(error.errno or 0).lower()
             raise kind.get(error.errno or 0, System)(f"{what}: {cause}") from error
+
+
+def _is_null(found: os.stat_result) -> bool:
+    return stat.S_ISCHR(found.st_mode) and found.st_rdev == _NULL
+
+
+def _open_null() -> int:
+    try:
+        fd = os.open("/dev/null", os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        fd = -1
+    if fd >= 0:
+        if _is_null(os.fstat(fd)):
+            os.set_blocking(fd, True)
+            return fd
+        os.close(fd)
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    os.close(writer)
+    return reader
 
 
 def _install(go: Go, driver: socket.socket) -> None:

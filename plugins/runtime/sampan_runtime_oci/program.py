@@ -11,12 +11,16 @@ import json
 import os
 import re
 import signal
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sampan.api.errors import Conflict, Forbidden, InvalidArgument, NotFound, SampanError, System
+from sampan.linux.mounts import MountOptions, open_filesystem
 from sampan.linux.syscalls import CLOSE_RANGE_CLOEXEC, close_range
+
+_NULL = os.makedev(1, 3)
 
 _KINDS: tuple[tuple[type[SampanError], re.Pattern[str]], ...] = (
     (
@@ -56,8 +60,8 @@ class Program:
         Raises the error that the log tells of, and `System` if the program can't be run.
         """
         argv = (*self.options, "--log", str(self.log), "--log-format", "json", command, *arguments)
-        null = os.open(os.devnull, os.O_RDWR)
-        given = [os.dup(fd if fd >= 0 else null) for fd in stdio]
+        null = _open_own_null()
+        given = [os.dup(null if fd < 0 or _is_null(fd) else fd) for fd in stdio]
         try:
             _, status = os.waitpid(_spawn(argv, given), 0)
             if status != 0:
@@ -95,6 +99,21 @@ class Program:
             if entry.get("level") == "error" and entry.get("msg"):
                 return str(entry["msg"])
         return ""
+
+
+def _is_null(fd: int) -> bool:
+    found = os.fstat(fd)
+    return stat.S_ISCHR(found.st_mode) and found.st_rdev == _NULL
+
+
+def _open_own_null() -> int:
+    """Open a null device that nobody else has: runsc gives what it gets as its streams to another user, the host's device too."""
+    directory = open_filesystem("tmpfs", "tmpfs", MountOptions(data=("nr_inodes=2",)))
+    try:
+        os.mknod("null", stat.S_IFCHR | 0o666, _NULL, dir_fd=directory)
+        return os.open("null", os.O_RDWR | os.O_CLOEXEC, dir_fd=directory)
+    finally:
+        os.close(directory)
 
 
 def _spawn(argv: tuple[str, ...], stdio: Sequence[int]) -> int:
