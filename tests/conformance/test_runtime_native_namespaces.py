@@ -124,13 +124,6 @@ class TestNativeNamespaces(RuntimeGround):
         assert container.main.read_until(b"\n").strip().decode() != other
         assert container.exec(shell("uname -m")).text != other
 
-    def test_domain_name(self, workshop: Workshop) -> None:
-        before = Path("/proc/sys/kernel/domainname").read_text()
-        spec = workshop.spec("cat /proc/sys/kernel/domainname")
-        spec["domainname"] = "of.the.suite"
-        assert workshop.container(spec).run().text == "of.the.suite"
-        assert Path("/proc/sys/kernel/domainname").read_text() == before
-
     @pytest.mark.parametrize(
         ("change", "kind", "words"),
         [

@@ -128,6 +128,11 @@ class OciRuntime(RuntimeDriver):
         profile = spec["linux"].get("seccomp") or {}
         if seccomp.notifies(profile) and RuntimeCapability.SECCOMP_NOTIFY not in self.capabilities:
             raise Unsupported(f"seccomp: runtime {self.name!r} serves no SCMP_ACT_NOTIFY", remedy="use runtime 'native'")
+        if any(map(_shifts_owners, spec.get("mounts") or ())) and RuntimeCapability.IDMAPPED_MOUNTS not in self.capabilities:
+            raise Unsupported(f"mounts with shifted owners: runtime {self.name!r} is not known to make them", remedy="use runtime 'native'")
+        kinds = {namespace["type"] for namespace in spec["linux"].get("namespaces", ())}
+        if ("time" in kinds or spec["linux"].get("timeOffsets")) and RuntimeCapability.TIME_NAMESPACE not in self.capabilities:
+            raise Unsupported(f"time namespace: runtime {self.name!r} is not known to make one", remedy="use runtime 'native'")
 
     def start(self, handle: Handle) -> None:
         """Run `start`."""
@@ -218,13 +223,16 @@ class OciRuntime(RuntimeDriver):
 
     def _lay_out(self, request: CreateRequest) -> None:
         """Mount the root at `bundle`/rootfs, and over config.json one that says so and names the network
-        namespace."""
+        namespace. A domain name is told as Docker tells it: programs as of version 1.0 of the specification know no other way."""
         spec = {**request.spec, "root": {**request.spec.get("root", {}), "path": "rootfs"}}
         spec["process"] = {**spec["process"], "terminal": request.stdio.console >= 0}
         if request.netns >= 0:
             kept = [n for n in spec["linux"].get("namespaces", ()) if n["type"] != "network"]
             joined = {"type": "network", "path": str(self._point_at_network(f"/proc/{os.getpid()}/fd/{request.netns}"))}
             spec["linux"] = {**spec["linux"], "namespaces": [*kept, joined]}
+        if domain := spec.pop("domainname", ""):
+            sysctls = {"kernel.domainname": domain, **(spec["linux"].get("sysctl") or {})}
+            spec["linux"] = {**spec["linux"], "sysctl": sysctls}
         root = request.bundle / "rootfs"
         root.mkdir(exist_ok=True)
         config = self.context.state / "config.json"
@@ -324,7 +332,6 @@ class CrunRuntime(OciRuntime):
     """The runtime in C that podman's users know."""
 
     name = "crun"
-
     def _program(self, arguments: Sequence[str] = ()) -> Program:
         """Hide the v2 tree of a hybrid host from the program: crun refuses to work when it finds one
         beside v1."""
@@ -402,6 +409,10 @@ def _refuse_linked_dev(root: Path) -> None:
     (CVE-2026-41579)."""
     if (root / "dev").is_symlink():
         raise InvalidArgument("create container: /dev in its root file system is a symbolic link")
+
+
+def _shifts_owners(mount: Spec) -> bool:
+    return bool({"idmap", "ridmap"} & set(mount.get("options") or ()) or mount.get("uidMappings") or mount.get("gidMappings"))
 
 
 def _three(stdio: Stdio) -> tuple[int, int, int]:
