@@ -43,6 +43,11 @@ class TestNativeProcess(RuntimeGround):
         assert scheduling_of(container.start_exec(shell("exec sleep 1000", **changes)).pid) == found
         assert scheduling_of(container.start_exec(shell("exec sleep 1000")).pid) == (os.SCHED_OTHER, 0, "none: prio 0")
 
+    def test_umask_and_score_of_an_exec(self, workshop: Workshop) -> None:
+        """As of a first process; runc passes over the one, crun over the other."""
+        process = shell("umask; cat /proc/self/oom_score_adj", user={"uid": 0, "gid": 0, "umask": 0o027}, oomScoreAdj=321)
+        assert workshop.idle().exec(process).lines == ["0027", "321"]
+
     def test_processors_of_an_exec(self, workshop: Workshop) -> None:
         """`final` is what it has in the container; the first process has all that the cgroup allows."""
         container = workshop.idle()

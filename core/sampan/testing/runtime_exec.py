@@ -44,16 +44,18 @@ class ExecCases:
 
     @needs(RuntimeCapability.EXEC)
     def test_exec_as_asked(self, workshop: Workshop) -> None:
-        """User, groups, directory, environment, capabilities and flags are those of the process object."""
+        """User, groups, directory, environment, capabilities, limits and flags are those of the process object."""
         process = shell(
-            "id -u; id -g; pwd; echo $GREETING; cat /proc/self/status",
+            "id -u; id -g; pwd; echo $GREETING; ulimit -Hn; cat /proc/self/status",
             user={"uid": 1000, "gid": 1001, "additionalGids": [5]},
+            rlimits=[{"type": "RLIMIT_NOFILE", "soft": 100, "hard": 200}],
             cwd="/home",
             env=["PATH=/bin", "GREETING=hello"],
             noNewPrivileges=True,
         )
         output = workshop.idle().exec(process)
-        assert output.lines[:4] == ["1000", "1001", "/home", "hello"]
+        assert output.lines[:5] == ["1000", "1001", "/home", "hello", "200"]
+        assert next(line for line in output.lines if line.startswith("Groups:")).split()[1:] == ["5"]
         assert status_fields(output, "NoNewPrivs") == {"NoNewPrivs": 1}
         assert status_fields(output, "Cap")["CapBnd"] == DOCKER_CAPABILITIES
         assert status_fields(output, "Cap")["CapEff"] == 0
@@ -79,6 +81,15 @@ class ExecCases:
             container.exec(process_spec(args))
         assert container.processes() == (container.main.pid,)
         assert container.exec(shell("true")).code == 0
+
+    @needs(RuntimeCapability.EXEC)
+    def test_exec_makes_no_directory(self, workshop: Workshop) -> None:
+        """The first process's cwd is made if it is missing, that of a further one must be there."""
+        container = workshop.idle(workshop.spec("sleep 1000", cwd="/made/for/it"))
+        assert container.exec(shell("pwd", cwd="/made/for/it")).text == "/made/for/it"
+        with pytest.raises(SampanError, match="/missing"):
+            container.exec(shell("pwd", cwd="/missing"))
+        assert container.exec(shell("test -e /missing")).code == 1
 
     @needs(RuntimeCapability.EXEC)
     def test_exec_by_signal_and_with_the_container(self, workshop: Workshop) -> None:

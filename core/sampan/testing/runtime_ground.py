@@ -174,6 +174,23 @@ class KernelLimits:
         """Bytes."""
         return int(self._read("memory", "memory.limit_in_bytes", "memory.max"))
 
+    def memory_and_swap(self) -> int | None:
+        """Bytes of both together; None where the kernel counts no swap."""
+        try:
+            if "memory" in self._roots:
+                return int(self._read("memory", "memory.memsw.limit_in_bytes", ""))
+            return self.memory() + int(self._read("memory", "", "memory.swap.max"))
+        except FileNotFoundError:
+            return None
+
+    def reservation(self) -> int:
+        """Bytes."""
+        return int(self._read("memory", "memory.soft_limit_in_bytes", "memory.low"))
+
+    def weight(self) -> float:
+        """Weight against others; 1 is what everybody has."""
+        return int(self._read("cpu", "cpu.shares", "cpu.weight")) / (1024 if "cpu" in self._roots else 100)
+
     def pids(self) -> int:
         """How many."""
         return int(self._read("pids", "pids.max", "pids.max"))

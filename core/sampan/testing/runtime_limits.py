@@ -23,7 +23,10 @@ class LimitCases:
         container = workshop.idle(spec)
         limits = KernelLimits(container.main.pid)
         assert limits.memory() == 64 * MiB
+        assert limits.memory_and_swap() in (64 * MiB, None)
+        assert limits.reservation() == 32 * MiB
         assert limits.cpu() == (50_000, 100_000)
+        assert 0 < limits.weight() < 1
         assert limits.pids() == 32
         assert limits.cpus() == "0"
 
@@ -57,8 +60,9 @@ class LimitCases:
         spec["linux"]["resources"] |= {"memory": {"limit": 64 * MiB, "swap": 64 * MiB}, "pids": {"limit": 32}}
         container = workshop.idle(spec)
         limits = KernelLimits(container.main.pid)
-        container.update({"memory": {"limit": 96 * MiB, "swap": 96 * MiB}})
+        container.update({"memory": {"limit": 96 * MiB, "swap": 128 * MiB}})
         assert (limits.memory(), limits.pids()) == (96 * MiB, 32)
+        assert limits.memory_and_swap() in (128 * MiB, None)
         container.update({"cpu": {"quota": 20_000, "period": 100_000}, "pids": {"limit": 48}})
         assert (limits.memory(), limits.cpu(), limits.pids()) == (96 * MiB, (20_000, 100_000), 48)
 
