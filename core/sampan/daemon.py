@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import grp
 import logging
 import os
@@ -75,6 +76,12 @@ def _share_one_heap() -> None:
         libc.mallopt(M_ARENA_MAX, 1)
 
 
+def _give_back() -> None:
+    """Return to the kernel what only the start needed (malloc_trim(3)): a megabyte lies free between what stays."""
+    with contextlib.suppress(AttributeError):  # musl has none
+        libc.malloc_trim(ctypes.c_size_t(0))
+
+
 def _leave() -> None:
     """End though a driver hangs: all is closed, and Python would wait for its thread for ever."""
     log.warning("a driver or a hook still hangs: leaving it behind")
@@ -103,6 +110,7 @@ async def _serve(settings: Settings) -> None:
             engine.storage.default,
         )
         _notify(notify_socket, "READY=1")
+        _give_back()
         await stop.wait()
         _notify(notify_socket, "STOPPING=1")
         log.info("stopping; containers go on")
