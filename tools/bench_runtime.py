@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import os
 import secrets
 import statistics
 import tempfile
@@ -23,7 +22,7 @@ from typing import Any
 
 from sampan.api.runtime import CreateRequest, ExecRequest, Handle, Mount, RuntimeContext, RuntimeDriver, Spec
 from sampan.engine.seccomp_profile import default_seccomp
-from sampan.linux.cgroups import detect, favor_moves
+from sampan.linux.cgroups import detect, favor_moves, leave_moves
 from sampan.testing.containers import Process, call_in_child, subreaper
 from sampan.testing.rootfs import build_rootfs
 from sampan.testing.spec import DEFAULT_CAPABILITIES, container_spec, process_spec
@@ -127,7 +126,8 @@ class Bench:
 def measure(rounds: int, classes: list[type[RuntimeDriver]]) -> list[Bench]:
     """Let the drivers take turns, so that an interval of bad luck hits all."""
     cgroup = f"/sampan-bench-{secrets.token_hex(3)}"
-    quick = favor_moves()
+    moves = tempfile.mkdtemp(prefix="sampan-moves-")
+    favor_moves(moves)
     try:
         with ExitStack() as stack:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sampan-bench-")))
@@ -146,8 +146,7 @@ def measure(rounds: int, classes: list[type[RuntimeDriver]]) -> list[Bench]:
         for root in detect().roots:
             with suppress(FileNotFoundError):
                 Path(root + cgroup).rmdir()
-        if quick >= 0:
-            os.close(quick)
+        leave_moves(moves)
     return benches
 
 

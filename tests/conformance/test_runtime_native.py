@@ -14,7 +14,7 @@ import pytest
 
 from sampan.api.errors import Forbidden, InvalidArgument, System, Unsupported
 from sampan.api.runtime import Mount
-from sampan.linux.cgroups import Cgroup, detect, favor_moves
+from sampan.linux.cgroups import Cgroup, detect, favor_moves, leave_moves
 from sampan.linux.readonly_file import open_readonly_file
 from sampan.testing.rootfs import build_rootfs
 from sampan.testing.runtime import RuntimeDriverSuite, Workshop
@@ -25,12 +25,12 @@ TERMINAL_SIZE = {"height": 25, "width": 80}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick_moves() -> Any:
+def quick_moves(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """As the daemon has it: moves between v1 cgroups don't wait."""
-    fd = favor_moves()
+    place = tmp_path_factory.mktemp("moves")
+    favor_moves(place)
     yield
-    if fd >= 0:
-        os.close(fd)
+    leave_moves(place)
 
 
 @pytest.fixture

@@ -52,6 +52,9 @@ from sampan.settings import Settings
 
 log = logging.getLogger(__name__)
 
+MOVES = "cgroup-moves"
+"""Name in the state directory of the mount that has processes move quickly between cgroups."""
+
 
 class Engine:
     """One engine over one root and one state directory, which it holds locked."""
@@ -106,7 +109,6 @@ class Engine:
         self.networks.users = self.connections.users
         self.networks.before_removal = self.sandboxes.forget
         self._locks = locks
-        self._quick_moves = -1
         self._event_hooks = ThreadPoolExecutor(1, thread_name_prefix="event-hooks")
         """Plugins hear of events one by one, in a thread of their own: one that hangs holds up only the others."""
 
@@ -132,7 +134,7 @@ class Engine:
         private_directory(self.settings.state / "containers")
         await asyncio.to_thread(self.blobs.open)
         self.events.observe(self._tell_plugins)
-        self._quick_moves = _favor_moves()
+        _favor_moves(self.settings.state)
         await self.proxy.open()
         await asyncio.gather(self.starter.open(), self.storage.open(), self.networks.open())
         self.endpoints.load()
@@ -190,20 +192,24 @@ class Engine:
         self.ledger.close()
         await self.storage.close()
         self.metadata.database.close()
+        _leave_moves(self.settings.state)
         _unlock(self._locks)
         self._locks = []
-        if self._quick_moves >= 0:
-            os.close(self._quick_moves)
-            self._quick_moves = -1
 
 
-def _favor_moves() -> int:
+def _favor_moves(state: Path) -> None:
     """Have quick moves between cgroups for as long as the daemon lives (ADR 12); without them starts take longer."""
     try:
-        return cgroups.favor_moves()
+        cgroups.favor_moves(state / MOVES)
     except OSError as error:
         log.info("this kernel cannot favor moves between cgroups (%s): each start takes some milliseconds longer", error)
-        return -1
+
+
+def _leave_moves(state: Path) -> None:
+    try:
+        cgroups.leave_moves(state / MOVES)
+    except OSError as error:
+        log.warning("unmount %s: %s", state / MOVES, error.strerror)
 
 
 def _lock(directory: Path) -> int:

@@ -21,7 +21,7 @@ ROOT_FILES = ("lock", "metadata.db", "metadata.db-wal", "metadata.db-shm", "meta
 ROOT_DIRECTORIES = ("content", "containers", "storage", "volumes")
 FILE_SYSTEMS_OWN = "lost+found"
 """What ext4 has in its root, where the engine's root is a file system of its own."""
-STATE_NAMES = ("lock", "containers", "network", "netd.sock", "proxy-port", "runtimes")
+STATE_NAMES = ("lock", "containers", "network", "netd.sock", "proxy-port", "runtimes", "cgroup-moves")
 MOVE_IT = "look what it is, and move it out of there"
 
 

@@ -51,6 +51,9 @@ class Layout:
 
 _V1_NAMES: Final = {"io": "blkio"}
 
+OWN_HIERARCHY: Final = "name=sampan"
+"""The hierarchy of `sampan.linux.cgroups.favor_moves`: no process is ever moved in it."""
+
 
 @cache
 def detect() -> Layout:
@@ -63,7 +66,7 @@ def detect() -> Layout:
             unified = unified or target
         elif fstype == "cgroup":
             for option in options.split(","):
-                if option.startswith("name=") or option in _V1_CONTROLLERS:
+                if option != OWN_HIERARCHY and (option.startswith("name=") or option in _V1_CONTROLLERS):
                     v1.setdefault(option, target)
     if not v1 and not unified:
         raise OSError(errno.ENOENT, "no cgroup hierarchy is mounted", "/sys/fs/cgroup")

@@ -17,34 +17,47 @@ import select
 import signal
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
+from sampan.linux import mounts
 from sampan.linux.cgroup_controllers import Controllers
 from sampan.linux.cgroup_files import read, text, write
-from sampan.linux.cgroup_layout import Layout, detect
+from sampan.linux.cgroup_layout import OWN_HIERARCHY, Layout, detect
 from sampan.linux.cgroup_oom import count_oom_kills
 from sampan.linux.cgroup_stats import Stats, read_stats
 from sampan.linux.cgroup_trees import members, remove_tree, wait_gone, walk
-from sampan.linux.mounts import Mount, open_mount
 
-__all__ = ["Cgroup", "Layout", "Stats", "detect", "favor_moves"]
+__all__ = ["Cgroup", "Layout", "Stats", "detect", "favor_moves", "leave_moves"]
 
 _UNIFIED_CONTROLLERS: Final = frozenset({"cpu", "cpuset", "memory", "pids", "io", "hugetlb"})
 _REMOVE_SECONDS: Final = 10.0
 _DELEGATE: Final = "/sys/kernel/cgroup/delegate"
 
 
-def favor_moves() -> int:
-    """Have the kernel move processes between cgroups without an RCU grace period (5 to 12 ms), as long as the
-    descriptor that this gives is open; -1 where moves are not needed (pure v2: processes are born in place).
+def favor_moves(place: str | Path) -> None:
+    """Have the kernel move processes between cgroups without an RCU grace period (5 to 12 ms), until `leave_moves`; nothing
+    happens where moves are not needed (pure v2: processes are born in place). `place` is a directory to be made or empty.
 
     The kernel has that as the option `favordynmods` of any one hierarchy, and makes forks a little dearer for
-    it. So this is an empty hierarchy of our own, mounted nowhere; the host's stay as they are, and it ends
-    with its last descriptor.
+    it. So this is an empty hierarchy of our own; the host's stay as they are. It is mounted where others find it: who reads the
+    cgroups of a process may want to see each of its hierarchies mounted (containerd does). Raises `OSError`.
     """
-    if detect().version == "v2":
-        return -1
-    return open_mount(Mount("cgroup", "sampan", ("none", "name=sampan", "favordynmods")))
+    leave_moves(place)  # left by one that was killed
+    if detect().version != "v2":
+        os.makedirs(place, 0o700, exist_ok=True)
+        mounts.mount("sampan", place, "cgroup", 0, f"none,{OWN_HIERARCHY},favordynmods")
+
+
+def leave_moves(place: str | Path) -> None:
+    """Take away what `favor_moves` made at `place`, if it did. Raises `OSError`."""
+    try:
+        mounts.umount(place, mounts.MNT_DETACH | mounts.UMOUNT_NOFOLLOW)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOENT):
+            raise
+    with contextlib.suppress(FileNotFoundError):
+        os.rmdir(place)
 
 
 class Cgroup:
