@@ -88,6 +88,17 @@ def test_restart(client: Client) -> None:
     client("rm", "-f", "rr")
 
 
+def test_restart_of_one_that_removes_itself_at_its_end(client: Client) -> None:
+    client("run", "-d", "--rm", "--name", "rr", "busybox", "sleep", "100")
+    first = state(client, "rr")
+    client("restart", "-t", "0", "rr")
+    second = state(client, "rr")
+    assert second["Running"] is True
+    assert second["Pid"] != first["Pid"]
+    client("stop", "-t", "0", "rr")
+    wait_until(lambda: client.out("ps", "-aq") == "", "it has removed itself")
+
+
 def test_pause(client: Client) -> None:
     container = client.out("run", "-d", "--name", "pp", "busybox", "sh", "-c", "while :; do date +%s%N > /now; done")
     client("pause", "pp")

@@ -70,6 +70,8 @@ class Container:
         self.is_moving = False
         """Its files are on the way to another storage driver: that may take long, and it stays stopped."""
         self.restart_wait: asyncio.TimerHandle | None = None
+        self.restarts_under_way = 0
+        """How many are about to stop and start it: it does not remove itself meanwhile."""
         self.log_ended = asyncio.Event()
         self.log_ended.set()
         self._next_exit: asyncio.Future[int] = asyncio.get_running_loop().create_future()

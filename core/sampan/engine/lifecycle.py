@@ -67,8 +67,7 @@ class Lifecycle:
         async with container.lock:
             if container.is_running:
                 raise NotModified(f"container {container.id} is already running")
-            if container.status in (Status.REMOVING, Status.DEAD):
-                raise Conflict("container is marked for removal and cannot be started")
+            _check_kept(container)
             self._cancel_restart(container)
             container.record.restart_count = 0
             container.record.manually_stopped = False
@@ -99,6 +98,7 @@ class Lifecycle:
     async def _undo_start(self, container: Container, error: BaseException) -> None:
         shim, container.shim = container.shim, None
         await self._delete_shim(container, shim)
+        await asyncio.to_thread(self._kill_cgroup, container)  # of a driver that was killed before it could tell of it
         await self._connections.leave(container.id)
         await self._unmount_volumes(container)
         container.log_ended.set()
@@ -187,14 +187,15 @@ class Lifecycle:
                 "finished_at": end.finished_at_ns, "error": end.error,
             }
         )  # fmt: skip
-        if not record.host.auto_remove:
+        removes = record.host.auto_remove and not container.restarts_under_way
+        if not removes:
             await self._save_end(container)
         if end.oom_killed and not already_told:
             self._emit(container, "oom")
         self._emit(container, "die", exitCode=str(end.exit_code), execDuration=str(int(ran_for)))
         restart = self._wants_restart(container, end.exit_code)
         container.tell_exit(end.exit_code)
-        if record.host.auto_remove:
+        if removes:
             await self._containers.remove(container, volumes=True)
         elif restart:
             self._schedule_restart(container, ran_for)
@@ -318,15 +319,18 @@ class Lifecycle:
             pass  # it ended by itself
 
     async def restart(self, container: Container, timeout: int | None, signum: int | None) -> None:
-        """Stop, if it runs, and start."""
+        """Stop, if it runs, and start: one that removes itself at its end (`--rm`) does not between these. Raises as `start`."""
+        container.restarts_under_way += 1
         try:
-            await self.stop(container, timeout, signum)
-        except NotModified:
-            pass
-        async with container.lock:
-            if not container.is_running:
-                container.record.manually_stopped = False
-                await self._start(container)
+            with suppress(NotModified):
+                await self.stop(container, timeout, signum)
+            async with container.lock:
+                if not container.is_running:
+                    _check_kept(container)
+                    container.record.manually_stopped = False
+                    await self._start(container)
+        finally:
+            container.restarts_under_way -= 1
         self._emit(container, "restart")
 
     async def pause(self, container: Container) -> None:
@@ -421,6 +425,13 @@ class Lifecycle:
             if end is not None:
                 await self._finish(container, end)
 
+    async def found_cut_off(self, container: Container) -> None:
+        """Undo a start that the store knows nothing of: end its shim, and what that has left if it was killed too."""
+        async with container.lock:
+            if container.shim is None:  # nor was it started again meanwhile
+                await end_shim(container.directories.state)
+                await asyncio.to_thread(self._kill_cgroup, container)
+
     async def found_incompatible(self, container: Container, error: SampanError) -> None:
         """End a container whose shim this daemon can't talk to, and record why."""
         async with container.lock:
@@ -450,6 +461,26 @@ class Lifecycle:
 
     def _emit(self, container: Container, action: str, **more: str) -> None:
         self._events.emit("container", action, container.id, attributes(container.record) | more)
+
+
+def _check_kept(container: Container) -> None:
+    """Raise `Conflict` if a container is being removed, or was while the caller waited for its lock."""
+    if container.status in (Status.REMOVING, Status.DEAD):
+        raise Conflict("container is marked for removal and cannot be started")
+
+
+async def end_shim(state_dir: Path) -> None:
+    """End the shim that answers there, if one does, with its container."""
+    try:
+        shim = await Shim.connect(state_dir)
+    except SampanError:
+        return
+    log.info("ending the shim of %s, whose start was not recorded", state_dir.name[:12])
+    try:
+        await shim.delete()
+    except SampanError as error:
+        log.warning("end the shim of %s: %s", state_dir.name[:12], error)
+    await shim.close()
 
 
 async def _within(exited: asyncio.Future[int], seconds: float | None) -> bool:

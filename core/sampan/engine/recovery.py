@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 from sampan.api.errors import SampanError, Unavailable
 from sampan.engine.container import Container
 from sampan.engine.containers import Containers
-from sampan.engine.lifecycle import Lifecycle
+from sampan.engine.lifecycle import Lifecycle, end_shim
 from sampan.engine.records import Status
 from sampan.launch.client import Shim
-
-log = logging.getLogger(__name__)
 
 
 class Recovery:
@@ -62,24 +59,11 @@ class Recovery:
         self._lifecycle.found_alive(container, shim)
 
     async def _sweep_starts(self) -> None:
-        """End shims of containers that the store does not say are running: their start was cut off by a crash."""
+        """End what is left of containers that the store does not say are running: their start was cut off by a crash."""
         base = self._state / "containers"
         for directory in sorted(base.iterdir()) if base.is_dir() else []:
-            if self._is_known_to_run(directory.name):
-                continue
-            try:
-                shim = await Shim.connect(directory)
-            except SampanError:
-                continue
-            log.info("ending the shim of %s, whose start was not recorded", directory.name[:12])
-            try:
-                await shim.delete()
-            except SampanError as error:
-                log.warning("end the shim of %s: %s", directory.name[:12], error)
-            await shim.close()
-
-    def _is_known_to_run(self, container_id: str) -> bool:
-        try:
-            return self._containers.get(container_id).shim is not None
-        except SampanError:
-            return False
+            container = self._containers.find(directory.name)
+            if container is None:
+                await end_shim(directory)
+            elif container.shim is None:
+                await self._lifecycle.found_cut_off(container)
