@@ -81,3 +81,10 @@ def test_refusals(client: Client, container: str) -> None:
     client("stop", "-t", "0", container)
     assert b"is not running" in client("exec", container, "true", check=1).stderr
     client("start", container)
+
+
+@pytest.mark.parametrize("user", ["nobody-of-that-name", "0:no-group-of-that-name"])
+def test_what_came_to_nothing_is_no_longer_there(client: Client, container: str, user: str) -> None:
+    before = client.out("inspect", "-f", "{{.ExecIDs}}", container)
+    client("exec", "-u", user, container, "true", check=126)
+    assert client.out("inspect", "-f", "{{.ExecIDs}}", container) == before

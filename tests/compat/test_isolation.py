@@ -192,8 +192,29 @@ def test_a_host_name_needs_a_uts_namespace(client: Client) -> None:
 
 
 def test_an_exec_has_the_containers_limits(client: Client) -> None:
-    container = client.out("run", "-d", "--ulimit", "nofile=99:100", "busybox", "sleep", "60")
-    assert client.out("exec", container, "sh", "-c", "ulimit -Sn; ulimit -Hn").split() == ["99", "100"]
+    container = client.out("run", "-d", "--ulimit", "nofile=99:100", "--oom-score-adj", "77", "busybox", "sleep", "60")
+    found = client.out("exec", container, "sh", "-c", "ulimit -Sn; ulimit -Hn; cat /proc/self/oom_score_adj")
+    assert found.split() == ["99", "100", "77"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--device", "/dev/absent", "busybox", "true"), b"no such file or directory"),
+        (("--device-read-bps", "/dev/absent:1mb", "busybox", "true"), b"no such file or directory"),
+        (("busybox", ""), b'exec: "": executable file not found in $PATH'),
+    ],
+)
+def test_exit_codes_of_what_is_not_there(docker: Client, arguments: tuple[str, ...], words: bytes) -> None:
+    """127, which docker's client tells by the daemon's words."""
+    assert words in docker("run", "--rm", *arguments, check=127).stderr
+
+
+def test_what_linux_does_not_have(daemon: Daemon) -> None:
+    status, answer = daemon.api_raw("POST", "/containers/create", {"Image": "busybox", "HostConfig": {"Isolation": "hyperv"}})
+    assert (status, json.loads(answer)["message"]) == (400, "invalid isolation \"hyperv\": Linux only supports 'default'")
+    made = daemon.api("POST", "/containers/create", {"Image": "busybox", "HostConfig": {"MemorySwappiness": -1}})
+    assert daemon.api("GET", f"/containers/{made['Id']}/json")["HostConfig"]["MemorySwappiness"] is None
 
 
 def test_info_tells_what_holds(client: Client) -> None:

@@ -54,7 +54,7 @@ def test_a_privileged_container_has_all_and_what_is_put_elsewhere() -> None:
 @pytest.mark.parametrize(
     ("mapping", "message"),
     [
-        (device("/dev/absent"), 'error gathering device information while adding custom device "/dev/absent": No such file'),
+        (device("/dev/absent"), 'error gathering device information while adding custom device "/dev/absent": no such file'),
         (device("/etc/passwd"), 'error gathering device information while adding custom device "/etc/passwd": not a device node'),
         (device("/etc/apt"), "not a device node"),
         (device("/dev/null", access="x"), "invalid device mode: x"),

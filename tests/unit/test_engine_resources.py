@@ -132,5 +132,5 @@ def test_oci_resources(values: dict[str, Any], expected: dict[str, Any]) -> None
 
 
 def test_a_device_that_is_not_there() -> None:
-    with pytest.raises(InvalidArgument, match="limit block device '/dev/absent': No such file or directory"):
+    with pytest.raises(InvalidArgument, match="limit block device '/dev/absent': no such file or directory"):
         linux_resources(host(BlkioDeviceReadBps=[{"Path": "/dev/absent", "Rate": 1}]))

@@ -216,7 +216,7 @@ def test_a_terminal() -> None:
 
 def test_environment() -> None:
     record = container_record(Env=["A=1", "PATH=/mine", "GONE=1", "GONE", "E="])
-    assert spec.environment(record, ROOT, tty=False) == ["HOSTNAME=c0ffee000000", "A=1", "PATH=/mine", "E=", "HOME=/root"]
+    assert spec.environment(record, ROOT, tty=False) == ["PATH=/mine", "HOSTNAME=c0ffee000000", "A=1", "E=", "HOME=/root"]
     assert "A=2" in spec.environment(record, ROOT, tty=False, extra=["A=2"])
     assert spec.environment(container_record(Env=["HOME=/x"]), ROOT, tty=False)[-1] == "HOME=/x"
     assert spec.environment(container_record(), ROOT, tty=False)[0] == spec.DEFAULT_PATH

@@ -286,6 +286,8 @@ class Containers:
     def _check(self, config: ContainerConfig, host: HostConfig) -> list[str]:
         """Refuse what contradicts itself or can't be done; everything that a later start would stumble on."""
         warnings = discard_missing(host, host_limits())
+        if host.memory_swappiness == -1:  # how clients say that they name none
+            host.memory_swappiness = None
         self._defaults.fill(host)
         warnings += check_limits(host)
         warnings += out_of_reach(self._defaults.ulimits_of(host), host.oom_score_adj)

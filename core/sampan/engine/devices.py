@@ -82,7 +82,7 @@ def mapped_devices(mapping: DeviceMapping) -> list[Device]:
     try:
         device = _device(source, target)
     except OSError as error:
-        raise InvalidArgument(f"{failed}: {error.strerror}") from error
+        raise InvalidArgument(f"{failed}: {os.strerror(error.errno or 0).lower()}") from error  # clients look for the words
     found = [device] if device is not None else list(_below(source, target)) if os.path.isdir(source) else []
     if not found:
         raise InvalidArgument(f"{failed}: not a device node")

@@ -46,6 +46,11 @@ class Exec:
     exit_code: int | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
+    def fail(self, exit_code: int) -> None:
+        """It came to nothing."""
+        self.exit_code = exit_code
+        self.ended.set()
+
 
 class Execs:
     """The engine's execs, by id."""
@@ -103,7 +108,11 @@ class Execs:
         if shim is None or container.status is not Status.RUNNING:
             raise Conflict(f"container {container.id} is not running")
         item.started = True
-        process = await self._process(item)
+        try:
+            process = await self._process(item)
+        except SampanError:
+            item.fail(126)
+            raise
         config = ExecConfig(
             id=item.id, process=process, tty=item.request.tty, open_stdin=item.request.attach_stdin,
             console_size=console_size or item.request.console_size,
@@ -113,8 +122,7 @@ class Execs:
             with container.trace.span("exec", "runtime.exec", container.record.runtime):
                 item.pid = await shim.exec(config, stdin=stdin, stdout=stdout, stderr=stderr)
         except SampanError as error:
-            item.exit_code = start_exit_code(error)
-            item.ended.set()
+            item.fail(start_exit_code(error))
             raise start_error(error, "exec failed: exec failed: unable to start container process") from error
         item.running = True
         task = asyncio.create_task(self._watch(item))
@@ -139,6 +147,7 @@ class Execs:
             "capabilities": oci.capability_sets(granted, user),
             "rlimits": oci.rlimits(record, defaults),
             "noNewPrivileges": security.no_new_privileges,
+            "oomScoreAdj": record.host.oom_score_adj,
         }
         if security.apparmor and not request.privileged:
             process["apparmorProfile"] = security.apparmor

@@ -28,6 +28,8 @@ def check_modes(host: HostConfig, *, remapped: bool) -> None:
         raise InvalidArgument(f"invalid PID mode: {host.pid_mode}")
     if host.ipc_mode not in ("", "private", "host", "shareable", "none") and not _names_container(host.ipc_mode):
         raise InvalidArgument(f"invalid IPC mode: {host.ipc_mode}")
+    if host.isolation not in ("", "default"):
+        raise InvalidArgument(f'invalid isolation "{host.isolation}": Linux only supports \'default\'')
     if remapped and host.userns_mode != "host":
         _check_remapped(host)
 

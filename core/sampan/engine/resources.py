@@ -66,6 +66,8 @@ def check_limits(host: HostConfig) -> list[str]:
     check_ulimits(host.ulimits)
     if ".." in host.cgroup_parent.split("/"):
         raise InvalidArgument(f"invalid cgroup parent {host.cgroup_parent!r}: it may not contain '..'")
+    if "\0" in host.cgroup_parent:
+        raise InvalidArgument(f"invalid cgroup parent {host.cgroup_parent!r}: it may not contain NUL")
     if host.shm_size < 0:
         raise InvalidArgument("SHM size can not be less than 0")
     if host.cpu_realtime_period or host.cpu_realtime_runtime:
@@ -184,5 +186,5 @@ def _device_number(path: str) -> dict[str, int]:
     try:
         number = os.stat(path).st_rdev
     except OSError as error:
-        raise InvalidArgument(f"limit block device {path!r}: {error.strerror}") from error
+        raise InvalidArgument(f"limit block device {path!r}: {os.strerror(error.errno or 0).lower()}") from error
     return {"major": os.major(number), "minor": os.minor(number)}

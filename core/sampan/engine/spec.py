@@ -89,7 +89,6 @@ def environment(
     for item in [*defaults, *found, *record.config.env, *extra]:
         name, separator, _ = item.partition("=")
         if separator:
-            variables.pop(name, None)
             variables[name] = item
         else:
             variables.pop(name, None)

@@ -194,6 +194,7 @@ def _build(container: FirstProcess) -> None:
     if plan.personality is not None:
         set_personality(plan.personality)
     write_sysctls(proc, plan.sysctls)
+    container.program.make_directory()
     container.program.prepare(proc)
     os.close(proc)
 

@@ -45,7 +45,7 @@ class Process:
     def of_spec(cls, process: Mapping[str, Any]) -> Process:
         """Check an OCI `process` object. Raises `InvalidArgument`, and `ValueError` for what it has of an unknown kind."""
         args = tuple(process.get("args") or ())
-        if not args or not args[0]:
+        if not args:
             raise InvalidArgument("process.args is empty: there is no command to run")
         cwd = process.get("cwd") or "/"
         if not cwd.startswith("/"):

@@ -31,6 +31,7 @@ from sampan_runtime_native.rootfs import make_place, write_proc
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Iterator
 
     from sampan_runtime_native.channel import Go
     from sampan_runtime_native.hooks import Visitors
@@ -182,30 +183,27 @@ class Program:
                     if error.errno not in (errno.EINVAL, errno.EPERM, errno.EROFS):
                         raise
 
-    def _change_directory(self) -> None:
-        """Go to cwd, made if missing; never by a magic link of /proc, which could lead out
-        (CVE-2024-21626)."""
-        cwd = self._process.cwd
-        what = f"chdir to cwd ({cwd!r}) set in config.json failed"
-        try:
+    def make_directory(self) -> None:
+        """Make the cwd if it is missing: for a container's first process. Later ones must find theirs."""
+        if os.path.exists(self._process.cwd):  # noqa: PTH110
+            return
+        with _telling_of(self._process.cwd):
+            root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                fd = openat2(AT_FDCWD, cwd, os.O_PATH | os.O_DIRECTORY, resolve=RESOLVE_NO_MAGICLINKS)
-            except FileNotFoundError:
-                root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-                try:
-                    fd = make_place(root, cwd, directory=True)
-                finally:
-                    os.close(root)
+                os.close(make_place(root, self._process.cwd, directory=True))
+            finally:
+                os.close(root)
+
+    def _change_directory(self) -> None:
+        """Go to cwd; never by a magic link of /proc, which could lead out (CVE-2024-21626)."""
+        with _telling_of(self._process.cwd) as what:
+            fd = openat2(AT_FDCWD, self._process.cwd, os.O_PATH | os.O_DIRECTORY, resolve=RESOLVE_NO_MAGICLINKS)
             try:
                 os.fchdir(fd)
             finally:
                 os.close(fd)
             if not os.getcwd().startswith("/"):
                 raise Forbidden(f"{what}: it is outside of the container")
-        except OSError as error:
-            kind = {errno.EACCES: Forbidden, errno.ENOTDIR: Forbidden, errno.ELOOP: Forbidden}
-            cause = os.strerror(error.errno or 0).lower()
-            raise kind.get(error.errno or 0, System)(f"{what}: {cause}") from error
 
 
 def _is_null(found: os.stat_result) -> bool:
@@ -225,6 +223,17 @@ def _open_null() -> int:
     reader, writer = os.pipe2(os.O_CLOEXEC)
     os.close(writer)
     return reader
+
+
+@contextlib.contextmanager
+def _telling_of(cwd: str) -> Iterator[str]:
+    what = f"chdir to cwd ({cwd!r}) set in config.json failed"
+    try:
+        yield what
+    except OSError as error:
+        kinds = {errno.EACCES: Forbidden, errno.ENOTDIR: Forbidden, errno.ELOOP: Forbidden, errno.ENOENT: NotFound}
+        cause = os.strerror(error.errno or 0).lower()
+        raise kinds.get(error.errno or 0, System)(f"{what}: {cause}") from error
 
 
 def _install(go: Go, driver: socket.socket) -> None:
