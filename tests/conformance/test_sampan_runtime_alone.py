@@ -43,6 +43,22 @@ def change_record(runtime: RuntimeProgram, **changes: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (("exec", "--user", "root", "one", "true"), "--user/-u: 'root' is not a number from 0 on"),
+        (("create", "--preserve-fds", "-1", "one"), "'-1' is not a number"),
+        (("create", "--bundle", "/nowhere", "one"), "read /nowhere/config.json: No such file or directory\n"),
+        (("update", "--resources", "/nowhere", "one"), "read /nowhere: No such file or directory\n"),
+        (("spec", "--bundle", "/nowhere"), "write /nowhere/config.json: No such file or directory\n"),
+    ],
+)  # fmt: skip
+def test_lines_that_are_wrong_are_told_so(runtime: RuntimeProgram, line: tuple[str, ...], words: str) -> None:
+    done = runtime(*line, check=None)
+    assert done.returncode in (1, 255)
+    assert words in done.stderr
+
+
 # ---------------------------------------------------------------------- crashes
 
 

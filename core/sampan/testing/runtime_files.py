@@ -31,6 +31,8 @@ class FileCases:
         assert {target: mounts[target][0] for target in kinds} == kinds
         assert {"ro", "nosuid", "nodev", "noexec"} <= mounts["/sys"][1]
         assert {"rw", "nosuid", "nodev", "noexec"} <= mounts["/proc"][1]
+        assert {"gid=5", "mode=620", "ptmxmode=666"} <= mounts["/dev/pts"][1]
+        assert {"nosuid", "mode=755", "size=65536k"} <= mounts["/dev"][1]
         assert not [target for target in mounts if target.startswith(str(workshop.directory))]
         assert [target for _, target, *_ in lines].count("/") == 1
 

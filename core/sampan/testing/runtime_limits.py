@@ -17,7 +17,7 @@ class LimitCases:
         spec = workshop.spec("sleep 1000")
         spec["linux"]["resources"] |= {
             "memory": {"limit": 64 * MiB, "swap": 64 * MiB, "reservation": 32 * MiB},
-            "cpu": {"quota": 50_000, "period": 100_000, "shares": 512, "cpus": "0"},
+            "cpu": {"quota": 40_000, "period": 80_000, "shares": 512, "cpus": "0"},
             "pids": {"limit": 32},
         }
         container = workshop.idle(spec)
@@ -25,7 +25,7 @@ class LimitCases:
         assert limits.memory() == 64 * MiB
         assert limits.memory_and_swap() in (64 * MiB, None)
         assert limits.reservation() == 32 * MiB
-        assert limits.cpu() == (50_000, 100_000)
+        assert limits.cpu() == (40_000, 80_000)
         assert 0 < limits.weight() < 1
         assert limits.pids() == 32
         assert limits.cpus() == "0"
@@ -63,8 +63,8 @@ class LimitCases:
         container.update({"memory": {"limit": 96 * MiB, "swap": 128 * MiB}})
         assert (limits.memory(), limits.pids()) == (96 * MiB, 32)
         assert limits.memory_and_swap() in (128 * MiB, None)
-        container.update({"cpu": {"quota": 20_000, "period": 100_000}, "pids": {"limit": 48}})
-        assert (limits.memory(), limits.cpu(), limits.pids()) == (96 * MiB, (20_000, 100_000), 48)
+        container.update({"cpu": {"quota": 20_000, "period": 50_000}, "pids": {"limit": 48}})
+        assert (limits.memory(), limits.cpu(), limits.pids()) == (96 * MiB, (20_000, 50_000), 48)
 
     def test_stats(self, workshop: Workshop) -> None:
         """Readings are the kernel's: time grows with work, memory and processes are counted, the limit is

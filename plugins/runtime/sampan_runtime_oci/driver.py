@@ -222,17 +222,8 @@ class OciRuntime(RuntimeDriver):
         return self._program(handle.data.get("arguments", ()))
 
     def _lay_out(self, request: CreateRequest) -> None:
-        """Mount the root at `bundle`/rootfs, and over config.json one that says so and names the network
-        namespace. A domain name is told as Docker tells it: programs as of version 1.0 of the specification know no other way."""
-        spec = {**request.spec, "root": {**request.spec.get("root", {}), "path": "rootfs"}}
-        spec["process"] = {**spec["process"], "terminal": request.stdio.console >= 0}
-        if request.netns >= 0:
-            kept = [n for n in spec["linux"].get("namespaces", ()) if n["type"] != "network"]
-            joined = {"type": "network", "path": str(self._point_at_network(f"/proc/{os.getpid()}/fd/{request.netns}"))}
-            spec["linux"] = {**spec["linux"], "namespaces": [*kept, joined]}
-        if domain := spec.pop("domainname", ""):
-            sysctls = {"kernel.domainname": domain, **(spec["linux"].get("sysctl") or {})}
-            spec["linux"] = {**spec["linux"], "sysctl": sysctls}
+        """Mount the root at `bundle`/rootfs, and over config.json what the program is to do."""
+        spec = self._told(request)
         root = request.bundle / "rootfs"
         root.mkdir(exist_ok=True)
         config = self.context.state / "config.json"
@@ -246,6 +237,24 @@ class OciRuntime(RuntimeDriver):
         finally:
             config.unlink(missing_ok=True)
 
+    def _told(self, request: CreateRequest) -> Spec:
+        """Give the spec as the program gets it: with a place for the root, the network namespace by a path, the domain name as
+        Docker tells it, which programs as of version 1.0 of the specification know too, and rules of devices: without them crun
+        lets any be used.
+        """
+        spec = {**request.spec, "root": {**request.spec.get("root", {}), "path": "rootfs"}}
+        spec["process"] = {**spec["process"], "terminal": request.stdio.console >= 0}
+        linux = spec["linux"] = dict(spec["linux"])
+        if request.netns >= 0:
+            kept = [n for n in linux.get("namespaces", ()) if n["type"] != "network"]
+            joined = {"type": "network", "path": str(self._point_at_network(f"/proc/{os.getpid()}/fd/{request.netns}"))}
+            linux["namespaces"] = [*kept, joined]
+        if domain := spec.pop("domainname", ""):
+            linux["sysctl"] = {"kernel.domainname": domain, **(linux.get("sysctl") or {})}
+        resources = linux.get("resources") or {}
+        if not resources.get("devices"):
+            linux["resources"] = {**resources, "devices": [{"allow": False, "access": "rwm"}]}
+        return spec
 
     def _point_at_network(self, path: str) -> Path:
         """Give a name of a network namespace that a program may keep: it looks there again when it makes a checkpoint."""

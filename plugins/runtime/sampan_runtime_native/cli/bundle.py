@@ -45,11 +45,20 @@ def load(directory: str, container: str) -> Bundle:
 def read_json(path: Path) -> dict[str, Any]:
     """Read a file that holds a JSON object. Raises `InvalidArgument`."""
     try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise InvalidArgument(f"read {path}: {error}") from error
+        text = path.read_bytes()
+    except OSError as error:
+        raise InvalidArgument(f"read {path}: {error.strerror}") from error
+    return parse_json(text, str(path))
+
+
+def parse_json(text: bytes, place: str) -> dict[str, Any]:
+    """Give the JSON object that was read from `place`. Raises `InvalidArgument`."""
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise InvalidArgument(f"read {place}: {error}") from error
     if not isinstance(found, dict):
-        raise InvalidArgument(f"read {path}: it holds no JSON object")
+        raise InvalidArgument(f"read {place}: it holds no JSON object")
     return found
 
 

@@ -7,7 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any, Final
 
-from sampan.api.errors import Conflict, Unsupported
+from sampan.api.errors import Conflict, InvalidArgument, Unsupported
 from sampan.linux.cgroup_layout import detect
 from sampan_runtime_native.cli.version import OCI_VERSION
 
@@ -28,6 +28,8 @@ def spec(options: Namespace) -> int:
             file.write(json.dumps(configuration(), indent="\t") + "\n")
     except FileExistsError as error:
         raise Conflict(f"file {path} exists", remedy="remove it first") from error
+    except OSError as error:
+        raise InvalidArgument(f"write {path}: {error.strerror}") from error
     return 0
 
 

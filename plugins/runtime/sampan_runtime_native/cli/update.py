@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sampan.api.errors import Conflict, InvalidArgument
 from sampan_runtime_native.cli import container
+from sampan_runtime_native.cli.bundle import parse_json, read_json
 from sampan_runtime_native.cli.store import Store
 
 if TYPE_CHECKING:
@@ -96,10 +96,4 @@ def _name(limit: _Limit) -> str:
 
 
 def _read(name: str) -> dict[str, Any]:
-    try:
-        found = json.loads(sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes())
-    except (OSError, ValueError) as error:
-        raise InvalidArgument(f"read resources from {name}: {error}") from error
-    if not isinstance(found, dict):
-        raise InvalidArgument(f"read resources from {name}: it holds no JSON object")
-    return found
+    return parse_json(sys.stdin.buffer.read(), "stdin") if name == "-" else read_json(Path(name))
