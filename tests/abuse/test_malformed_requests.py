@@ -24,6 +24,8 @@ REFUSED: dict[str, dict[str, Any]] = {
     "NUL in a mount's source": {"HostConfig": {"Mounts": [{"Type": "bind", "Source": "/tmp\0x", "Target": "/x"}]}},
     "NUL in a device": {"HostConfig": {"Devices": [{"PathOnHost": "/dev/n\0ull", "PathInContainer": "/x"}]}},
     "cgroup outside of the tree": {"HostConfig": {"CgroupParent": "../../../tmp/sampan-abuse"}},
+    "NUL in the cgroup's parent": {"HostConfig": {"CgroupParent": "a\0b"}},
+    "number that 64 bits do not hold": {"HostConfig": {"PidsLimit": 2**64}},
     "sysctl of the host": {"HostConfig": {"Sysctls": {"kernel.core_pattern": "|/x"}}},
     "sysctl by way of another": {"HostConfig": {"Sysctls": {"net.ipv4/../../kernel.core_pattern": "|/x"}}},
     "device outside of the root": {"HostConfig": {"Devices": [{"PathOnHost": "/dev/null", "PathInContainer": "../x"}]}},

@@ -166,11 +166,11 @@ class Lifecycle:
                     self._emit(container, "oom")
 
     def _kill_cgroup(self, container: Container) -> None:
-        group = cgroups.Cgroup(self._starter.cgroup_path(container), cgroups.detect())
         try:
+            group = cgroups.Cgroup(self._starter.cgroup_path(container), cgroups.detect())
             group.kill()
             group.remove()
-        except OSError as error:
+        except (OSError, ValueError) as error:  # a record of another release may name what is no path
             log.warning("remove cgroup of container %s: %s", container.id[:12], error)
 
     async def _finish(self, container: Container, end: ExitRecord) -> None:

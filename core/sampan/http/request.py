@@ -92,9 +92,17 @@ def _refuse_constant(text: str) -> Any:
     raise ValueError(f"invalid value {text}")
 
 
+def _int_of_64_bits(text: str) -> int:
+    """Take what a Go client could have sent: more fits in no field, and the kernel would refuse it later and in other words."""
+    number = int(text)
+    if not -(1 << 63) <= number < 1 << 64:
+        raise ValueError(f"number {number} does not fit in 64 bits")
+    return number
+
+
 def _decode_json(data: bytes, failure: str) -> Any:
     try:
-        decoded = json.loads(data, parse_constant=_refuse_constant)
+        decoded = json.loads(data, parse_int=_int_of_64_bits, parse_constant=_refuse_constant)
         if b"\\ud" in data.lower():  # a lone surrogate is no text that could be stored or sent: replace it
             decoded = json.loads(json.dumps(decoded, ensure_ascii=False).encode("utf-8", "replace"))
     except RecursionError as error:
