@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,11 @@ def is_gone(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
     except OSError:
         return True
+
+
+def children_of(daemon: Daemon) -> list[int]:
+    done = subprocess.run(["pgrep", "-P", str(daemon.pid)], capture_output=True, text=True, check=True)
+    return [int(pid) for pid in done.stdout.split()]
 
 
 def log_lines(daemon: Daemon, name: str) -> list[str]:
@@ -116,10 +122,22 @@ def test_a_shim_that_is_killed_takes_its_container_along(own_daemon: Daemon) -> 
 def test_the_zygote_is_replaced(own_daemon: Daemon) -> None:
     daemon = own_daemon
     daemon.docker("run", "--rm", "busybox", "true")
-    children = subprocess.run(["pgrep", "-P", str(daemon.pid)], capture_output=True, text=True, check=True).stdout.split()
-    for child in children:
-        os.kill(int(child), signal.SIGKILL)
+    for child in children_of(daemon):
+        os.kill(child, signal.SIGKILL)
     assert daemon.docker("run", "--rm", "busybox", "echo", "still here").stdout == b"still here\n"
+    finish(daemon)
+
+
+def test_a_start_goes_on_with_the_next_zygote(own_daemon: Daemon) -> None:
+    daemon = own_daemon
+    container = daemon.api("POST", "/containers/create", {"Image": "busybox", "Cmd": ["sleep", "1000"]})["Id"]
+    (zygote,) = children_of(daemon)
+    os.kill(zygote, signal.SIGSTOP)  # so that the start has asked it before it dies
+    with ThreadPoolExecutor(1) as pool:
+        starting = pool.submit(daemon.api_raw, "POST", f"/containers/{container}/start")
+        wait_until(lambda: (daemon.state / "containers" / container).is_dir(), "the shim's directory is ready")
+        os.kill(zygote, signal.SIGKILL)
+        assert starting.result() == (204, b"")
     finish(daemon)
 
 

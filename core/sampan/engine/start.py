@@ -46,7 +46,7 @@ from sampan.engine.surroundings import Surroundings
 from sampan.engine.trace import Span
 from sampan.engine.users import Accounts, User, resolve
 from sampan.engine.volumes import Volumes
-from sampan.launch.client import Shim, Zygote
+from sampan.launch.client import NO_NAMESPACES, Shim, Zygote
 from sampan.launch.protocol import ClassRef, Namespaces, ShimConfig
 from sampan.launch.records import EXIT
 from sampan.linux import cgroups
@@ -57,6 +57,9 @@ HOOK_DEADLINE = 5.0
 
 HOOKS = 8
 """Starts whose hooks may run at once, in threads of their own: hooks that hang fail starts, and hold up nothing else."""
+
+ZYGOTE_DEATH = 1.0
+"""Seconds that a zygote gets to be known as dead, once a shim that it was to fork is."""
 
 IMAGES_REMEMBERED = 256
 """Images whose passwd and group files are kept in memory."""
@@ -150,7 +153,7 @@ class Starter:
             return None
         storage = await self._storage.get(record.storage_driver)
         rootfs = await storage.call(storage.driver.mounts, container.id)
-        shim = await (await self._the_zygote()).spawn(self._shim_config(container, rootfs))
+        shim = await self._fork_shim(self._shim_config(container, rootfs))
         recovered = False
         try:
             paused = container.status is Status.PAUSED
@@ -172,8 +175,7 @@ class Starter:
             rootfs = tuple(replace(mount, options=(*mount.options, "idmap")) for mount in rootfs)
         with container.trace.span("start", "shim.spawn"):
             await asyncio.to_thread(_ready_directories, container, root_of(maps))
-            zygote = await self._the_zygote()
-            container.shim = await zygote.spawn(self._shim_config(container, rootfs, checkpoint), namespaces)
+            container.shim = await self._fork_shim(self._shim_config(container, rootfs, checkpoint), namespaces)
         return container.shim
 
     async def _run(self, container: Container, shim: Shim) -> Shim:
@@ -218,6 +220,18 @@ class Starter:
             cache_dir=str(self._caches / runtime.driver.name),
             checkpoint=str(checkpoint or ""),
         )
+
+    async def _fork_shim(self, config: ShimConfig, namespaces: Namespaces = NO_NAMESPACES) -> Shim:
+        """Have the zygote fork a shim, or the next one if it dies before it comes to that."""
+        zygote = await self._the_zygote()
+        try:
+            return await zygote.spawn(config, namespaces)
+        except Unavailable:  # that is how the end of either is seen; the zygote's is told a little later
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(zygote.died.wait(), ZYGOTE_DEATH)
+            if not zygote.died.is_set():
+                raise
+        return await (await self._the_zygote()).spawn(config, namespaces)
 
     async def _the_zygote(self) -> Zygote:
         """Give the zygote, started anew if it died."""

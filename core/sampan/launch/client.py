@@ -32,7 +32,8 @@ logger = logging.getLogger(__name__)
 _DESCRIPTORS, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
 """What this process began with, and containers get unless they ask for more; the daemon raises its own limit later."""
 
-_NO_NAMESPACES = Namespaces()
+NO_NAMESPACES = Namespaces()
+"""What a shim is given whose container makes all of its own."""
 
 _BOOT = "import sys; sys.path[:] = sys.argv[3:]; from sampan.launch.boot import boot; boot()"
 
@@ -238,7 +239,7 @@ class Zygote:
         """The zygote's process."""
         return self._process.pid
 
-    async def spawn(self, config: ShimConfig, namespaces: Namespaces = _NO_NAMESPACES) -> Shim:
+    async def spawn(self, config: ShimConfig, namespaces: Namespaces = NO_NAMESPACES) -> Shim:
         """Fork a shim for a container that is to be launched in `namespaces`, which stay the caller's.
 
         Raises `SampanError` if it can't be set up (log, driver). A shim whose daemon goes away before the launch ends by itself.
