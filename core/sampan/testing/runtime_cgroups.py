@@ -85,10 +85,11 @@ class CgroupCases:
         container.delete()
         assert not path.exists()
 
-    def test_devices_without_a_list(self, workshop: Workshop) -> None:
+    @pytest.mark.parametrize("rules", [{}, {"devices": None}, {"devices": []}], ids=["missing", "null", "empty"])
+    def test_devices_without_a_list(self, workshop: Workshop, rules: Spec) -> None:
         """What every container may use can be used, a node that it has besides cannot."""
         spec = workshop.spec("head -c4 /dev/zero | wc -c; true > /dev/kmsg")
-        del spec["linux"]["resources"]["devices"]
+        spec["linux"]["resources"] = rules
         spec["linux"]["devices"] = [{"path": "/dev/kmsg", "type": "c", "major": 1, "minor": 11, "fileMode": 0o666}]
         output = workshop.container(spec).run()
         assert output.text == "4"

@@ -103,7 +103,8 @@ def create(plan: Plan, request: CreateRequest, cgroup: Cgroup, files: Files) -> 
         if not pid:
             _await_ready(ours)
         # All this goes on while the first process builds the container.
-        cgroup.apply({"devices": (), **plan.resources})  # without a list: only what every container may use
+        devices = plan.resources.get("devices") or ()  # without a list: only what every container may use
+        cgroup.apply({**plan.resources, "devices": devices})
         if plan.owns_cgroup:
             cgroup.delegate(user.maps.uid(plan.process.uid) if user else plan.process.uid)
         filter_, filter_flags = filters.compile_and_keep(plan.seccomp, files, state)
