@@ -126,6 +126,29 @@ def test_a_read_only_bind_is_so_with_all_below_it(client: Client, tmp_path: Path
         mounts.umount(tmp_path / "below")
 
 
+def test_mounts_pass_where_what_they_are_on_lets_them(docker: Client, tmp_path: Path) -> None:
+    """And a bind that asks for it on anything else is refused, as it would wait in vain."""
+    mounts.mount("tmpfs", tmp_path, "tmpfs")
+    try:
+        mounts.set_propagation(tmp_path, mounts.MS_PRIVATE)
+        (tmp_path / "deep").mkdir()
+        for mode, words in (("rshared", "a shared"), ("rslave", "a shared or slave")):
+            refused = docker("run", "--rm", "-v", f"{tmp_path}/deep:/d:{mode}", "busybox", "true", check=125)
+            assert f"path {tmp_path}/deep is mounted on {tmp_path} but it is not {words} mount" in refused.stderr.decode()
+        mounts.set_propagation(tmp_path, mounts.MS_SHARED)
+        script = "mkdir /d/in /d/out && mount -t tmpfs in /d/in && until [ -e /d/out/seen ]; do sleep 0.05; done"
+        container = docker.out(
+            "run", "-d", "--cap-add", "SYS_ADMIN", "-v", f"{tmp_path}/deep:/d:rshared", "busybox", "sh", "-c", script
+        )
+        docker("exec", container, "sh", "-c", "until grep -q ' /d/in ' /proc/mounts; do sleep 0.05; done")
+        assert (tmp_path / "deep/in").is_mount()
+        mounts.mount("tmpfs", tmp_path / "deep/out", "tmpfs")
+        (tmp_path / "deep/out/seen").touch()
+        assert docker.out("wait", container) == "0"
+    finally:
+        mounts.umount(tmp_path, mounts.MNT_DETACH)
+
+
 def test_tmpfs_options(client: Client) -> None:
     show = ("busybox", "sh", "-c", "grep ' /t ' /proc/mounts; ls -lnd /t | cut -c1-10")
     plain = client.out("run", "--rm", "--tmpfs", "/t", *show).splitlines()

@@ -10,6 +10,7 @@ from pathlib import Path
 from sampan.api.errors import InvalidArgument, Unsupported
 from sampan.api.types import HostConfig, MountRequest
 from sampan.engine.records import ContainerRecord, MountPoint
+from sampan.linux.mounts import MountInfo, parse_mountinfo
 
 PROPAGATIONS = ("private", "rprivate", "shared", "rshared", "slave", "rslave")
 TMPFS_DEFAULTS = ("noexec", "nosuid", "nodev")
@@ -193,3 +194,24 @@ def make_bind_source(point: MountPoint, owner: tuple[int, int]) -> None:
             raise InvalidArgument(
                 f"error while creating mount source path '{point.source}': {error.strerror}"
             ) from error
+
+
+def check_propagation(point: MountPoint) -> None:
+    """See that mounts can pass where a bind asks for it: what it is from must let them. Raises `InvalidArgument` in Docker's words."""
+    kind = point.propagation.removeprefix("r")
+    if kind not in ("shared", "slave"):
+        return
+    source = _mount_of(os.path.realpath(point.source))
+    tags = ("shared:",) if kind == "shared" else ("shared:", "master:")
+    if not any(tag.startswith(tags) for tag in source.tags):
+        what = "shared" if kind == "shared" else "shared or slave"
+        raise InvalidArgument(
+            f"path {point.source} is mounted on {source.target} but it is not a {what} mount",
+            remedy=f"mount --make-rshared {source.target}",
+        )
+
+
+def _mount_of(path: str) -> MountInfo:
+    """Give the mount that a path without links is on: of those on the way to it the deepest, and of two on one place the later."""
+    above = [mount for mount in parse_mountinfo() if mount.target == "/" or f"{path}/".startswith(f"{mount.target}/")]
+    return max(enumerate(above), key=lambda each: (len(each[1].target), each[0]))[1]

@@ -32,7 +32,7 @@ from sampan.engine.files import bound_files, write_files
 from sampan.engine.links import Links, environment, host_lines
 from sampan.engine.logs import attributes as log_attributes
 from sampan.engine.modes import check_modes
-from sampan.engine.mounts import make_bind_source
+from sampan.engine.mounts import check_propagation, make_bind_source
 from sampan.engine.naming import Naming
 from sampan.engine.networks import Networks
 from sampan.engine.records import ContainerRecord, ContainerState, EndpointRecord, MountPoint, NetworkRecord, Status
@@ -254,6 +254,7 @@ class Starter:
                     raise InvalidArgument(
                         f'invalid mount config for type "bind": bind source path does not exist: {point.source}'
                     )
+                check_propagation(point)
             ready.append(point)
         return ready
 
