@@ -8,6 +8,7 @@ import socket
 
 from sampan.api.errors import SampanError, System, to_wire
 from sampan.launch.loop import Loop
+from sampan.launch.operations import raise_descriptor_limit
 from sampan.launch.protocol import Namespaces, ShimConfig
 from sampan.launch.shim import Shim
 from sampan.linux import messages
@@ -28,6 +29,7 @@ def be_shim(sock: socket.socket) -> None:
     os.chdir("/")
     os.umask(0o022)
     prctl(PR_SET_CHILD_SUBREAPER, 1)
+    raise_descriptor_limit()
     try:
         config = ShimConfig.from_data(hello.pop("config"))
         _set_name(f"shim {config.id}")

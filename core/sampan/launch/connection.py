@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from sampan.api.errors import SampanError, to_wire
+from sampan.api.errors import SampanError, System, to_wire
 from sampan.launch.loop import IN, OUT, Loop
 from sampan.linux import messages
 
@@ -37,8 +37,13 @@ class Request:
         return not self._connection.closed
 
     def take_fds(self) -> dict[str, int]:
-        """Give the descriptors by the names that the message gives them; the caller owns them now."""
-        named = dict(zip(self.message.get("names", ()), self.fds, strict=False))
+        """Give the descriptors by the names that the message gives them; the caller owns them now. Raises `System` if the
+        kernel has kept some back, because this process has too many (unix(7), MSG_CTRUNC).
+        """
+        names = self.message.get("names", ())
+        if len(names) > len(self.fds):
+            raise System(f"{self.op}: too many open files in the shim", remedy="raise the limit (LimitNOFILE)")
+        named = dict(zip(names, self.fds, strict=False))
         self.fds = self.fds[len(named) :]
         return named
 

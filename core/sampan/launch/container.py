@@ -84,19 +84,20 @@ class Container:
             self._launcher = self._prepared()
 
     def launch(self, request: Request) -> None:
-        """Create and start it. Raises `Conflict`; what the driver says is answered later."""
+        """Create and start it. Raises `Conflict`, `OSError`; what the driver says is answered later."""
         if self.launched:
             raise Conflict(f"launch container {self._config.id}: it was launched already")
         self._lock_root()
-        self.launched = True
         records.remove_exit(self._config.root_dir)
         try:
             os.mkdir(f"{self._config.state_dir}/runtime", 0o700)
         except FileExistsError:
             pass
+        launcher = self._launcher or self._prepared()
+        self.launched = True
         self._launch = request
         self._launch_began = monotonic_ns()
-        self._operations.begin(self._launcher or self._prepared())
+        self._operations.begin(launcher)
 
     def recover(self, request: Request) -> None:
         """Take up the container of a shim that died, if the driver can. Raises `Conflict`, `NotFound`, `System`."""

@@ -57,7 +57,7 @@ class Execs:
         return process
 
     def start(self, request: Request, handle: Handle) -> None:
-        """Start one. Raises `Conflict`, `InvalidArgument`; what the driver says is answered later."""
+        """Start one. Raises `Conflict`, `InvalidArgument`, `OSError`; what the driver says is answered later."""
         config = ExecConfig.from_data(request.message["config"])
         if config.id in self._running or config.id in self._ended:
             raise Conflict(f"exec {config.id} in container {self._config.id}: the id is taken")
@@ -65,7 +65,6 @@ class Execs:
             check_size(*config.console_size)
         process = self._new_process(config)
         streams = process.streams
-        streams.attach(request.take_fds(), stdin_eof_closes=True)
 
         def done(pid: Any, error: SampanError | None) -> None:
             if error is None:
@@ -77,16 +76,20 @@ class Execs:
                 self._children.adopt(process)
                 request.reply(pid)
             else:
-                streams.give_up()
-                del self._running[config.id]
+                self._give_up(config.id)
                 request.fail(error)
 
         stdio = streams.stdio
-        self._operations.run(
-            Step("exec in", lambda: runtime_calls.execute(self._config, handle, config, stdio), done, made=int),
-            fds=tuple(stdio.descriptors.values()),
-            makes_process=True,
-        )
+        try:
+            streams.attach(request.take_fds(), stdin_eof_closes=True)
+            self._operations.run(
+                Step("exec in", lambda: runtime_calls.execute(self._config, handle, config, stdio), done, made=int),
+                fds=tuple(stdio.descriptors.values()),
+                makes_process=True,
+            )
+        except (System, OSError):
+            self._give_up(config.id)
+            raise
 
     def wait(self, request: Request) -> None:
         """Answer with the exit record, once there is one. Raises `NotFound`."""
@@ -97,6 +100,10 @@ class Execs:
             return
         self.find(exec_id)
         self._waiters.setdefault(exec_id, Waiters()).add(request)
+
+    def _give_up(self, exec_id: str) -> None:
+        """It could not be started: its id is free again."""
+        self._running.pop(exec_id).streams.give_up()
 
     def _new_process(self, config: ExecConfig) -> Process:
         def output_ended() -> None:

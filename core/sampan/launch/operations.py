@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -29,6 +30,19 @@ Work = Callable[[], Any]
 
 Done = Callable[[Any, SampanError | None], None]
 """What is called in the shim with the answer, or with the error."""
+
+
+_given_limit: tuple[int, int] | None = None
+"""The limit of descriptors that operations have, if it isn't the shim's."""
+
+
+def raise_descriptor_limit() -> None:
+    """Have as many descriptors as may be, in this process: each attached stream and each exec takes some. Operations, and with
+    them the container, keep the limit that there was.
+    """
+    global _given_limit
+    _given_limit = _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +97,21 @@ class Operations:
         return any(operation.makes_process for operation in self._running.values())
 
     def run(self, *steps: Step, fds: Sequence[int] = (), makes_process: bool = False) -> None:
-        """Take the steps in a child that keeps only `fds`, and call each one's `done`."""
+        """Take the steps in a child that keeps only `fds`, and call each one's `done`. Raises `OSError` if there is no child."""
         self.begin(self.prepare(*steps, fds=fds, makes_process=makes_process))
 
     def prepare(self, *steps: Step, fds: Sequence[int] = (), makes_process: bool = False) -> Operation:
-        """Fork the child ahead of time: it takes its steps once it is told to `begin`."""
+        """Fork the child ahead of time: it takes its steps once it is told to `begin`. Raises `OSError`."""
         hold, gate = os.pipe2(os.O_CLOEXEC)
-        reader, writer = os.pipe2(os.O_CLOEXEC)
-        pid = os.fork()
+        reader = writer = -1
+        try:
+            reader, writer = os.pipe2(os.O_CLOEXEC)
+            pid = os.fork()
+        except OSError:
+            for fd in (hold, gate, reader, writer):
+                if fd >= 0:
+                    os.close(fd)
+            raise
         if pid == 0:
             _child(self._container_id, steps, hold, writer, fds)
         os.close(hold)
@@ -189,7 +210,10 @@ class Operations:
 
     def _expire(self, operation: Operation) -> None:
         operation.timed_out = True
-        os.killpg(operation.pid, signal.SIGKILL)
+        try:
+            os.killpg(operation.pid, signal.SIGKILL)
+        except ProcessLookupError:  # it never came to make a group of its own
+            os.kill(operation.pid, signal.SIGKILL)
 
     def _outcome(
         self, operation: Operation, step: Step, answer: bytes, status: int
@@ -252,6 +276,8 @@ def _answer(what: str, work: Work) -> bytes:
 def _isolate(keep: Sequence[int]) -> None:
     """Put back what Python and the shim changed, close what is the shim's, and die with it."""
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if _given_limit is not None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, _given_limit)
     os.setpgid(0, 0)  # so that helpers of a driver that hangs are killed with it
     signal.set_wakeup_fd(-1)
     for signum in (signal.SIGPIPE, signal.SIGCHLD, signal.SIGINT, signal.SIGHUP, signal.SIGXFSZ):

@@ -76,7 +76,9 @@ def _write(directory: str, name: str, data: bytes) -> None:
     temporary = f"{directory}/.{name}.new"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        os.write(fd, data)
+        rest = memoryview(data)
+        while rest:  # a disk that is nearly full takes a part
+            rest = rest[os.write(fd, rest) :]
     finally:
         os.close(fd)
     os.rename(temporary, f"{directory}/{name}")

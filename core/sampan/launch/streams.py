@@ -136,14 +136,20 @@ class Streams:
             self._on_end()
 
     def _pipes(self, open_stdin: bool) -> Stdio:
-        if open_stdin:
-            stdin, to_stdin = os.pipe2(os.O_CLOEXEC)
-            self.input.open(to_stdin)
+        made: list[int] = []
+        try:
+            for _ in self.outputs:
+                made += os.pipe2(os.O_CLOEXEC)
+            made += os.pipe2(os.O_CLOEXEC) if open_stdin else (os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC),)
+        except OSError:  # there are too many
+            for fd in made:
+                os.close(fd)
+            raise
+        from_stdout, stdout, from_stderr, stderr, stdin, *to_stdin = made
+        if to_stdin:
+            self.input.open(to_stdin[0])
         else:
-            stdin = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
             self.input.abandon()
-        from_stdout, stdout = os.pipe2(os.O_CLOEXEC)
-        from_stderr, stderr = os.pipe2(os.O_CLOEXEC)
         self.outputs["stdout"].open(from_stdout)
         self.outputs["stderr"].open(from_stderr)
         return Stdio(stdin, stdout, stderr)
