@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ground.records import container_record
 from sampan.api.errors import InvalidArgument, SampanError, Unsupported
 from sampan.api.types import HostConfig
-from sampan.engine.mounts import make_bind_source, mount_points, parse_bind
+from sampan.engine.mounts import mount_points, parse_bind, ready_bind
 from sampan.engine.records import ContainerRecord, MountPoint
 
 
@@ -168,8 +168,8 @@ def test_volumes_from() -> None:
 
 
 def test_a_missing_source_of_v_is_made(tmp_path: Path) -> None:
-    make_bind_source(parse_bind(f"{tmp_path}/a/b:/d", ""), (os.getuid(), os.getgid()))
+    ready_bind(parse_bind(f"{tmp_path}/a/b:/d", ""), (os.getuid(), os.getgid()))
     assert (tmp_path / "a/b").is_dir()
     (tmp_path / "file").touch()
     with pytest.raises(SampanError, match="error while creating mount source path"):
-        make_bind_source(parse_bind(f"{tmp_path}/file/b:/d", ""), (0, 0))
+        ready_bind(parse_bind(f"{tmp_path}/file/b:/d", ""), (0, 0))

@@ -184,19 +184,26 @@ def _volumes_from(text: str, find: Callable[[str], ContainerRecord]) -> list[Mou
     return [point.model_copy(update={"copy_up": False, **({"rw": False} if mode == "ro" else {})}) for point in points]
 
 
-def make_bind_source(point: MountPoint, owner: tuple[int, int]) -> None:
-    """Make the directory of a `-v` bind that does not exist, as Docker does, for `owner` (uid, gid). Raises `InvalidArgument`."""
-    if point.type == "bind" and point.create and not Path(point.source).exists():
-        try:
-            Path(point.source).mkdir(mode=0o755, parents=True, exist_ok=True)
-            os.chown(point.source, *owner)
-        except OSError as error:
-            raise InvalidArgument(
-                f"error while creating mount source path '{point.source}': {error.strerror}"
-            ) from error
+def ready_bind(point: MountPoint, owner: tuple[int, int]) -> None:
+    """Have what a bind is from: a `-v` makes a directory that is not there, as Docker's does, for `owner` (uid, gid). A file
+    system that does not answer holds the caller. Raises `InvalidArgument`.
+    """
+    if not Path(point.source).exists():
+        if not point.create:
+            raise InvalidArgument(f'invalid mount config for type "bind": bind source path does not exist: {point.source}')
+        _make_source(point.source, owner)
+    _check_propagation(point)
 
 
-def check_propagation(point: MountPoint) -> None:
+def _make_source(path: str, owner: tuple[int, int]) -> None:
+    try:
+        Path(path).mkdir(mode=0o755, parents=True, exist_ok=True)
+        os.chown(path, *owner)
+    except OSError as error:
+        raise InvalidArgument(f"error while creating mount source path '{path}': {error.strerror}") from error
+
+
+def _check_propagation(point: MountPoint) -> None:
     """See that mounts can pass where a bind asks for it: what it is from must let them. Raises `InvalidArgument` in Docker's words."""
     kind = point.propagation.removeprefix("r")
     if kind not in ("shared", "slave"):

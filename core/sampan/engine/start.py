@@ -32,7 +32,7 @@ from sampan.engine.files import bound_files, write_files
 from sampan.engine.links import Links, environment, host_lines
 from sampan.engine.logs import attributes as log_attributes
 from sampan.engine.modes import check_modes
-from sampan.engine.mounts import check_propagation, make_bind_source
+from sampan.engine.mounts import ready_bind
 from sampan.engine.naming import Naming
 from sampan.engine.networks import Networks
 from sampan.engine.records import ContainerRecord, ContainerState, EndpointRecord, MountPoint, NetworkRecord, Status
@@ -249,12 +249,7 @@ class Starter:
                 source = await self._volumes.mount(point.name, container.id)
                 point = point.model_copy(update={"source": str(source)})
             elif point.type == "bind":
-                await asyncio.to_thread(make_bind_source, point, root_of(self.defaults.idmaps_of(container.record.host)))
-                if not Path(point.source).exists():
-                    raise InvalidArgument(
-                        f'invalid mount config for type "bind": bind source path does not exist: {point.source}'
-                    )
-                check_propagation(point)
+                await asyncio.to_thread(ready_bind, point, root_of(self.defaults.idmaps_of(container.record.host)))
             ready.append(point)
         return ready
 
