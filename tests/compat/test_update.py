@@ -58,6 +58,7 @@ def test_a_limit_goes_below_the_old_one_with_its_swap(client: Client) -> None:
     client("update", "-m", "40m", container)
     assert settings(client, container, "Memory", "MemorySwap") == [40 << 20, 48 << 20]
     client("update", "--memory-swap", "-1", container)
+    client("update", "--cpu-shares", "512", container)  # which says nothing about memory
     assert settings(client, container, "Memory", "MemorySwap") == [40 << 20, -1]
 
 
@@ -132,7 +133,7 @@ def test_only_what_can_be_updated_is(daemon: Daemon, docker: Client) -> None:
     container = docker.out("run", "-d", "busybox", "sleep", "60")
     answer = daemon.api("POST", f"/containers/{container}/update", {"CpuShares": 512, "MemorySwappiness": 5})
     assert answer == {"Warnings": ["MemorySwappiness cannot be updated: it stays as it was"]}
-    assert settings(docker, container, "CpuShares", "MemorySwappiness") == [512, -1]
+    assert settings(docker, container, "CpuShares", "MemorySwappiness") == [512, None]
     assert daemon.api("POST", f"/v1.39/containers/{container}/update", {"PidsLimit": 5}) == {"Warnings": None}
     assert not settings(docker, container, "PidsLimit")[0]
 

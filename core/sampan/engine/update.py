@@ -110,7 +110,7 @@ def _check_conflicts(before: HostConfig, asked: HostConfig) -> None:
     for name, value in (("CPU Period", asked.cpu_period), ("CPU Quota", asked.cpu_quota)):
         if value > 0 and before.nano_cpus > 0:
             raise Conflict(f"Conflicting options: {name} cannot be updated as NanoCPUs has already been set")
-    if asked.memory > _swap(before) and not asked.memory_swap:
+    if asked.memory and not asked.memory_swap and asked.memory > _swap(before):  # which may be -1
         raise Conflict(
             "Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the same time"
         )
