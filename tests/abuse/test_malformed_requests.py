@@ -100,6 +100,11 @@ def test_strange_tail_is_all(daemon: Daemon, tail: str) -> None:
     assert b"hello" in answer
 
 
+def test_options_with_a_nul_do_not_reach_ps(daemon: Daemon) -> None:
+    daemon.docker("run", "-d", "--name", "shown", "busybox", "sleep", "600")
+    assert daemon.api_raw("GET", "/containers/shown/top?ps_args=-e%00f")[0] == 400
+
+
 def test_impossible_terminal_size_ends_no_container(daemon: Daemon) -> None:
     """It once ended the shim, and the container with it."""
     daemon.docker("run", "-dt", "--name", "screen", "busybox", "sleep", "600")

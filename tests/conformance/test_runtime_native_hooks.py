@@ -170,6 +170,7 @@ class TestNativeHooks(RuntimeGround):
         [
             ({"path": "bin/sh"}, "is not absolute"),
             ({"path": "/bin/sh", "timeout": 0}, "not greater than zero"),
+            ({"path": "/bin/sh", "timeout": float("nan")}, "not greater than zero"),
             ({"path": "/bin/sh", "args": ["a\0b"]}, "NUL"),
             ({"path": "/bin/sh", "env": ["=x"]}, "no name"),
         ],
@@ -177,6 +178,11 @@ class TestNativeHooks(RuntimeGround):
     def test_what_is_no_hook_is_refused(self, workshop: Workshop, ledger: Ledger, hook: Spec, words: str) -> None:
         with pytest.raises(InvalidArgument, match=words):
             workshop.container(ledger.spec(workshop, poststop=[hook])).create()
+
+    def test_a_timeout_without_end_is_none(self, workshop: Workshop, ledger: Ledger) -> None:
+        spec = ledger.spec(workshop, createRuntime=[ledger.hook("createRuntime", timeout=2**63)])
+        workshop.container(spec).create()
+        assert ledger.names() == ["createRuntime"]
 
     def test_what_is_kept_is_plain(self, workshop: Workshop, ledger: Ledger) -> None:
         """`start` and `delete` of a later release read it."""

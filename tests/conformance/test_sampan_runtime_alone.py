@@ -59,6 +59,14 @@ def test_lines_that_are_wrong_are_told_so(runtime: RuntimeProgram, line: tuple[s
     assert words in done.stderr
 
 
+def test_a_configuration_that_is_too_deep_is_told_so(runtime: RuntimeProgram) -> None:
+    runtime.write("true")
+    (runtime.bundle / "config.json").write_text('{"a":' * 100_000)
+    done = runtime("create", "--bundle", str(runtime.bundle), runtime.id, check=1)
+    assert "config.json: maximum recursion depth exceeded" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 # ---------------------------------------------------------------------- crashes
 
 

@@ -39,6 +39,8 @@ async def process_table(container: Container, options: str) -> ProcessTable:
     for name, title in _DISGUISED.findall(options):
         if name != "pid":
             raise InvalidArgument(f'specifying "{name}={title}" is not allowed')
+    if "\0" in options:
+        raise InvalidArgument("invalid options of ps: they may not contain NUL")
     await container.settle()
     if container.status is Status.RESTARTING:
         raise Conflict(f"Container {container.id} is restarting, wait until the container is running")

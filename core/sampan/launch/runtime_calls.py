@@ -125,7 +125,7 @@ def _read_spec(config: ShimConfig) -> Spec:
     path = Path(config.bundle, "config.json")
     try:
         spec: Spec = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InvalidArgument(f"read {path}: {error}", remedy="the bundle must hold an OCI config.json") from error
     return spec
 

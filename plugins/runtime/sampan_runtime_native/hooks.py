@@ -43,6 +43,8 @@ _STATUS: Final = {
 MOMENTS: Final = tuple(_STATUS)
 """The names of the spec's `hooks` object, in the order in which they run."""
 _OUTPUT: Final = 4096
+_LONGEST: Final = 1_000_000
+"""Seconds: twelve days. More is as good as for ever, and poll(2) does not hold it."""
 _DEFAULTED: Final = frozenset(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}
 
 
@@ -61,12 +63,12 @@ class Hook:
         path, timeout = entry.get("path") or "", entry.get("timeout")
         if not path.startswith("/"):
             raise InvalidArgument(f"{where}: path {path!r} is not absolute")
-        if timeout is not None and timeout <= 0:
+        if timeout is not None and not timeout > 0:
             raise InvalidArgument(f"{where} {path}: timeout {timeout} is not greater than zero")
         args, env = tuple(entry.get("args") or (path,)), tuple(entry.get("env") or ())
         if "\0" in "".join((path, *args, *env)) or any(each[:1] in ("", "=") for each in env):
             raise InvalidArgument(f"{where} {path}: an argument or a variable has a NUL in it, or a variable no name")
-        return cls(path, args, {name: value for name, _, value in (each.partition("=") for each in env)}, timeout or 0)
+        return cls(path, args, {name: value for name, _, value in (each.partition("=") for each in env)}, min(timeout or 0, _LONGEST))
 
 
 @dataclass(frozen=True, slots=True)

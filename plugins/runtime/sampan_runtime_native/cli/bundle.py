@@ -55,7 +55,7 @@ def parse_json(text: bytes, place: str) -> dict[str, Any]:
     """Give the JSON object that was read from `place`. Raises `InvalidArgument`."""
     try:
         found = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidArgument(f"read {place}: {error}") from error
     if not isinstance(found, dict):
         raise InvalidArgument(f"read {place}: it holds no JSON object")
