@@ -223,7 +223,7 @@ def _mount(entry: Mapping[str, Any]) -> PlannedMount:
 def _time_offsets(entries: Mapping[str, Mapping[str, int]], new: int) -> tuple[tuple[str, int, int], ...]:
     if entries and not new & CLONE_NEWTIME:
         raise InvalidArgument("linux.timeOffsets need a new time namespace")
-    offsets = tuple((clock, each.get("secs") or 0, each.get("nanosecs") or 0) for clock, each in entries.items())
+    offsets = tuple((clock, each.get("secs") or 0, each.get("nanosecs") or 0) for clock, each in entries.items() if each)
     for clock, _, nanoseconds in offsets:
         if clock not in _CLOCKS or not 0 <= nanoseconds < 10**9:
             raise InvalidArgument(f"linux.timeOffsets: {clock} is no clock that can differ, or its nanoseconds are no part of a second")
@@ -231,7 +231,7 @@ def _time_offsets(entries: Mapping[str, Mapping[str, int]], new: int) -> tuple[t
 
 
 def _personality(entry: Mapping[str, Any] | None) -> int | None:
-    if not entry:
+    if entry is None:
         return None
     if entry.get("domain") not in _PERSONALITIES or entry.get("flags"):
         raise InvalidArgument(f"linux.personality {entry!r}: the domain is LINUX or LINUX32, and there are no flags")
@@ -248,8 +248,11 @@ def _devices(entries: Sequence[Mapping[str, Any]]) -> tuple[Device, ...]:
             raise InvalidArgument(f"linux.devices: {entry!r} has no known type or no absolute path")
         mode = entry.get("fileMode")
         permissions = 0o666 if mode is None else mode & 0o7777
+        major, minor = (0, 0) if entry["type"] == "p" else (entry.get("major"), entry.get("minor"))
+        if major is None or minor is None:
+            raise InvalidArgument(f"linux.devices: {entry!r} has no numbers")
         devices[entry["path"]] = Device(
-            entry["path"], kinds[entry["type"]] | permissions, entry.get("major", 0), entry.get("minor", 0),
+            entry["path"], kinds[entry["type"]] | permissions, major, minor,
             entry.get("uid") or 0, entry.get("gid") or 0,
         )  # fmt: skip
     return tuple(devices.values())
@@ -260,10 +263,10 @@ def _sysctls(entries: Mapping[str, str], new: int, join: Sequence[tuple[int, str
     own = new
     for flag, _ in join:
         own |= flag
-    for name in entries:
+    for name, value in entries.items():
         dotted = name.replace("/", ".")
-        if ".." in dotted or "\0" in name:
-            raise InvalidArgument(f"sysctl {name!r} is not a name")
+        if ".." in dotted or "\0" in name or value is None:
+            raise InvalidArgument(f"sysctl {name!r} is not a name, or has no value")
         if dotted.startswith("net."):
             need, which = CLONE_NEWNET, "network"
         elif dotted in _IPC_SYSCTLS or dotted.startswith("fs.mqueue."):

@@ -57,21 +57,23 @@ class Process:
         if "\0" in "".join((cwd, *args, *env, *env.values())) or "" in env:
             raise InvalidArgument("process: an argument, a variable or the cwd has a NUL in it, or a variable no name")
         user = process.get("user") or {}
-        ids = (user.get("uid", 0), user.get("gid", 0), *(user.get("additionalGids") or ()))
+        ids = (user.get("uid") or 0, user.get("gid") or 0, *(user.get("additionalGids") or ()))
         if not all(0 <= number < 0xFFFFFFFF for number in ids):
             raise InvalidArgument(f"process.user: an id in {ids} is not within 0 to 4294967294")
-        umask = user.get("umask", 0o022)
+        umask = user.get("umask")
+        umask = 0o022 if umask is None else umask
         if not 0 <= umask <= 0o777:
             raise InvalidArgument(f"process.user: umask {umask} is not within 0 to 511")
         oom_score_adj = process.get("oomScoreAdj")
         if oom_score_adj is not None and not -1000 <= oom_score_adj <= 1000:
             raise InvalidArgument(f"process.oomScoreAdj {oom_score_adj} is not within -1000 to 1000")
         sets, unknown = _capabilities(process.get("capabilities") or {})
-        size = process.get("consoleSize")
+        terminal = bool(process.get("terminal"))
+        size = process.get("consoleSize") if terminal else None
         return cls(
             args, env, cwd, ids[0], ids[1], tuple(ids[2:]), umask, sets,
             bool(process.get("noNewPrivileges")), _rlimits(process.get("rlimits") or ()), oom_score_adj,
-            bool(process.get("terminal")), (size["height"], size["width"]) if size else None,
+            terminal, (int(size["height"]), int(size["width"])) if size else None,
             process.get("apparmorProfile") or "", process.get("selinuxLabel") or "",
             Scheduling.of_process(process),
             (f"capabilities that the kernel does not know are left out: {', '.join(unknown)}",) if unknown else (),
