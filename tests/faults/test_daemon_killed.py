@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -15,6 +16,7 @@ import pytest
 
 from ground.daemon import Daemon
 from ground.leaks import check_nothing_left
+from sampan.launch.client import Shim
 
 COUNT = "i=0; while [ ! -e /stop ]; do echo line $i; i=$((i+1)); usleep 2000; done; echo end $i; exit 7"
 """Writes numbered lines until it is told to stop, then how many there were."""
@@ -84,6 +86,28 @@ def test_an_exit_that_nobody_heard_is_found_later(own_daemon: Daemon) -> None:
     state = inspect(daemon, "ee")
     assert (state["Status"], state["ExitCode"]) == ("exited", 9)
     assert log_lines(daemon, "ee") == ["before", "after"]
+    finish(daemon)
+
+
+@pytest.mark.parametrize("status", ["running", "paused"])
+def test_a_pause_that_the_daemon_did_not_come_to_record_is_seen(own_daemon: Daemon, status: str) -> None:
+    daemon = own_daemon
+    container = daemon.docker("run", "-d", "--name", "pp", "busybox", "sleep", "1000").stdout.decode().strip()
+    if status == "running":
+        daemon.docker("pause", "pp")
+    daemon.kill()
+
+    async def change() -> None:
+        shim = await Shim.connect(daemon.state / "containers" / container)
+        await (shim.resume() if status == "running" else shim.pause())
+        await shim.close()
+
+    asyncio.run(change())
+    daemon.start()
+    assert inspect(daemon, "pp")["Status"] == status
+    if status == "paused":
+        daemon.docker("unpause", "pp")
+    daemon.docker("exec", "pp", "true")
     finish(daemon)
 
 

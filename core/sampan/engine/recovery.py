@@ -54,8 +54,9 @@ class Recovery:
         if state.exit is not None:
             await self._lifecycle.found_ended(container, shim, state.exit)
             return
-        if container.status is Status.RESTARTING:
-            container.record.state.status = Status.RUNNING
+        known = container.record.state  # it may be behind what the last daemon did: a restart, a pause or the end of one
+        known.status = Status.PAUSED if state.paused else Status.RUNNING
+        known.pid, known.started_at = state.pid, state.started_at_ns
         self._lifecycle.found_alive(container, shim)
 
     async def _sweep_starts(self) -> None:

@@ -154,12 +154,12 @@ class ContainerRoutes:
 
     async def pause(self, request: Request) -> Response:
         """Freeze a container."""
-        await self._engine.lifecycle.pause(self._get(request))
+        await asyncio.shield(self._engine.lifecycle.pause(self._get(request)))
         return empty()
 
     async def unpause(self, request: Request) -> Response:
         """Thaw a container."""
-        await self._engine.lifecycle.unpause(self._get(request))
+        await asyncio.shield(self._engine.lifecycle.unpause(self._get(request)))
         return empty()
 
     async def update(self, request: Request) -> Response:
@@ -176,7 +176,7 @@ class ContainerRoutes:
         name = request.query.get("name")
         if not name:
             raise InvalidArgument("Neither old nor new names may be empty")
-        await self._engine.lifecycle.rename(self._get(request), name)
+        await asyncio.shield(self._engine.lifecycle.rename(self._get(request), name))
         return empty()
 
     async def resize(self, request: Request) -> Response:
