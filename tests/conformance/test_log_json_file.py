@@ -18,7 +18,7 @@ class TestJsonFile(LogDriverSuite):
     driver = JsonFile
 
     def path(self, context: LogContext) -> Path:
-        return context.directory / f"{context.container_id}-json.log"
+        return Path(context.directory, f"{context.container_id}-json.log")
 
     def test_the_file_is_dockers(self, context: LogContext) -> None:
         context = LogContext(context.container_id, context.directory, {}, {"tag": "t"})

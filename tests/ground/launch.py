@@ -43,7 +43,7 @@ class Harness:
         return shim
 
     async def logged(self, name: str = "c") -> bytes:
-        records = JsonFile.read(LogContext(name, self.directory / name, {}), LogQuery())
+        records = JsonFile.read(LogContext(name, f"{self.directory}/{name}", {}), LogQuery())
         return b"".join([record.data async for record in records])
 
 

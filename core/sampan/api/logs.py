@@ -8,7 +8,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sampan.api.driver import Driver
@@ -21,13 +20,12 @@ if TYPE_CHECKING:
 class LogContext:
     """What a writer or reader gets: the container, its directory for logs, and the options of `--log-opt`.
 
-    `attributes` are what the options `labels`, `env` and `tag` chose of the container; a driver that can
-    keeps them with
-    each record.
+    The directory is a string: what a writer does with `pathlib` is memory that its shim has to itself. `attributes` are what
+    the options `labels`, `env` and `tag` chose of the container; a driver that can keeps them with each record.
     """
 
     container_id: str
-    directory: Path
+    directory: str
     options: Mapping[str, str]
     attributes: Mapping[str, str] = field(default_factory=dict)
 

@@ -16,7 +16,7 @@ def read(
 ) -> AsyncIterator[LogRecord]:
     """Give the records asked for; with `follow` until the container stops. Raises `Unsupported` for an unreadable driver."""
     cls = registry.driver("log", container.record.log_driver, LogDriver)
-    context = LogContext(container.id, container.directories.logs, container.record.host.log_config.config)
+    context = LogContext(container.id, str(container.directories.logs), container.record.host.log_config.config)
     live = follow and container.is_running
     ended = container.log_ended if live else None
     return cls.read(context, LogQuery(since_ns=since_ns, until_ns=until_ns, tail=tail, follow=live, ended=ended))

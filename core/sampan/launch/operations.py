@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 
 from sampan.api.errors import SampanError, System, Unavailable, from_wire, to_wire
 from sampan.launch.loop import IN, Loop, Timer
+from sampan.linux import messages
 from sampan.linux.syscalls import PR_SET_PDEATHSIG, prctl
 
 logger = logging.getLogger(__name__)
@@ -242,7 +243,7 @@ def _is_our_child(pid: int) -> bool:
 
 def _parse(answer: bytes) -> tuple[Any, SampanError | None]:
     """Raises `ValueError` for an answer that is cut off."""
-    parsed = json.loads(answer)
+    parsed = messages.decode(answer)
     return (None, from_wire(parsed["error"])) if "error" in parsed else (parsed["result"], None)
 
 

@@ -15,7 +15,6 @@ import logging
 import os
 import socket
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from sampan.api.errors import InvalidArgument, SampanError, System, Unsupported
@@ -242,7 +241,7 @@ def _remove_socket(state_dir: str) -> None:
 def _open_log(config: ShimConfig) -> LogWriter | None:
     if config.log is None:
         return None
-    context = LogContext(config.id, Path(config.log_directory), config.log_options, config.log_attributes)
+    context = LogContext(config.id, config.log_directory, config.log_options, config.log_attributes)
     writer: LogWriter = runtime_calls.load_class(config.log).open_writer(context)
     return writer
 

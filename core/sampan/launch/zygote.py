@@ -27,7 +27,7 @@ from sampan.api.errors import SampanError
 from sampan.launch.birth import be_shim
 from sampan.launch.protocol import ClassRef
 from sampan.launch.rehearsal import rehearse
-from sampan.linux import messages, overlay
+from sampan.linux import cgroups, messages, overlay
 
 logger = logging.getLogger(__name__)
 
@@ -86,8 +86,9 @@ def _preload(modules: list[str], log: ClassRef | None, scratch: Path) -> dict[st
             importlib.import_module(module)
         except Exception as error:  # a driver's import may raise anything
             failures[module] = f"{type(error).__name__}: {error}"
-    with contextlib.suppress(OSError):  # there is no overlay here
-        overlay.takes_each_layer()  # asked once, for all shims
+    for ask in (overlay.takes_each_layer, cgroups.detect):  # asked once, for all shims
+        with contextlib.suppress(OSError):  # there are none here
+            ask()
     try:
         rehearse(scratch, log)
     except (SampanError, OSError) as error:

@@ -28,12 +28,24 @@ _FDS_SPACE = socket.CMSG_SPACE((MAX_FDS + 1) * _FD_SIZE)
 
 # Made once, and the parts in C called directly: each Python function that is called in a shim costs it some 12 kB.
 _encoder = json.JSONEncoder(separators=(",", ":"))
-_decode = json.JSONDecoder().decode
+_scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 
 
 def encode(message: Message) -> bytes:
     """Give a message as it travels."""
     return _encoder.encode(message).encode()
+
+
+def decode(payload: bytes) -> Any:
+    """Give back what `encode` made. Raises `ValueError`."""
+    text = payload.decode()
+    try:
+        message, end = _scan(text, 0)
+    except StopIteration:
+        raise ValueError("this is no JSON") from None
+    if text[end:].strip():
+        raise ValueError("there is more than one JSON text")
+    return message
 
 
 def send(sock: socket.socket, payload: bytes, fds: Sequence[int] = ()) -> None:
@@ -72,7 +84,7 @@ def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
                 payload = _read_whole(memfd, int(payload[1:]))
             finally:
                 os.close(memfd)
-        message = _decode(payload.decode())
+        message = decode(payload)
         if not isinstance(message, dict):
             raise ValueError("receive from a peer: the message is no JSON object")
     except (ValueError, IndexError) as error:

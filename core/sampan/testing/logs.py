@@ -29,7 +29,7 @@ class LogDriverSuite:
     @pytest.fixture
     def context(self, tmp_path: Path) -> LogContext:
         """A fresh log."""
-        return LogContext("0123456789ab", tmp_path / "logs", self.options)
+        return LogContext("0123456789ab", str(tmp_path / "logs"), self.options)
 
     def read(self, context: LogContext, query: LogQuery | None = None) -> list[LogRecord]:
         """Read to the end."""

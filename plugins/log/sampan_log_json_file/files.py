@@ -7,14 +7,14 @@ from pathlib import Path
 from sampan.api.logs import LogContext
 
 
-def current(context: LogContext) -> Path:
+def current(context: LogContext) -> str:
     """Give the path of the file that is written now."""
-    return context.directory / f"{context.container_id}-json.log"
+    return f"{context.directory}/{context.container_id}-json.log"
 
 
-def rotated(path: Path, number: int) -> Path:
+def rotated(path: str, number: int) -> str:
     """Give the path of an older file; 0 is the current one."""
-    return path.with_name(f"{path.name}.{number}") if number else path
+    return f"{path}.{number}" if number else path
 
 
 def existing(path: Path) -> list[Path]:
@@ -26,4 +26,4 @@ def existing(path: Path) -> list[Path]:
         suffix = other.name[len(path.name) + 1 :]
         if suffix.isdecimal():
             numbers.append(int(suffix))
-    return [path, *(rotated(path, number) for number in sorted(numbers))]
+    return [path, *(Path(rotated(str(path), number)) for number in sorted(numbers))]

@@ -87,7 +87,7 @@ class OpenFile:
 
 async def read(context: LogContext, query: LogQuery) -> AsyncIterator[LogRecord]:
     """Give the records that `query` asks for, oldest first. Raises `System`."""
-    path = current(context)
+    path = Path(current(context))
     files: list[OpenFile] = []
     watch = _Watch(path, query) if query.follow else None
     try:

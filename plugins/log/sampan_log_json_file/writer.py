@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -23,8 +24,7 @@ class JsonFileWriter(LogWriter):
         self._rotation = parse(context.options)
         self._encoder = Encoder(context.attributes)
         self._path = current(context)
-        context.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._fd = _open(self._path)
+        self._fd = _open_made(self._path)
         self._size = _cut_torn_line(self._fd)
 
     def write(self, records: list[LogRecord]) -> None:
@@ -66,17 +66,27 @@ class JsonFileWriter(LogWriter):
         """
         for number in range(self._rotation.max_file - 1, 0, -1):
             source = rotated(self._path, number - 1)
-            if source.exists():
-                source.rename(rotated(self._path, number))
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(source, rotated(self._path, number))
         if self._rotation.max_file == 1:
-            self._path.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path)
         fd = _open(self._path)
         os.close(self._fd)
         self._fd = fd
         self._size = 0
 
 
-def _open(path: Path) -> int:
+def _open_made(path: str) -> int:
+    """Open the file, in a directory that is made if it is not there."""
+    try:
+        return _open(path)
+    except FileNotFoundError:
+        Path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return _open(path)
+
+
+def _open(path: str) -> int:
     return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
 
 
