@@ -76,6 +76,14 @@ def test_what_is_no_runtime_is_told(docker: Client, name: str, words: str) -> No
     assert words in docker("run", "--rm", "--runtime", name, "busybox", "true", check=125).stderr.decode()
 
 
+@pytest.mark.parametrize("runtime", ["native", "runc", "crun"])
+@pytest.mark.parametrize(("command", "code"), [("absent", 127), ("/etc", 126), ("/etc/passwd", 126)])
+def test_what_cannot_run_is_told_once_by_each(docker: Client, runtime: str, command: str, code: int) -> None:
+    refused = docker("run", "--rm", "--runtime", runtime, "busybox", command, check=code).stderr.decode()
+    (told,) = [line for line in refused.splitlines() if "Error response from daemon" in line]
+    assert (told.count("OCI runtime"), command in told) == (1, True)
+
+
 # ---------------------------------------------------------------------- gVisor
 
 GVISOR = ("--runtime", "runsc", "--network", "none")

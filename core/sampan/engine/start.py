@@ -426,6 +426,9 @@ def start_exit_code(error: BaseException) -> int:
 
 def start_error(error: SampanError, what: str = "create failed: unable to start container process") -> SampanError:
     """Put the error of a start or an exec as Docker does: the client reads the exit code, 126 or 127, from the text."""
-    if isinstance(error, NotFound | Forbidden):
-        return InvalidArgument(f"OCI runtime {what}: {error}: unknown")
-    return error
+    if not isinstance(error, NotFound | Forbidden):
+        return error
+    text = str(error)
+    if not text.startswith("OCI runtime "):  # as an OCI runtime's program has it said already
+        text = f"OCI runtime {what}: {text}"
+    return InvalidArgument(f"{text}: unknown")

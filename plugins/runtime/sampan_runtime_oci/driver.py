@@ -430,14 +430,17 @@ def _three(stdio: Stdio) -> tuple[int, int, int]:
 
 @contextmanager
 def _naming(process: Spec) -> Iterator[None]:
-    """Put the program's name in errors about it where the runtime leaves it out, as crun does."""
+    """Put into errors about a program its name and the words that clients look for, where the runtime leaves them out, as crun does."""
     try:
         yield
     except (NotFound, Forbidden) as error:
         name = process["args"][0]
-        if name in error.message:
-            raise
-        raise type(error)(f'{error.message}: exec "{name}"') from error
+        said, words = error.message, "no such file or directory" if isinstance(error, NotFound) else "permission denied"
+        if "executable" in said and "executable file not found" not in said and words not in said:
+            raise type(error)(f'{said}: exec "{name}": {words}') from error
+        if name not in said:
+            raise type(error)(f'{said}: exec "{name}"') from error
+        raise
 
 
 @contextmanager
