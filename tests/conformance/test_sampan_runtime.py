@@ -278,9 +278,10 @@ def test_terminal_for_an_exec(runtime: RuntimeProgram) -> None:
     ]
     with Terminal(command, dict(os.environ), ()) as terminal:
         terminal.expect(b"/dev/pts/")
-        terminal.expect(b"ready\r\n")
+        terminal.expect(b"ready")
+        wait_until(lambda: terminal.is_raw, "raw mode, which runc enters when the program runs already")
         terminal.type(b"\x03")
-        terminal.expect(b"told\r\n")
+        terminal.expect(b"told")
         assert terminal.end() == 8
 
 

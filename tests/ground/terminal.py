@@ -43,6 +43,11 @@ class Terminal:
         """Change the size; the kernel tells the program by SIGWINCH."""
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
+    @property
+    def is_raw(self) -> bool:
+        """Whether keys go on as they are: ^C is no signal to the program here."""
+        return not termios.tcgetattr(self._master)[3] & termios.ISIG
+
     def type(self, text: bytes) -> None:
         """Type."""
         os.write(self._master, text)
