@@ -59,11 +59,16 @@ def test_lines_that_are_wrong_are_told_so(runtime: RuntimeProgram, line: tuple[s
     assert words in done.stderr
 
 
-def test_a_configuration_that_is_too_deep_is_told_so(runtime: RuntimeProgram) -> None:
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [('{"a":' * 100_000, ": maximum recursion depth exceeded"), ('{"ociVersion": "1.2.0", "process": true}', " has no process")],
+    ids=["too deep", "no process"],
+)
+def test_a_configuration_that_is_none_is_told_so(runtime: RuntimeProgram, text: str, words: str) -> None:
     runtime.write("true")
-    (runtime.bundle / "config.json").write_text('{"a":' * 100_000)
+    (runtime.bundle / "config.json").write_text(text)
     done = runtime("create", "--bundle", str(runtime.bundle), runtime.id, check=1)
-    assert "config.json: maximum recursion depth exceeded" in done.stderr
+    assert f"config.json{words}" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -72,7 +72,7 @@ def _read(options: Namespace, *, detached: bool) -> _Wanted:
         if given:
             raise Unsupported(reason, remedy=remedy)
     bundle = load(options.bundle, options.id)
-    if not bundle.spec.get("process"):
+    if not isinstance(bundle.spec.get("process"), dict):
         raise InvalidArgument(f"{bundle.path}/config.json has no process")
     process, preserved = streams.descriptors(bundle.spec["process"], options.preserve_fds)
     terminal = bool(process.get("terminal"))
