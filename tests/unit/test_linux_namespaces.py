@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import resource
 import socket
 import threading
 
@@ -113,6 +114,21 @@ def test_a_network_namespace_belongs_to_the_user_namespace_it_is_made_in() -> No
         assert failed.value.errno == errno.EINVAL
     finally:
         os.close(other)
+
+
+@pytest.mark.parametrize("room", [0, 1, 2])
+def test_a_namespace_for_which_there_is_no_descriptor_leaves_none(room: int) -> None:
+    ids = (IdRange(0, 100_000, 65_536),)
+    before = os.listdir("/proc/self/fd")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    low = min(set(range(soft)) - set(map(int, before)))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (low + room, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            new_userns(ids, ids)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert os.listdir("/proc/self/fd") == before
 
 
 def test_what_an_id_inside_is_outside() -> None:

@@ -131,9 +131,16 @@ def new_userns(uids: Sequence[IdRange], gids: Sequence[IdRange]) -> int:
 @contextmanager
 def _child_that(moves: Callable[[], None], operation: str) -> Iterator[int]:
     """Give the pid of a child that has moved to other namespaces and lives as long as the block. Raises its `OSError`."""
-    told, tell = os.pipe2(os.O_CLOEXEC)
-    held, hold = os.pipe2(os.O_CLOEXEC)
-    pid = os.fork()
+    pipes: list[int] = []
+    try:
+        pipes += os.pipe2(os.O_CLOEXEC)
+        pipes += os.pipe2(os.O_CLOEXEC)
+        pid = os.fork()
+    except OSError:  # there are too many descriptors or processes
+        for fd in pipes:
+            os.close(fd)
+        raise
+    told, tell, held, hold = pipes
     if pid == 0:
         _be_elsewhere(moves, tell, held, hold)
     try:

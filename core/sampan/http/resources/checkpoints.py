@@ -36,17 +36,16 @@ class CheckpointRoutes:
         container = self._engine.containers.get(request.params["id"])
         asked = await body.model(request, CheckpointCreateRequest)
         await container.settle()
-        making = self._engine.checkpoints.create(
+        await self._engine.checkpoints.create(
             container, asked.checkpoint_id, directory_of(asked.checkpoint_dir), leave_running=not asked.exit
         )
-        await asyncio.shield(making)
         return empty(201)
 
     async def remove(self, request: Request) -> Response:
         """Remove a checkpoint."""
         container = self._engine.containers.get(request.params["id"])
         where = directory_of(request.query.get("dir"))
-        await asyncio.shield(self._engine.checkpoints.remove(container, request.params["checkpoint"], where))
+        await self._engine.checkpoints.remove(container, request.params["checkpoint"], where)
         return empty()
 
 

@@ -127,19 +127,19 @@ class ContainerRoutes:
         if name := request.query.get("checkpoint"):
             where = directory_of(request.query.get("checkpoint-dir"))
             checkpoint = await asyncio.to_thread(self._engine.checkpoints.find, container, name, where)
-        await asyncio.shield(self._engine.lifecycle.start(container, checkpoint))
+        await self._engine.lifecycle.start(container, checkpoint)
         return empty()
 
     async def stop(self, request: Request) -> Response:
         """Stop a container: signal, wait, SIGKILL."""
         timeout, signum = _stop_options(request)
-        await asyncio.shield(self._engine.lifecycle.stop(self._get(request), timeout, signum))
+        await self._engine.lifecycle.stop(self._get(request), timeout, signum)
         return empty()
 
     async def restart(self, request: Request) -> Response:
         """Stop and start a container."""
         timeout, signum = _stop_options(request)
-        await asyncio.shield(self._engine.lifecycle.restart(self._get(request), timeout, signum))
+        await self._engine.lifecycle.restart(self._get(request), timeout, signum)
         return empty()
 
     async def kill(self, request: Request) -> Response:
@@ -154,12 +154,12 @@ class ContainerRoutes:
 
     async def pause(self, request: Request) -> Response:
         """Freeze a container."""
-        await asyncio.shield(self._engine.lifecycle.pause(self._get(request)))
+        await self._engine.lifecycle.pause(self._get(request))
         return empty()
 
     async def unpause(self, request: Request) -> Response:
         """Thaw a container."""
-        await asyncio.shield(self._engine.lifecycle.unpause(self._get(request)))
+        await self._engine.lifecycle.unpause(self._get(request))
         return empty()
 
     async def update(self, request: Request) -> Response:
@@ -168,7 +168,7 @@ class ContainerRoutes:
         asked = await body.model(request, HostConfig)
         if request.version < (1, 40):  # clients of that time send 0 for what they don't know
             asked.pids_limit = None
-        warnings = await asyncio.shield(self._engine.updates.update(container, asked))
+        warnings = await self._engine.updates.update(container, asked)
         return json_response({"Warnings": warnings or None})
 
     async def rename(self, request: Request) -> Response:
@@ -176,7 +176,7 @@ class ContainerRoutes:
         name = request.query.get("name")
         if not name:
             raise InvalidArgument("Neither old nor new names may be empty")
-        await asyncio.shield(self._engine.lifecycle.rename(self._get(request), name))
+        await self._engine.lifecycle.rename(self._get(request), name)
         return empty()
 
     async def resize(self, request: Request) -> Response:
@@ -191,12 +191,10 @@ class ContainerRoutes:
     async def remove(self, request: Request) -> Response:
         """Remove a container, or a link to one."""
         if request.query.get_bool("link"):
-            await asyncio.shield(self._engine.links.remove(request.params["id"]))
+            await self._engine.links.remove(request.params["id"])
             return empty()
-        await asyncio.shield(
-            self._engine.lifecycle.remove(
-                self._get(request), force=request.query.get_bool("force"), volumes=request.query.get_bool("v")
-            )
+        await self._engine.lifecycle.remove(
+            self._get(request), force=request.query.get_bool("force"), volumes=request.query.get_bool("v")
         )
         return empty()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -58,7 +57,7 @@ class NetworkRoutes:
     async def create(self, request: Request) -> Response:
         """Make a network."""
         asked = await body.model(request, NetworkCreateRequest)
-        record = await asyncio.shield(self._engine.networks.create(asked))
+        record = await self._engine.networks.create(asked)
         return json_response({"Id": record.id, "Warning": ""}, 201)
 
     async def explain(self, request: Request) -> Response:
@@ -92,7 +91,7 @@ class NetworkRoutes:
         """Have a container be in a network."""
         asked = await body.model(request, NetworkConnectRequest)
         container = self._engine.containers.get(asked.container)
-        await asyncio.shield(self._engine.connections.connect(container, self._get(request), asked.endpoint_config))
+        await self._engine.connections.connect(container, self._get(request), asked.endpoint_config)
         return empty(200)
 
     async def disconnect(self, request: Request) -> Response:
@@ -106,12 +105,12 @@ class NetworkRoutes:
             if name not in container.record.networks:
                 raise
             network = None
-        await asyncio.shield(self._engine.connections.disconnect(container, network, name))
+        await self._engine.connections.disconnect(container, network, name)
         return empty(200)
 
     async def remove(self, request: Request) -> Response:
         """Remove a network."""
-        await asyncio.shield(self._engine.networks.remove(self._get(request)))
+        await self._engine.networks.remove(self._get(request))
         return empty()
 
     async def prune(self, request: Request) -> Response:
@@ -123,7 +122,7 @@ class NetworkRoutes:
             if record.is_default or self._in_use(record) or not self._fits(record, filters):
                 continue
             try:
-                await asyncio.shield(self._engine.networks.remove(record))
+                await self._engine.networks.remove(record)
             except (Forbidden, NotFound):
                 continue  # a container joined it meanwhile, or someone else removed it
             deleted.append(record.name)
