@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -60,6 +60,23 @@ async def harness(directory: Path) -> AsyncIterator[Harness]:
             if not shim.closed.is_set():
                 await shim.delete()
         await zygote.close()
+
+
+Run = Callable[[Callable[[Harness], Awaitable[None]]], None]
+"""Runs a test's coroutine with a harness, for so long at most."""
+
+
+def runner(directory: Path) -> Run:
+    """Give what runs a test with a harness in a directory."""
+
+    def run(test: Callable[[Harness], Awaitable[None]]) -> None:
+        async def within() -> None:
+            async with asyncio.timeout(60), harness(directory) as running:
+                await test(running)
+
+        asyncio.run(within())
+
+    return run
 
 
 class Attached:

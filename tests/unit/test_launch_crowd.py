@@ -7,30 +7,12 @@ import os
 import random
 import resource
 import signal
-from collections.abc import Awaitable, Callable
-from pathlib import Path
 
-import pytest
-
-from ground.launch import Attached, Harness, attach, eventually, harness, open_fds
+from ground.launch import Attached, Harness, Run, attach, eventually, open_fds
 from sampan.launch.client import Shim
 from sampan.launch.protocol import ExecConfig
 
-Run = Callable[[Callable[[Harness], Awaitable[None]]], None]
-
 COUNT = "i=0; while [ $i -lt {lines} ]; do echo line $i; i=$((i+1)); done"
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
-    def runner(test: Callable[[Harness], Awaitable[None]]) -> None:
-        async def main() -> None:
-            async with asyncio.timeout(60), harness(tmp_path) as running:
-                await test(running)
-
-        asyncio.run(main())
-
-    return runner
 
 
 def lines(count: int) -> bytes:

@@ -2,38 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ground.launch import Harness, attach, eventually, harness
+from ground.launch import Harness, Run, attach, eventually
 from sampan.api.errors import Conflict, NotFound, SampanError, System, Unsupported
 from sampan.launch.client import Shim
 from sampan.launch.protocol import ExecConfig, ShimConfig
 from sampan.launch.records import read_exit
 
-Run = Callable[[Callable[[Harness], Awaitable[None]]], None]
-
 UNTIL_TOLD = "while [ ! -e {go} ]; do sleep 0.02; done; echo after; read line; exit 7"
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
-    def runner(test: Callable[[Harness], Awaitable[None]]) -> None:
-        async def main() -> None:
-            async with asyncio.timeout(60), harness(tmp_path) as running:
-                await test(running)
-
-        asyncio.run(main())
-
-    return runner
 
 
 async def launched_and_killed(running: Harness, *args: str, **settings: Any) -> tuple[ShimConfig, int]:

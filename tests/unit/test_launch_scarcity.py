@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import resource
 import shutil
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
-from ground.launch import Harness, attach, eventually, harness, open_fds
+from ground.launch import Harness, Run, attach, eventually, open_fds
 from sampan.api.errors import System
 from sampan.launch import records
 from sampan.launch.client import Shim
 from sampan.launch.protocol import ExecConfig, ExitRecord
 
-Run = Callable[[Callable[[Harness], Awaitable[None]]], None]
-
 GIVEN = 256
 ATTACHED = GIVEN // 2
 """Clients that attach at once, with three descriptors each, to a shim of a daemon that was given so few."""
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
-    def run(test: Callable[[Harness], Awaitable[None]]) -> None:
-        async def within() -> None:
-            async with asyncio.timeout(60), harness(tmp_path) as running:
-                await test(running)
-
-        asyncio.run(within())
-
-    return run
 
 
 def limit_descriptors(shim: Shim, more: int) -> None:

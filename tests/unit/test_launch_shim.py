@@ -4,30 +4,15 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
-from ground.launch import Attached, Harness, attach, eventually, harness, open_fds
+from ground.launch import Attached, Harness, Run, attach, eventually, open_fds
 from sampan.api.errors import Conflict, InvalidArgument, NotFound, SampanError, System, Unavailable
 from sampan.launch.client import Shim
 from sampan.launch.protocol import ClassRef, ExecConfig, ExitRecord
 from sampan.launch.records import read_exit
-
-Run = Callable[[Callable[[Harness], Awaitable[None]]], None]
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
-    def runner(test: Callable[[Harness], Awaitable[None]]) -> None:
-        async def main() -> None:
-            async with asyncio.timeout(60), harness(tmp_path) as running:
-                await test(running)
-
-        asyncio.run(main())
-
-    return runner
 
 
 async def execute(shim: Shim, config: ExecConfig, *names: str) -> Attached:
