@@ -16,7 +16,7 @@ from sampan.linux import cgroups, mounts
 
 
 def mounted_below(daemon: Daemon) -> list[str]:
-    return [mount.target for mount in mounts.parse_mountinfo() if mount.target.startswith(f"{daemon.base}/")]
+    return [mount.target for mount in mounts.parse_mountinfo() if mount.target.startswith(f"{daemon.state}/containers/")]
 
 
 # ---------------------------------------------------------------------- IPC
@@ -124,6 +124,12 @@ def test_a_read_only_bind_is_so_with_all_below_it(client: Client, tmp_path: Path
         assert out == "1"
     finally:
         mounts.umount(tmp_path / "below")
+
+
+def test_programs_can_tell_that_they_are_in_a_container(client: Client) -> None:
+    """Many look for Docker's file; it is no change that the container made."""
+    container = client.out("run", "-d", "--read-only", "busybox", "sh", "-c", "test -f /.dockerenv && sleep 60")
+    assert client.out("exec", container, "cat", "/.dockerenv") == client.out("diff", container) == ""
 
 
 def test_mounts_pass_where_what_they_are_on_lets_them(docker: Client, tmp_path: Path) -> None:

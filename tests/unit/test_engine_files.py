@@ -62,6 +62,6 @@ def test_written_files_are_readable_by_all(tmp_path: Path) -> None:
     found = files.write_files(
         tmp_path / "f", container_record(), [ENDPOINT], host_network=False, gateways=(), resolv_conf="", owner=OURSELVES
     )
-    assert set(found) == {"/etc/hostname", "/etc/hosts", "/etc/resolv.conf"}
+    assert set(found) == {"/.dockerenv", "/etc/hostname", "/etc/hosts", "/etc/resolv.conf"}
     assert found["/etc/hostname"].read_text() == "c0ffee000000\n"
     assert all(path.stat().st_mode & 0o777 == 0o644 for path in found.values())

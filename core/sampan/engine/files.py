@@ -1,4 +1,5 @@
-"""The engine's own files in a container: /etc/hostname, /etc/hosts, /etc/resolv.conf."""
+"""The engine's own files in a container: /etc/hostname, /etc/hosts, /etc/resolv.conf, and an empty /.dockerenv, which programs look for
+to know that they are in a container."""
 
 from __future__ import annotations
 
@@ -18,6 +19,8 @@ LOCAL_NAMES = (
     "ff02::1\tip6-allnodes",
     "ff02::2\tip6-allrouters",
 )
+
+DOCKERENV = "/.dockerenv"
 
 HOST_HOSTS = Path("/etc/hosts")
 
@@ -45,6 +48,7 @@ def write_files(
     contents = {
         "/etc/hostname": f"{record.config.hostname}\n",
         "/etc/hosts": hosts(record, endpoints, host_network=host_network, gateways=gateways, linked=linked),
+        DOCKERENV: "",
     }
     directory.mkdir(mode=0o711, exist_ok=True)
     bound = bound_files(directory)
@@ -61,7 +65,7 @@ def write_files(
 
 def bound_files(directory: Path) -> dict[str, Path]:
     """Give where each file of a container that has them is to be bound: in one that shares its network too."""
-    return {f"/etc/{name}": directory / name for name in ("hostname", "hosts", "resolv.conf")}
+    return {DOCKERENV: directory / "dockerenv", **{f"/etc/{name}": directory / name for name in ("hostname", "hosts", "resolv.conf")}}
 
 
 def hosts(
