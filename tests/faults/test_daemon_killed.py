@@ -111,6 +111,26 @@ def test_a_pause_that_the_daemon_did_not_come_to_record_is_seen(own_daemon: Daem
     finish(daemon)
 
 
+def test_a_shim_that_does_not_answer_holds_up_its_own_container_alone(own_daemon: Daemon) -> None:
+    daemon = own_daemon
+    for name in ("stuck", "free"):
+        daemon.docker("run", "-d", "--name", name, "busybox", "sh", "-c", "trap 'exit 3' TERM; while :; do usleep 10000; done")
+    shim = int(Path(f"/proc/{inspect(daemon, 'stuck')['Pid']}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(shim, signal.SIGSTOP)
+    try:
+        daemon.kill()
+        daemon.start()
+        assert "does not answer" in daemon.log
+        daemon.docker("exec", "free", "true")
+        assert inspect(daemon, "stuck")["Status"] == "running"
+    finally:
+        os.kill(shim, signal.SIGCONT)
+    wait_until(lambda: daemon.docker("exec", "stuck", "true", check=False).returncode == 0, "it is found after all")
+    daemon.docker("stop", "stuck")
+    assert inspect(daemon, "stuck")["ExitCode"] == 3
+    finish(daemon)
+
+
 def test_after_a_restart_a_container_can_be_used_as_before(own_daemon: Daemon) -> None:
     daemon = own_daemon
     serve = "mkdir -p /w; echo hi > /w/index.html; httpd -f -p 80 -h /w"

@@ -90,8 +90,8 @@ class Lifecycle:
             if isinstance(error, SampanError):
                 raise start_error(error) from error
             raise
-        self._spawn(self._watch(container, shim))
-        self._spawn(self._watch_memory(container, shim))
+        self.spawn(self._watch(container, shim))
+        self.spawn(self._watch_memory(container, shim))
         self._links.follow(container)
         self._emit(container, "start")
 
@@ -106,7 +106,8 @@ class Lifecycle:
 
     # ------------------------------------------------------------------ exit
 
-    def _spawn(self, work: Awaitable[None]) -> None:
+    def spawn(self, work: Awaitable[None]) -> None:
+        """Have work done beside all else, until the engine closes. What goes wrong is logged."""
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
@@ -253,7 +254,7 @@ class Lifecycle:
         """Start a stopped container again after `delay` seconds, unless someone starts, stops or removes it before."""
         container.record.state.status = Status.RESTARTING
         loop = asyncio.get_running_loop()
-        container.restart_wait = loop.call_later(delay, lambda: self._spawn(self._restart_now(container)))
+        container.restart_wait = loop.call_later(delay, lambda: self.spawn(self._restart_now(container)))
 
     async def _restart_now(self, container: Container) -> None:
         async with container.lock:
@@ -409,8 +410,8 @@ class Lifecycle:
         """Take up watching a container that ran on while the daemon was away."""
         container.shim = shim
         container.log_ended.clear()
-        self._spawn(self._watch(container, shim))
-        self._spawn(self._watch_memory(container, shim))
+        self.spawn(self._watch(container, shim))
+        self.spawn(self._watch_memory(container, shim))
 
     async def found_ended(self, container: Container, shim: Shim, end: ExitRecord) -> None:
         """Record the exit of a container that ended while the daemon was away, and let its shim go."""
