@@ -174,6 +174,13 @@ def test_cgroups_to_write_to(client: Client) -> None:
     assert client.out("run", "--rm", "--security-opt", "writable-cgroups=true", "--cgroupns", "private", "busybox", "sh", "-c", script) != ""
 
 
+@pytest.mark.parametrize("runtime", ["native", "runc", "crun"])
+def test_own_view_of_cgroups(client: Client, runtime: str) -> None:
+    """The container's own cgroup is its root in every hierarchy, the one that the engine adds to a v1 host included."""
+    output = client.out("run", "--rm", "--runtime", runtime, "--cgroupns", "private", "busybox", "cat", "/proc/self/cgroup")
+    assert {line.split(":")[2] for line in output.splitlines()} == {"/"}
+
+
 # ---------------------------------------------------------------------- devices, limits, sysctls
 
 

@@ -48,12 +48,14 @@ from sampan.engine.update import Updates
 from sampan.engine.usage import DiskUse
 from sampan.engine.volumes import Volumes
 from sampan.linux import cgroups
+from sampan.linux.cgroup_layout import OWN_HIERARCHY
 from sampan.settings import Settings
 
 log = logging.getLogger(__name__)
 
-MOVES = "cgroup-moves"
-"""Name in the state directory of the mount that has processes move quickly between cgroups."""
+MOVES = OWN_HIERARCHY
+"""Name in the state directory of the mount that has processes move quickly between cgroups: the hierarchy's own, since runc mounts
+each hierarchy for a container by the name of the place where it has found it."""
 
 
 class Engine:

@@ -15,13 +15,14 @@ from sampan.engine.faults import Fault, Look, lasting, mendable
 from sampan.engine.records import Status
 from sampan.engine.volumes import Volumes
 from sampan.linux import cgroups, trees
+from sampan.linux.cgroup_layout import OWN_HIERARCHY
 from sampan.settings import Settings
 
 ROOT_FILES = ("lock", "metadata.db", "metadata.db-wal", "metadata.db-shm", "metadata.db-journal")
 ROOT_DIRECTORIES = ("content", "containers", "storage", "volumes")
 FILE_SYSTEMS_OWN = "lost+found"
 """What ext4 has in its root, where the engine's root is a file system of its own."""
-STATE_NAMES = ("lock", "containers", "network", "netd.sock", "proxy-port", "runtimes", "cgroup-moves")
+STATE_NAMES = ("lock", "containers", "network", "netd.sock", "proxy-port", "runtimes", OWN_HIERARCHY)
 MOVE_IT = "look what it is, and move it out of there"
 
 
