@@ -339,16 +339,17 @@ def test_freezing_and_killing_at_once(parent: str, seen: Layout) -> None:
 
 if "freezer" in layout.v1:
 
-    def test_frozen_processes_are_killed_by_v1_alone(parent: str) -> None:
-        """As on a host without any v2 tree: a frozen process dies only when it is let go, those in cgroups below too."""
-        cgroup = Cgroup(parent + "/c", type(layout)(layout.v1))
+    @pytest.mark.parametrize("seen", [Layout(layout.v1), layout], ids=["v1 alone", "as it is"])
+    def test_processes_that_v1_has_frozen_are_killed(parent: str, seen: Layout) -> None:
+        """They die only when they are let go, those in cgroups below too, whatever else the host has beside v1."""
+        cgroup = Cgroup(parent + "/c", seen)
         cgroup.create()
         below = Path(cgroup.directory("freezer")) / "below"
         below.mkdir()
         with running(cgroup, "cat") as process:
             write(f"{below}/cgroup.procs", str(process.pid))
             write(f"{below}/freezer.state", "FROZEN")
-            cgroup.freeze()
+            Cgroup(cgroup.path, Layout(layout.v1)).freeze()
             reaper = threading.Thread(target=process.wait)
             reaper.start()
             cgroup.kill()

@@ -171,6 +171,7 @@ class Cgroup:
         if self.layout.unified:
             with contextlib.suppress(FileNotFoundError):
                 write(self.directory() + "/cgroup.kill", "1")
+                self._thaw_v1()  # by which runc pauses on hybrid hosts, and which no kill reaches through
                 return
         while pids := self.procs():
             for pid in pids:
