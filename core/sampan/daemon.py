@@ -109,8 +109,8 @@ async def _serve(settings: Settings) -> None:
             ", ".join(settings.hosts),
             engine.storage.default,
         )
-        _notify(notify_socket, "READY=1")
         _give_back()
+        _notify(notify_socket, "READY=1")
         await stop.wait()
         _notify(notify_socket, "STOPPING=1")
         log.info("stopping; containers go on")
