@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,6 +85,36 @@ def test_the_death_of_a_shim_is_told(tmp_path: Path) -> None:
             with pytest.raises(Unavailable):
                 await waiting
             assert read_exit(tmp_path / "c") is None
+
+    asyncio.run(test())
+
+
+def test_a_shim_that_was_stopped_is_told_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sampan.launch.client.PATIENCE_S", 0.3)
+
+    async def test() -> None:
+        async with asyncio.timeout(60), harness(tmp_path) as running:
+            shim = await running.spawn("sleep", "100")
+            await shim.launch()
+            await kill_daemon(running, shim)
+            os.kill(shim.pid, signal.SIGSTOP)
+            assert (await (await reconnect(running)).state()).running
+
+    asyncio.run(test())
+
+
+def test_a_shim_that_says_nothing_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sampan.launch.client.PATIENCE_S", 0.3)
+    listen = f"import socket, time; s = socket.socket(1, 5); s.bind('{tmp_path}/shim.sock'); s.listen(); print(flush=True); time.sleep(100)"
+
+    async def test() -> None:
+        with subprocess.Popen([sys.executable, "-c", listen], stdout=subprocess.PIPE) as stuck:
+            assert stuck.stdout is not None
+            stuck.stdout.readline()
+            async with asyncio.timeout(30):
+                with pytest.raises(Unavailable):
+                    await Shim.connect(tmp_path)
+            assert stuck.wait(10) == -signal.SIGKILL
 
     asyncio.run(test())
 

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import os
 import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -35,6 +36,9 @@ _DESCRIPTORS, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
 NO_NAMESPACES = Namespaces()
 """What a shim is given whose container makes all of its own."""
 
+PATIENCE_S = 10.0
+"""How long a daemon that has come back waits for the answer of a shim."""
+
 _BOOT = "import sys; sys.path[:] = sys.argv[3:]; from sampan.launch.boot import boot; boot()"
 
 
@@ -54,9 +58,19 @@ class Shim:
     @classmethod
     async def connect(cls, state_dir: Path) -> Shim:
         """Connect to a shim that lives already. Raises `Unavailable` if no one answers, `Unsupported` for
-        another protocol.
+        another protocol. One that says nothing is told to go on, for it may have been stopped, and then killed.
         """
-        return await _greet(Channel.connect(state_dir, SOCKET, f"the shim in {state_dir}"))
+        channel = Channel.connect(state_dir, SOCKET, f"the shim in {state_dir}")
+        pid, greeting = channel.peer_pid, asyncio.ensure_future(_greet(channel))
+        try:
+            for signum in (signal.SIGCONT, signal.SIGKILL):
+                if not (await asyncio.wait({greeting}, timeout=PATIENCE_S))[0]:
+                    logger.warning("the shim in %s does not answer: %s to process %d", state_dir, signum.name, pid)
+                    os.kill(pid, signum)
+            return await greeting
+        except BaseException:
+            greeting.cancel()
+            raise
 
     @property
     def closed(self) -> asyncio.Event:
