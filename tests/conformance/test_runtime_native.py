@@ -6,9 +6,8 @@ import errno
 import os
 import resource
 import threading
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 
@@ -41,18 +40,6 @@ def hostile(tmp_path: Path) -> Path:
 
 def bound(tree: Path) -> tuple[Mount, ...]:
     return (Mount("bind", str(tree), ("rbind",)),)
-
-
-def flip_for_ever(shared: Path) -> NoReturn:
-    """Swap `real` and `link`; what the driver makes meanwhile may be in the way of one turn."""
-    turns = (("real", "aside"), ("link", "real"), ("real", "link"), ("aside", "real"))
-    try:
-        while True:
-            for one, other in turns:
-                with suppress(OSError):
-                    os.rename(shared / one, shared / other)
-    finally:
-        os._exit(1)
 
 
 class TestNative(RuntimeDriverSuite):
@@ -125,39 +112,6 @@ class TestNative(RuntimeDriverSuite):
         assert workshop.container(spec, rootfs=bound(hostile)).run().text == "1"
         assert (hostile / "etc/passwd").read_text() == before
 
-    def test_swapped_directory_stays_in_the_root(self, workshop: Workshop, hostile: Path, tmp_path: Path) -> None:
-        """A07: someone flips a mount's target between a directory and a link to the host's all the while."""
-        victim = tmp_path / "victim"
-        victim.mkdir()
-        shared = hostile / "shared"
-        (shared / "real").mkdir(parents=True)
-        (shared / "link").symlink_to(victim)
-        spec = workshop.spec("true")
-        spec["mounts"] += [
-            {"destination": "/shared", "type": "bind", "source": str(shared), "options": ["bind"]},
-            {"destination": "/shared/real/deep", "type": "tmpfs", "source": "tmpfs", "options": []},
-        ]
-        pid = os.fork()  # a process, since the suite's own must have one thread when it forks
-        if pid == 0:
-            flip_for_ever(shared)
-        try:
-            for _ in range(25):
-                try:
-                    workshop.container(spec, rootfs=bound(hostile)).run()
-                except Exception as error:  # noqa: BLE001, whatever it says: it must not have left the root
-                    assert "victim" not in str(error)
-                assert list(victim.iterdir()) == []
-        finally:
-            os.kill(pid, 9)
-            os.waitpid(pid, 0)
-
-    @pytest.mark.parametrize("target", ["/proc", "/proc/self/attr", "/proc/sys/kernel"])
-    def test_nothing_is_bound_over_proc(self, workshop: Workshop, tmp_path: Path, target: str) -> None:
-        spec = workshop.spec("true")
-        spec["mounts"].append({"destination": target, "type": "bind", "source": str(tmp_path), "options": ["bind"]})
-        with pytest.raises(Forbidden, match="a bind over a part of /proc"):
-            workshop.container(spec).run()
-
     def test_cgroup_of_another_container_is_refused_and_left_alone(self, workshop: Workshop) -> None:
         first = workshop.idle()
         spec = workshop.spec("true")
@@ -225,7 +179,7 @@ class TestNative(RuntimeDriverSuite):
             ({"cgroupsPath": "system.slice:sampan:one"}, Unsupported, "slices and scopes of systemd"),
             ({"resources": {"network": {"classID": 1}}}, Unsupported, "no cgroup controller net_cls"),
             ({"resources": {"memory": {"kernel": 1 << 30}}}, Unsupported, "kernel memory"),
-            ({"resources": {"cpu": {"cpus": "4000"}}}, Exception, "cpuset.cpus"),
+            ({"resources": {"cpu": {"cpus": "4000"}}}, System, "cpuset.cpus"),
             ({"seccomp": {"defaultAction": "SCMP_ACT_NOTIFY"}}, InvalidArgument, "SCMP_ACT_NOTIFY"),
             ({"seccomp": {"defaultAction": "SCMP_ACT_DANCE"}}, InvalidArgument, "SCMP_ACT_DANCE"),
         ],
