@@ -57,7 +57,7 @@ class Checkpoints:
             if container.record.config.tty:
                 raise Unsupported(f"checkpoint container {container.record.name}: it has a terminal, which can't be kept")
             await self._require(container)
-            if target.exists():
+            if await asyncio.to_thread(target.exists):
                 raise Conflict(f"checkpoint with name {name} already exists for container {container.record.name}")
             unfinished = target.with_name(f".{name}.new")
             with host_errors(f"make checkpoint {name}"):
@@ -65,7 +65,7 @@ class Checkpoints:
             try:
                 await shim.checkpoint(unfinished, leave_running=leave_running)
                 with host_errors(f"make checkpoint {name}"):
-                    unfinished.rename(target)
+                    await asyncio.to_thread(unfinished.rename, target)
             except BaseException as error:
                 await asyncio.to_thread(shutil.rmtree, unfinished, ignore_errors=True)
                 if isinstance(error, SampanError):
@@ -78,7 +78,7 @@ class Checkpoints:
 
     async def remove(self, container: Container, name: str, directory: Path | None = None) -> None:
         """Remove a checkpoint. Raises as `find`, and `System`."""
-        found = self.find(container, name, directory)
+        found = await asyncio.to_thread(self.find, container, name, directory)
         with host_errors(f"remove checkpoint {name}"):
             await asyncio.to_thread(shutil.rmtree, found)
 
