@@ -227,7 +227,7 @@ def _open_null() -> int:
 
 @contextlib.contextmanager
 def _telling_of(cwd: str) -> Iterator[str]:
-    what = f"chdir to cwd ({cwd!r}) set in config.json failed"
+    what = f'chdir to cwd ("{cwd}") set in config.json failed'
     try:
         yield what
     except OSError as error:
