@@ -9,7 +9,7 @@ from ground.daemon import Daemon, new_daemon
 BUDGET = 48 << 20
 """Bytes of the daemon and the zygote together that are nobody else's; the pages of files beside them are shared with every Python."""
 
-SHIM_BUDGET = 2500 << 10
+SHIM_BUDGET = 2_500_000
 """Bytes that the shim of an idle container has to itself, and shares with nobody (docs/adr/0168-what-a-shim-weighs.md)."""
 
 

@@ -3,16 +3,14 @@ imports.
 
 Started once by the daemon (`sampan.launch.client.Zygote`), single-threaded, with everything imported that a
 shim needs. It ends when
-the daemon's socket closes; its shims live on. Its heap stays small and is frozen (`gc.freeze`): a fork
-costs by the pages
-that are mapped, and a shim keeps sharing the pages that it does not write to.
+the daemon's socket closes; its shims live on. Its heap stays small: a fork costs by the pages that are mapped, and a
+shim keeps sharing the pages that it does not write to (`heap`).
 """
 
 from __future__ import annotations
 
 import array
 import contextlib
-import gc
 import importlib
 import logging
 import os
@@ -24,6 +22,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from sampan.api.errors import SampanError
+from sampan.launch import heap
 from sampan.launch.birth import be_shim
 from sampan.launch.protocol import ClassRef
 from sampan.launch.rehearsal import rehearse
@@ -93,8 +92,7 @@ def _preload(modules: list[str], log: ClassRef | None, scratch: Path) -> dict[st
         rehearse(scratch, log)
     except (SampanError, OSError) as error:
         logger.warning("rehearse: %s; shims will be larger and slower", error)
-    gc.collect()
-    gc.freeze()
+    heap.settle()
     return failures
 
 
