@@ -66,7 +66,7 @@ bench-start: $(VENV)/.developed ## `docker run` beside dockerd, in one run (need
 bench-launch: $(VENV)/.developed ## what zygote, shim and client add; memory of idle shims
 	$(BIN)/python tools/bench_launch.py
 
-bench-runtime: $(VENV)/.developed ## the native runtime beside runc
+bench-runtime: $(VENV)/.developed ## the native runtime beside runc and crun
 	$(BIN)/python tools/bench_runtime.py
 
 bench-storage: $(VENV)/.developed ## storage drivers beside each other, tar and dockerd: table, JSON, SVG (needs docker.io)

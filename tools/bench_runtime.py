@@ -1,4 +1,4 @@
-"""`python tools/bench_runtime.py`: what the native runtime driver takes beside runc, in one run, taking turns.
+"""`make bench-runtime`: what the native runtime driver takes beside runc and crun, where they work, in one run, taking turns.
 
 Each operation runs as in a shim: in a forked child that answers JSON. `fork` is such a child that does nothing, and is
 part of every other figure. Wall time in milliseconds; look at the minima when other work shares the machine.
@@ -15,19 +15,21 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from sampan.api.runtime import CreateRequest, ExecRequest, Handle, Mount, RuntimeContext, RuntimeDriver, Spec
 from sampan.engine.seccomp_profile import default_seccomp
-from sampan.linux.cgroups import detect, favor_moves, leave_moves
+from sampan.linux.cgroups import Cgroup, favor_moves, leave_moves
 from sampan.testing.containers import Process, call_in_child, subreaper
 from sampan.testing.rootfs import build_rootfs
 from sampan.testing.spec import DEFAULT_CAPABILITIES, container_spec, process_spec
 from sampan_runtime_native.driver import NativeRuntime
-from sampan_runtime_oci.driver import RuncRuntime
+from sampan_runtime_oci.driver import CrunRuntime, RuncRuntime
+
+DRIVERS: tuple[type[RuntimeDriver], ...] = (NativeRuntime, RuncRuntime, CrunRuntime)
 
 
 class Bench:
@@ -143,9 +145,9 @@ def measure(rounds: int, classes: list[type[RuntimeDriver]]) -> list[Bench]:
                     bench.run()
                     bench.exec()
     finally:
-        for root in detect().roots:
-            with suppress(FileNotFoundError):
-                Path(root + cgroup).rmdir()
+        group = Cgroup(cgroup)
+        group.kill()  # a round that failed has left its container
+        group.remove()
         leave_moves(moves)
     return benches
 
@@ -156,7 +158,8 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=50, help="rounds")
     parser.add_argument("--native-only", action="store_true")
     options = parser.parse_args()
-    benches = measure(options.n, [NativeRuntime] if options.native_only else [NativeRuntime, RuncRuntime])
+    drivers = DRIVERS[:1] if options.native_only else DRIVERS
+    benches = measure(options.n, [each for each in drivers if each.probe(Path("/")).supported])
     print(f"{'ms':28}" + "".join(f"{bench.name + ' min':>14}{'median':>9}" for bench in benches))
     for phase in benches[0].times:
         cells = [bench.times[phase] for bench in benches]
