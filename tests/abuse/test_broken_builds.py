@@ -88,7 +88,7 @@ BUILDS = (
            f"{ATTACKS}::test_session_is_its_own", "'0', "),
     Broken("setuid", "no-new-privileges", (Change("sampan_runtime_native/program.py", "prctl(PR_SET_NO_NEW_PRIVS, 1)", "pass"),),
            f"{ATTACKS}::test_setuid_program_gains_nothing", "'0' == '1000'"),
-    Broken("devices", "device rules", (Change("sampan_runtime_native/creation.py", 'cgroup.apply({"devices": (), **plan.resources})', "cgroup.apply({})"),),
+    Broken("devices", "device rules", (Change("sampan_runtime_native/creation.py", 'cgroup.apply({**plan.resources, "devices": devices})', "cgroup.apply({})"),),
            f"{ATTACKS}::test_device_of_the_image_cannot_be_opened", "/kmsg|/tun"),
     Broken("CVE-2022-0492", "read-only cgroups", (
         Change("sampan_runtime_native/rootfs.py", "mount_setattr(tmpfs, attributes, propagation=MS_PRIVATE, recursive=True)",
