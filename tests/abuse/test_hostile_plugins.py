@@ -26,6 +26,12 @@ HANGING = """
             raise RuntimeError("a bug of the hook")
         if container.labels.get("hook") == "junk":
             spec["process"] = object()
+        if container.labels.get("hook") == "loop":
+            spec["annotations"] = spec
+        if container.labels.get("hook") == "empty":
+            spec.clear()
+        if container.labels.get("hook") == "move":
+            spec["linux"]["cgroupsPath"] = "/elsewhere"
 
     @hookimpl
     def sampan_event(event):
@@ -115,9 +121,9 @@ def _works(daemon: Daemon) -> None:
 @pytest.mark.parametrize("engine", [HANGING], indirect=True)
 def test_hooks(engine: Daemon) -> None:
     """Six that hung once took all threads of the daemon: nothing started any more, and SIGTERM did not end it."""
-    for kind in ("raise", "junk"):
-        done = engine.docker("run", "--rm", "--label", f"hook={kind}", "busybox", "true", check=None)
-        assert done.returncode != 0, kind
+    for kind in ("raise", "junk", "loop", "empty", "move"):
+        done = engine.docker("run", "--rm", "--label", f"hook={kind}", "busybox", "true", check=125)
+        assert b": a sampan_adjust_spec hook " in done.stderr, kind
     for number in range(7):
         made = {"Image": "busybox", "Cmd": ["true"], "Labels": {"hook": "hang"}}
         engine.api("POST", f"/containers/create?name=hung{number}", made)

@@ -13,15 +13,18 @@ from ground.leaks import check_nothing_left
 from ground.waiting import wait_until
 
 PROGRAM = """#!/bin/sh
+{first}
 {runc} "$@" || exit
 case " $* " in *" create "*) touch {marker}; {then};; esac
 """
 
 
-def runtime(daemon: Daemon, then: str) -> Path:
-    """Settle a runtime `odd` that creates a container and does something else `then`; give the file that tells of it."""
+def runtime(daemon: Daemon, then: str = "", first: str = "") -> Path:
+    """Settle a runtime `odd` that does something else `first`, creates a container and goes on `then`; give the file that tells
+    of the creation.
+    """
     program, marker, config = (daemon.base / name for name in ("odd", "created", "config.toml"))
-    program.write_text(PROGRAM.format(runc=shutil.which("runc"), marker=marker, then=then))
+    program.write_text(PROGRAM.format(runc=shutil.which("runc"), marker=marker, then=then or "true", first=first))
     program.chmod(0o755)
     config.write_text(f'[runtimes.odd]\ndriver = "oci"\nbinary = "{program}"\n')
     daemon.arguments += ["--config", str(config)]
@@ -47,6 +50,15 @@ def test_a_launch_that_is_killed_leaves_no_cgroup() -> None:
         status, answer = daemon.api_raw("POST", f"/containers/{container}/start")
         assert status == 500
         assert b"the runtime driver ended without an answer" in answer
+        remove(daemon, container)
+        daemon.stop()
+
+
+def test_a_shim_whose_runtime_deletes_nothing_is_ended_with_the_container() -> None:
+    with new_daemon() as daemon:
+        runtime(daemon, first='case " $* " in *" delete "*) exit 1;; esac')
+        container = create(daemon)
+        daemon.api("POST", f"/containers/{container}/start")
         remove(daemon, container)
         daemon.stop()
 

@@ -101,7 +101,9 @@ def sampan_register_ipam_drivers() -> Sequence[type[IpamDriver]]:
 
 @hookspec
 def sampan_adjust_spec(container: ContainerView, spec: Spec) -> None:
-    """Change the OCI spec in place before a start. An error, or taking longer than the deadline, fails that start."""
+    """Change the OCI spec in place before a start; `linux.cgroupsPath` stays. An error, or taking longer than the deadline, fails
+    that start.
+    """
 
 
 @hookspec

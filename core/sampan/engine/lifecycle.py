@@ -221,8 +221,8 @@ class Lifecycle:
                 await shim.delete()
             except SampanError as error:
                 log.warning("clean up after container %s: %s", container.id[:12], error)
+                await shim.discard()
                 await asyncio.to_thread(self._kill_cgroup, container)
-            await shim.close()
 
     async def _unmount_volumes(self, container: Container) -> None:
         for point in container.record.mounts:
@@ -481,7 +481,7 @@ async def end_shim(state_dir: Path) -> None:
         await shim.delete()
     except SampanError as error:
         log.warning("end the shim of %s: %s", state_dir.name[:12], error)
-    await shim.close()
+        await shim.discard()
 
 
 async def _within(exited: asyncio.Future[int], seconds: float | None) -> bool:

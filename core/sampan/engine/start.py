@@ -323,7 +323,19 @@ class Starter:
         spec = await asyncio.to_thread(build)
         if adjusted:
             await self._adjust(container, spec)
-            await asyncio.to_thread(_write_json, container.directories.bundle / "config.json", spec)
+            await asyncio.to_thread(self._write_adjusted, container, spec)
+
+    def _write_adjusted(self, container: Container, spec: oci.Spec) -> None:
+        """Write what hooks have made of a spec. Raises `System` for what is none, or would run where nobody finds and ends it."""
+        what = f"start container {container.id[:12]}: a sampan_adjust_spec hook"
+        try:
+            moved = spec["linux"]["cgroupsPath"] != self.cgroup_path(container)
+            text = json.dumps(spec)
+        except (LookupError, TypeError, ValueError, RecursionError) as error:
+            raise System(f"{what} has left no OCI spec: {error!r}") from error
+        if moved:
+            raise System(f"{what} has changed linux.cgroupsPath", remedy="use --cgroup-parent")
+        (container.directories.bundle / "config.json").write_text(text)
 
     def cgroup_path(self, container: Container) -> str:
         """Give the container's cgroup, the same path in every hierarchy."""

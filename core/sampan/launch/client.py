@@ -9,6 +9,7 @@ caller's: close them once it has returned.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import resource
@@ -173,6 +174,13 @@ class Shim:
         """
         await self._channel.request("delete")
         await self._channel.closed.wait()
+        await self.close()
+
+    async def discard(self) -> None:
+        """End a shim that can't delete its container; what runs of that goes on, and is the caller's to end."""
+        if not self.closed.is_set():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
         await self.close()
 
     async def close(self) -> None:
