@@ -80,7 +80,7 @@ class Bench:
         (base / "config.json").write_text(json.dumps(spec))
         config = ShimConfig(
             base.name, str(base), str(base), f"{base}/state", RUNTIME, log=LOG, log_directory=str(base), open_stdin=True,
-            rootfs=(Mount("bind", str(self._tree), ("rbind",)),),
+            rootfs=(Mount("bind", str(self._tree), ("rbind",)),), cache_dir=f"{self._directory}/cache",
         )  # fmt: skip
         with self._times.measure(f"{phase}spawn"):
             shim = await self._zygote.spawn(config, Namespaces(self._netns))
@@ -123,6 +123,7 @@ async def measure_times(rounds: int) -> None:
     try:
         with tempfile.TemporaryDirectory(prefix="sampan-bench-") as directory:
             bench = Bench(Path(directory), zygote, times)
+            cgroups.favor_moves(f"{directory}/moves")  # as a daemon does
             try:
                 await bench.execs(rounds)
                 for phase in [phase for phase in times.of if phase.startswith("first ")]:
@@ -131,6 +132,7 @@ async def measure_times(rounds: int) -> None:
                     await bench.run()
             finally:
                 bench.remove_cgroups()
+                cgroups.leave_moves(f"{directory}/moves")
     finally:
         await zygote.close()
     times.report()
