@@ -209,6 +209,16 @@ def test_what_would_change_the_host_is_refused_at_create(daemon: Daemon) -> None
     assert "kernel has no AppArmor" in create(SecurityOpt=["apparmor=docker-default"]) or Path("/sys/kernel/security/apparmor").exists()
 
 
+def test_a_no_that_was_asked_for_is_shown(daemon: Daemon) -> None:
+    def shown(**asked: object) -> tuple[object, object]:
+        made = daemon.api("POST", "/containers/create", {"Image": "busybox", **asked})
+        found = daemon.api("GET", f"/containers/{made['Id']}/json")
+        return found["HostConfig"].get("Init"), found["Config"].get("StopTimeout")
+
+    assert shown(StopTimeout=0, HostConfig={"Init": False}) == (False, 0)
+    assert shown() == (None, None)
+
+
 def test_old_clients_get_the_defaults_of_their_time(daemon: Daemon) -> None:
     def modes(version: str, **host: str) -> tuple[str, str]:
         body = {"Image": "busybox", "Cmd": ["true"], "HostConfig": host}

@@ -6,7 +6,7 @@ same as a missing field, as Docker's own daemon takes it.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_pascal
@@ -25,11 +25,15 @@ class ApiModel(BaseModel):
         return data
 
     def wire(self) -> dict[str, Any]:
-        """Give the object as the API shows it: fields in `only_if_set` are left out while they are empty."""
+        """Give the object as the API shows it: fields in `only_if_set` are left out while they are empty, or what they are unasked."""
         shown = self.model_dump(by_alias=True)
-        return {key: value for key, value in shown.items() if value or key not in self.only_if_set}
+        asked = self.model_dump(by_alias=True, exclude_defaults=True)
+        return {key: value for key, value in shown.items() if key not in self.only_if_set or asked.get(key) not in _EMPTY}
 
     only_if_set: ClassVar[frozenset[str]] = frozenset()
+
+
+_EMPTY: Final[tuple[object, ...]] = (None, "", [], {})  # not False and 0, where unasked is None
 
 
 class HealthConfig(ApiModel):
