@@ -81,3 +81,9 @@ def test_it_gets_no_other_descriptor_and_no_ignored_signal(tmp_path: Path) -> No
     *descriptors, _, ignored = answer.split()
     assert set(descriptors) <= {b"0", b"1", b"2", b"10", b"255"}  # the shell holds its script at the last ones
     assert int(ignored, 16) & 0x7FFFFFFF == 0
+
+
+@pytest.mark.timeout(20)
+def test_an_answer_is_larger_than_a_pipe(tmp_path: Path) -> None:
+    """`ps` of a container with ten thousand processes: who only waits for its end waits for ever."""
+    assert program(tmp_path, "head -c 1000000 /dev/zero").ask("ps") == bytes(1_000_000)

@@ -72,13 +72,10 @@ class Program:
                 os.close(fd)
 
     def ask(self, command: str, *arguments: str) -> bytes:
-        """Run one command and give what it writes, at most a pipe's 64 KiB. Errors as `run`."""
-        reader, writer = os.pipe()
-        with os.fdopen(reader, "rb") as answer:
-            try:
-                self.run(command, *arguments, stdio=(-1, writer, -1))
-            finally:
-                os.close(writer)
+        """Run one command and give what it writes, however much. Errors as `run`."""
+        with open(os.memfd_create("answer"), "rb") as answer:  # noqa: PTH123, a descriptor
+            self.run(command, *arguments, stdio=(-1, answer.fileno(), -1))
+            answer.seek(0)
             return answer.read()
 
     def _failure(self, command: str, code: int) -> SampanError:
