@@ -144,10 +144,11 @@ def main() -> None:
 
 def share_image(daemon: Daemon, theirs: Peer) -> None:
     """Give dockerd the same root file system that sampand has."""
-    from sampan.engine.bootstrap import _archive
+    from sampan.engine.bootstrap import write_archive
 
     path = daemon.base / "rootfs.tar"
-    path.write_bytes(_archive())
+    with path.open("wb") as out:
+        write_archive(out)
     theirs.docker(["import", "-c", 'CMD ["sh"]', str(path), "busybox"])
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ctypes
 import grp
 import logging
 import os
@@ -23,7 +21,7 @@ from sampan.engine.engine import Engine
 from sampan.http.resources import build_router
 from sampan.http.server import Server
 from sampan.http.tls import TlsSettings
-from sampan.linux.syscalls import libc
+from sampan.linux import malloc
 from sampan.settings import Settings, load
 
 log = logging.getLogger("sampan.daemon")
@@ -33,9 +31,6 @@ GRACE = 5.0
 
 HUNG_GRACE = 2.0
 """Seconds that threads of drivers and hooks get after that. One that hangs can't be stopped, but Python waits for it."""
-
-M_ARENA_MAX = -8
-"""glibc's malloc.h"""
 
 FIRST_FD = 3
 """The first descriptor that systemd hands over (sd_listen_fds(3))."""
@@ -52,7 +47,7 @@ def run(overrides: Mapping[str, Any], config_file: str | None) -> int:
         level=settings.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     _raise_descriptor_limit()
-    _share_one_heap()
+    malloc.share_one_heap()
     try:
         asyncio.run(_serve(settings))
     except SampanError as error:
@@ -68,18 +63,6 @@ def _raise_descriptor_limit() -> None:
     """Have as many descriptors as may be: each running container takes some. The zygote sets containers' back."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _share_one_heap() -> None:
-    """Have all threads allocate from one heap (mallopt(3)): one for each keeps 2 MB more, and they seldom run at the same time."""
-    with contextlib.suppress(AttributeError):  # musl has one anyway
-        libc.mallopt(M_ARENA_MAX, 1)
-
-
-def _give_back() -> None:
-    """Return to the kernel what only the start needed (malloc_trim(3)): a megabyte lies free between what stays."""
-    with contextlib.suppress(AttributeError):  # musl has none
-        libc.malloc_trim(ctypes.c_size_t(0))
 
 
 def _leave() -> None:
@@ -109,7 +92,7 @@ async def _serve(settings: Settings) -> None:
             ", ".join(settings.hosts),
             engine.storage.default,
         )
-        _give_back()
+        malloc.give_back()  # what only the start needed
         _notify(notify_socket, "READY=1")
         await stop.wait()
         _notify(notify_socket, "STOPPING=1")

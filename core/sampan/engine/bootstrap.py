@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import io
+import mmap
 import shutil
 import subprocess
 import tarfile
+import tempfile
 from pathlib import Path
+from typing import IO
 
 from sampan.api.errors import System, Unavailable
 from sampan.engine.images import Images
@@ -31,33 +34,43 @@ INSTALL = "install it: apt-get install busybox-static"
 
 async def bootstrap(images: Images, reference: str) -> ImageRecord:
     """Make the image and tag it. Raises `Unavailable` if the host has no static busybox, and says what to install."""
-    archive = await asyncio.to_thread(_archive)
-    return await images.import_tar(io.BytesIO(archive), reference, CHANGES, "sampan image bootstrap", None)
+    with tempfile.TemporaryFile() as archive:  # in memory its megabytes would stay the daemon's
+        await asyncio.to_thread(write_archive, archive)
+        archive.seek(0)
+        return await images.import_tar(archive, reference, CHANGES, "sampan image bootstrap", None)
 
 
-def _archive() -> bytes:
+def write_archive(out: IO[bytes]) -> None:
+    """Write the image's root file system as a tar. Raises as `bootstrap`."""
     path = shutil.which("busybox")
     if path is None:
         raise Unavailable("make the busybox image: the host has no busybox", remedy=INSTALL)
-    program = Path(path).read_bytes()
-    if b"/ld-linux" in program or b"/ld-musl" in program:
-        raise Unavailable(f"make the busybox image: {path} is not statically linked", remedy=INSTALL)
+    with Path(path).open("rb") as program:
+        _write(out, path, program)
+
+
+def _write(out: IO[bytes], path: str, program: IO[bytes]) -> None:
+    with mmap.mmap(program.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if content.find(b"/ld-linux") >= 0 or content.find(b"/ld-musl") >= 0:
+            raise Unavailable(f"make the busybox image: {path} is not statically linked", remedy=INSTALL)
+        size = len(content)
     listed = subprocess.run([path, "--list"], capture_output=True, text=True, check=False)
     if listed.returncode:
         raise System(f"make the busybox image: {path} --list: {listed.stderr.strip()}")
-    out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for name, mode in DIRECTORIES:
             _add(tar, name, tarfile.DIRTYPE, mode)
         for name, text in FILES.items():
-            _add(tar, name, tarfile.REGTYPE, 0o600 if name == "etc/shadow" else 0o644, text.encode())
-        _add(tar, "bin/busybox", tarfile.REGTYPE, 0o755, program)
+            data = text.encode()
+            _add(tar, name, tarfile.REGTYPE, 0o600 if name == "etc/shadow" else 0o644, io.BytesIO(data), len(data))
+        _add(tar, "bin/busybox", tarfile.REGTYPE, 0o755, program, size)
         for applet in sorted(set(listed.stdout.split()) - {"busybox"}):
             _add(tar, f"bin/{applet}", tarfile.LNKTYPE, 0o755, link="bin/busybox")
-    return out.getvalue()
 
 
-def _add(tar: tarfile.TarFile, name: str, kind: bytes, mode: int, data: bytes = b"", link: str = "") -> None:
+def _add(
+    tar: tarfile.TarFile, name: str, kind: bytes, mode: int, data: IO[bytes] | None = None, size: int = 0, link: str = ""
+) -> None:
     member = tarfile.TarInfo(name)
-    member.type, member.mode, member.size, member.linkname = kind, mode, len(data), link
-    tar.addfile(member, io.BytesIO(data))
+    member.type, member.mode, member.size, member.linkname = kind, mode, size, link
+    tar.addfile(member, data)

@@ -25,6 +25,7 @@ from sampan.engine.outflow import outflow
 from sampan.engine.records import ImageRecord
 from sampan.engine.times import from_rfc3339
 from sampan.engine.unpacking import UnpackedImages
+from sampan.linux import malloc
 from sampan.store import blobs as blob_ledger
 from sampan.store import snapshots, tags
 from sampan.store.database import Transaction
@@ -232,6 +233,7 @@ class Images:
         finally:
             self._arriving -= 1
             await self._collect()
+            await asyncio.to_thread(malloc.give_back)
 
     async def _collect(self) -> None:
         """Delete blobs that no image needs, as soon as nothing is coming in."""
