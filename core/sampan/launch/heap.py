@@ -8,6 +8,8 @@ from __future__ import annotations
 import gc
 import sys
 
+from sampan.linux import malloc
+
 POOL = 16 << 10
 """Bytes from which objects of one size are given."""
 
@@ -24,13 +26,14 @@ _fillings: list[object] = []
 
 
 def settle() -> None:
-    """Drop what is not needed, fill the holes that are left, and take all that is there out of garbage collection.
+    """Drop what is not needed, fill the small holes that are left and give back the large ones, and take all that is there out of garbage collection.
 
     What was imported and rehearsed leaves holes in hundreds of pages. A shim would write its own objects into them and so copy
     each of those pages; behind filled holes it gets new ones, side by side.
     """
     gc.collect()
     fill_holes()
+    malloc.give_back()  # the holes of larger objects
     gc.freeze()
 
 
