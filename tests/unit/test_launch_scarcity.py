@@ -13,6 +13,7 @@ from sampan.api.errors import System
 from sampan.launch import records
 from sampan.launch.client import Shim
 from sampan.launch.protocol import ExecConfig, ExitRecord
+from sampan.linux.mounts import Mount
 
 GIVEN = 256
 ATTACHED = GIVEN // 2
@@ -48,6 +49,37 @@ def test_an_exec_without_descriptors_is_refused_and_leaves_none(run: Run, room: 
     run(test)
 
 
+def test_an_end_is_told_though_there_is_no_room_to_ask_for_its_reason(run: Run) -> None:
+    """The driver is asked in a child, over pipes: a shim that ended for want of them would take the exit code along."""
+
+    async def test(running: Harness) -> None:
+        shim = await running.spawn("sh", "-c", "read line; exit 7", open_stdin=True)
+        await shim.launch()
+        stdin = await attach(shim, "stdin", stdin_eof_closes=True)
+        limit_descriptors(shim, -open_fds(shim.pid))
+        stdin.end_input()
+        end = await shim.wait()
+        assert end.exit_code == 7
+        assert "Too many open files" in end.error
+        limit_descriptors(shim, 1000)
+
+    run(test)
+
+
+def test_a_removal_for_which_there_is_no_room_can_be_asked_for_again(run: Run) -> None:
+    async def test(running: Harness) -> None:
+        shim = await running.spawn("sleep", "1000")
+        await shim.launch()
+        limit_descriptors(shim, -open_fds(shim.pid))
+        with pytest.raises(System, match="delete container c: Too many open files"):
+            await shim.delete()
+        limit_descriptors(shim, 1000)
+        await shim.delete()
+        assert shim.closed.is_set()
+
+    run(test)
+
+
 def test_streams_that_the_kernel_keeps_back_are_told_of(run: Run) -> None:
     async def test(running: Harness) -> None:
         shim = await running.spawn("sleep", "1000")
@@ -79,7 +111,9 @@ def test_many_attach_though_the_daemon_was_given_few_descriptors(run: Run) -> No
 
 def test_a_launch_for_which_there_is_no_room_can_be_given_up(run: Run) -> None:
     async def test(running: Harness) -> None:
-        shim = await running.spawn("true")
+        lock = running.directory / "lock"
+        lock.touch()
+        shim = await running.spawn("true", rootfs=(Mount("bind", "/", lock=str(lock)),))
         state = running.directory / "c" / "state"
         shutil.rmtree(state)
         with pytest.raises(System, match="launch container c"):

@@ -81,7 +81,10 @@ class Container:
     def prepare(self) -> None:
         """Fork the child that will launch the container, while the daemon makes network and spec."""
         if not self.launched and self._launcher is None:
-            self._launcher = self._prepared()
+            try:
+                self._launcher = self._prepared()
+            except OSError:
+                pass  # there is no room for it now: the launch tries again, and tells
 
     def launch(self, request: Request) -> None:
         """Create and start it. Raises `Conflict`, `OSError`; what the driver says is answered later."""
@@ -150,6 +153,8 @@ class Container:
 
     def _lock_root(self) -> None:
         """Hold what must be mounted in one place only, until the driver has removed the container or this process ends."""
+        if self._locks:
+            return  # by a launch that came to nothing
         try:
             self._locks = lock_all(self._config.rootfs)
         except OSError as error:

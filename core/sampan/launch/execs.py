@@ -82,14 +82,14 @@ class Execs:
         stdio = streams.stdio
         try:
             streams.attach(request.take_fds(), stdin_eof_closes=True)
-            self._operations.run(
-                Step("exec in", lambda: runtime_calls.execute(self._config, handle, config, stdio), done, made=int),
-                fds=tuple(stdio.descriptors.values()),
-                makes_process=True,
-            )
         except (System, OSError):
             self._give_up(config.id)
             raise
+        self._operations.run(
+            Step("exec in", lambda: runtime_calls.execute(self._config, handle, config, stdio), done, made=int),
+            fds=tuple(stdio.descriptors.values()),
+            makes_process=True,
+        )
 
     def wait(self, request: Request) -> None:
         """Answer with the exit record, once there is one. Raises `NotFound`."""

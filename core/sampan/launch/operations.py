@@ -98,8 +98,16 @@ class Operations:
         return any(operation.makes_process for operation in self._running.values())
 
     def run(self, *steps: Step, fds: Sequence[int] = (), makes_process: bool = False) -> None:
-        """Take the steps in a child that keeps only `fds`, and call each one's `done`. Raises `OSError` if there is no child."""
-        self.begin(self.prepare(*steps, fds=fds, makes_process=makes_process))
+        """Take the steps in a child that keeps only `fds`, and call each one's `done`; at once, with an error, if there is no room
+        for a child. Nothing is raised: whoever runs this may be the loop, which would end with all that the shim knows.
+        """
+        try:
+            operation = self.prepare(*steps, fds=fds, makes_process=makes_process)
+        except OSError as error:
+            for step in steps:
+                step.done(None, System(f"{step.name} container {self._container_id}: {error.strerror}"))
+            return
+        self.begin(operation)
 
     def prepare(self, *steps: Step, fds: Sequence[int] = (), makes_process: bool = False) -> Operation:
         """Fork the child ahead of time: it takes its steps once it is told to `begin`. Raises `OSError`."""
