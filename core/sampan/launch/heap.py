@@ -26,7 +26,7 @@ _fillings: list[object] = []
 
 
 def settle() -> None:
-    """Drop what is not needed, fill the small holes that are left and give back the large ones, and take all that is there out of garbage collection.
+    """Drop what is not needed, fill the small holes that are left, give back the large ones, and take the rest out of the collector.
 
     What was imported and rehearsed leaves holes in hundreds of pages. A shim would write its own objects into them and so copy
     each of those pages; behind filled holes it gets new ones, side by side.
