@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import resource
 import shutil
 from pathlib import Path
@@ -76,6 +77,22 @@ def test_a_removal_for_which_there_is_no_room_can_be_asked_for_again(run: Run) -
         limit_descriptors(shim, 1000)
         await shim.delete()
         assert shim.closed.is_set()
+
+    run(test)
+
+
+def test_a_daemon_for_which_there_is_no_room_is_let_in_later(run: Run) -> None:
+    async def test(running: Harness) -> None:
+        shim = await running.spawn("sleep", "1000")
+        await shim.launch()
+        limit_descriptors(shim, -open_fds(shim.pid))
+        coming = asyncio.create_task(Shim.connect(running.directory / "c" / "state"))
+        await eventually(lambda: "Too many open files" in (running.directory / "c" / "state" / "shim.log").read_text())
+        assert (await shim.state()).running, "it answers those it has let in"
+        limit_descriptors(shim, 1000)
+        other = await coming
+        assert (await other.state()).running
+        await other.close()
 
     run(test)
 

@@ -32,6 +32,9 @@ from sampan.linux import messages
 
 logger = logging.getLogger(__name__)
 
+RETRY_S = 0.2
+"""How long a shim without room for a connection lets it wait before it tries again."""
+
 
 class Shim:
     """Answers for one container. Each request of the daemon is a method named `_on_` and the operation."""
@@ -50,7 +53,7 @@ class Shim:
         )
         self._execs = Execs(config, loop, self._operations, self._children, self._leave_if_done)
         self._listener = _listen(config.state_dir)
-        loop.watch(self._listener.fileno(), IN, self._accept)
+        self._watch_listener()
 
     def serve(self, sock: socket.socket, first: messages.Message | None = None) -> None:
         """Answer a daemon that has connected, and its `first` request if that was read already."""
@@ -73,10 +76,19 @@ class Shim:
 
     # Connections
 
+    def _watch_listener(self) -> None:
+        if self._listener.fileno() >= 0:
+            self._loop.watch(self._listener.fileno(), IN, self._accept)
+
     def _accept(self) -> None:
         try:
             sock, _ = self._listener.accept()
         except BlockingIOError:
+            return
+        except OSError as error:  # there is no room for it: who is at the door has to wait
+            logger.warning("let a daemon in to container %s: %s", self._config.id, error.strerror)
+            self._loop.unwatch(self._listener.fileno())
+            self._loop.call_later(RETRY_S, self._watch_listener)
             return
         self.serve(sock)
 
