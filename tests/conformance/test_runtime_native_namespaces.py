@@ -63,6 +63,8 @@ class TestNativeNamespaces(RuntimeGround):
     def test_who_may_set_no_groups_has_none(self, workshop: Workshop) -> None:
         """A user namespace of a user's forbids setgroups(2) for good: the groups of the engine are dropped all the same."""
         userns = _userns_without_groups()
+        before = os.getgroups()
+        os.setgroups([7])
         try:
             container = workshop.idle(_joining(workshop, userns, []))
             assert container.main.read_until(b"\n") == b"0\n"
@@ -71,6 +73,7 @@ class TestNativeNamespaces(RuntimeGround):
             with pytest.raises(SampanError, match="not permitted"):
                 workshop.container(_joining(workshop, userns, [0])).create()
         finally:
+            os.setgroups(before)
             os.close(userns)
 
     def test_devices_of_any_kind_in_a_user_namespace(self, workshop: Workshop) -> None:
