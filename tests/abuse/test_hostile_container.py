@@ -18,6 +18,7 @@ import pytest
 from ground.daemon import Daemon
 from ground.hostile import busybox_with, import_image
 from ground.waiting import wait_until
+from sampan.linux import cgroups
 
 SHELL = ("busybox", "sh", "-c")
 STARTS = 60
@@ -311,3 +312,23 @@ def test_engine_is_closed_to_who_shares_the_hosts_processes(daemon: Daemon) -> N
         " (readlink /proc/$p/$name || ls /proc/$p/$name/ || head -c 1 /proc/$p/$name) >/dev/null 2>&1 && echo open /proc/$p/$name; done; done; true"
     )
     assert _run(daemon, "busybox", look, "--pid", "host") == ""
+
+
+# ---------------------------------------------------------------- A27: containers that do not want to end
+
+
+FREEZE = "cd /sys/fs/cgroup/freezer && mkdir own && echo $$ > own/cgroup.procs && echo FROZEN > own/freezer.state"
+
+
+@pytest.mark.parametrize("end", [("rm", "-f"), ("stop", "-t", "0")], ids=["rm", "stop"])
+@pytest.mark.parametrize("runtime", ["native", "runc"])
+def test_who_has_frozen_itself_is_ended(daemon: Daemon, runtime: str, end: tuple[str, ...]) -> None:
+    """By v1's freezer, out of which no SIGKILL gets; pure v2 hosts have none. It once stayed for ever."""
+    if "freezer" not in cgroups.detect().v1:
+        return
+    container = daemon.docker("run", "-d", "--privileged", "--runtime", runtime, "busybox", "sh", "-c", FREEZE).stdout.decode().strip()
+    pid = daemon.api("GET", f"/containers/{container}/json")["State"]["Pid"]
+    state = Path(f"/proc/{pid}/wchan")
+    wait_until(lambda: state.read_text() in ("__refrigerator", "do_freezer_trap"), "it is frozen")
+    daemon.docker(*end, container)
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), "it is gone")

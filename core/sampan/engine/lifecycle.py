@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 STOP_TIMEOUT = 10
 """Seconds between the stop signal and SIGKILL."""
 
+KILL_PATIENCE = 2.0
+"""Seconds that a container gets to end with its first process; then all in it is killed."""
+
 KILL_TIMEOUT = 10.0
 """Seconds that a killed container gets to go away."""
 
@@ -168,11 +171,14 @@ class Lifecycle:
 
     def _kill_cgroup(self, container: Container) -> None:
         try:
-            group = cgroups.Cgroup(self._starter.cgroup_path(container), cgroups.detect())
+            group = self._cgroup(container)
             group.kill()
             group.remove()
         except (OSError, ValueError) as error:  # a record of another release may name what is no path
             log.warning("remove cgroup of container %s: %s", container.id[:12], error)
+
+    def _cgroup(self, container: Container) -> cgroups.Cgroup:
+        return cgroups.Cgroup(self._starter.cgroup_path(container), cgroups.detect())
 
     async def _finish(self, container: Container, end: ExitRecord) -> None:
         record = container.record
@@ -304,14 +310,25 @@ class Lifecycle:
         seconds = STOP_TIMEOUT if wait is None else wait
         with container.trace.span("stop", "signal.wait", container.record.runtime):
             await self._signal_unless_gone(container, signum or oci.stop_signal(container.record.config.stop_signal))
-            if not await _within(exited, None if seconds < 0 else seconds):
-                await self._signal_unless_gone(container, 9)
-                if not await _within(exited, KILL_TIMEOUT):
-                    raise System(
-                        f"cannot stop container: {container.id}: it did not end within {KILL_TIMEOUT:.0f} s of SIGKILL",
-                        remedy="look for a process in uninterruptible sleep (D) with `ps`",
-                    )
+            if not await _within(exited, None if seconds < 0 else seconds) and not await self._end(container, exited):
+                raise System(
+                    f"cannot stop container: {container.id}: it did not end within {KILL_TIMEOUT:.0f} s of SIGKILL",
+                    remedy="look for a process in uninterruptible sleep (D) with `ps`",
+                )
         self._emit(container, "stop")
+
+    async def _end(self, container: Container, exited: asyncio.Future[int]) -> bool:
+        """Kill the first process, and where that is not enough all of the container: it may have frozen itself, with v1's
+        freezer in a cgroup of its own. Say whether it has ended.
+        """
+        await self._signal_unless_gone(container, 9)
+        if not container.is_running or await _within(exited, KILL_PATIENCE):
+            return True
+        try:
+            await asyncio.to_thread(self._cgroup(container).kill)
+        except OSError as error:
+            log.warning("kill all of container %s: %s", container.id[:12], error)
+        return await _within(exited, KILL_TIMEOUT)
 
     async def _signal_unless_gone(self, container: Container, signum: int) -> None:
         try:
@@ -400,8 +417,7 @@ class Lifecycle:
     async def _stop_for_removal(self, container: Container) -> None:
         exited = container.when_exited()
         container.record.manually_stopped = True
-        await self._signal_unless_gone(container, 9)
-        if container.is_running and not await _within(exited, KILL_TIMEOUT):
+        if not await self._end(container, exited):
             raise System(f"remove container {container.id[:12]}: it did not end within {KILL_TIMEOUT:.0f} s of SIGKILL")
 
     # ------------------------------------------------------------------ after the daemon was away
