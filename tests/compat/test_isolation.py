@@ -132,6 +132,12 @@ def test_programs_can_tell_that_they_are_in_a_container(client: Client) -> None:
     assert client.out("exec", container, "cat", "/.dockerenv") == client.out("diff", container) == ""
 
 
+@pytest.mark.parametrize("bind", ["/etc/passwd:/etc", "/etc:/etc/passwd"])
+def test_a_directory_and_a_file_do_not_go_together(docker: Client, bind: str) -> None:
+    refused = docker("run", "--rm", "-v", bind, "busybox", "true", check=125)
+    assert b"is one of the two a directory and the other a file?" in refused.stderr
+
+
 def test_mounts_pass_where_what_they_are_on_lets_them(docker: Client, tmp_path: Path) -> None:
     """And a bind that asks for it on anything else is refused, as it would wait in vain."""
     mounts.mount("tmpfs", tmp_path, "tmpfs")

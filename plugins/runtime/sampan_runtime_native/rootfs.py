@@ -273,6 +273,8 @@ class RootBuilder:
                 raise System(f"{what} {each.target}: {cause}", remedy=self._remedy(each, error)) from error
 
     def _remedy(self, each: PlannedMount, error: OSError) -> str:
+        if each.is_bind and error.errno in (errno.EINVAL, errno.ENOTDIR):
+            return "is one of the two a directory and the other a file?"
         owned = _SHOWS.get(each.type)
         if self._maps is None or owned is None or each.is_bind or error.errno != errno.EPERM:
             return ""
