@@ -38,7 +38,8 @@ NO_NAMESPACES = Namespaces()
 """What a shim is given whose container makes all of its own."""
 
 PATIENCE_S = 10.0
-"""How long a daemon that has come back waits for the answer of a shim."""
+"""How long a daemon that has come back waits for the answer of a shim before it tells it to go on; it has six times that from then on,
+for a disk that hangs may hold it, and its container runs."""
 
 _BOOT = "import sys; sys.path[:] = sys.argv[3:]; from sampan.launch.boot import boot; boot()"
 
@@ -64,10 +65,11 @@ class Shim:
         channel = Channel.connect(state_dir, SOCKET, f"the shim in {state_dir}")
         pid, greeting = channel.peer_pid, asyncio.ensure_future(_greet(channel))
         try:
-            for signum in (signal.SIGCONT, signal.SIGKILL):
-                if not (await asyncio.wait({greeting}, timeout=PATIENCE_S))[0]:
+            for signum, seconds in ((signal.SIGCONT, PATIENCE_S), (signal.SIGKILL, 6 * PATIENCE_S)):
+                if not (await asyncio.wait({greeting}, timeout=seconds))[0]:
                     logger.warning("the shim in %s does not answer: %s to process %d", state_dir, signum.name, pid)
-                    os.kill(pid, signum)
+                    with contextlib.suppress(ProcessLookupError):  # it has just ended
+                        os.kill(pid, signum)
             return await greeting
         except BaseException:
             greeting.cancel()
