@@ -304,6 +304,16 @@ if layout.unified:
             cgroup.kill()
             assert process.wait() == -signal.SIGKILL
 
+    def test_a_delegated_cgroup_is_its_users_to_divide(parent: str) -> None:
+        """The user makes cgroups below and moves processes there, but its own limits stay as they are: cgroup-v2.rst, "Delegation"."""
+        cgroup = Cgroup(parent + "/c", Layout({}, layout.unified))
+        cgroup.create()
+        cgroup.delegate(1000)
+        script = "mkdir $0/below && echo $$ >$0/below/cgroup.procs && echo moved; (echo 1 >$0/cgroup.freeze) 2>/dev/null || echo refused"
+        with running(cgroup, "setpriv", "--reuid", "1000", "--clear-groups", "sh", "-c", f"'{script}'", cgroup.directory()) as process:
+            assert process.communicate()[0] == b"moved\nrefused\n"
+        cgroup.remove()
+
 
 @pytest.mark.parametrize("seen", [layout, type(layout)(layout.v1)] if "freezer" in layout.v1 else [layout])
 def test_freezing_and_killing_at_once(parent: str, seen: Layout) -> None:
