@@ -23,7 +23,7 @@ def counted(client: Client) -> int:
 def test_the_native_runtime_has_none(client: Client) -> None:
     client("run", "-d", "--name", "plain", "busybox", "sleep", "60")
     refused = client("checkpoint", "create", "plain", "first", check=1)
-    assert b"checkpoint container plain: runtime 'native' has no checkpoints" in refused.stderr
+    assert b"checkpoint container plain: runtime 'native' has no checkpoints: make it with one that has" in refused.stderr
     assert client.out("checkpoint", "ls", "plain").splitlines() == ["CHECKPOINT NAME"]
 
 

@@ -86,8 +86,11 @@ class Checkpoints:
         runtime = container.record.runtime
         found = await self._runtimes.probe(runtime)
         if RuntimeCapability.CHECKPOINT not in found.capabilities:
-            reason = found.lacks.get(RuntimeCapability.CHECKPOINT) or f"runtime {runtime!r} has no checkpoints"
-            raise Unsupported(f"checkpoint container {container.record.name}: {reason}")
+            reason = found.lacks.get(RuntimeCapability.CHECKPOINT)
+            raise Unsupported(
+                f"checkpoint container {container.record.name}: {reason or f'runtime {runtime!r} has no checkpoints'}",
+                remedy="" if reason else "make it with one that has, as --runtime runc",
+            )
 
 
 def _place(container: Container, directory: Path | None) -> Path:
