@@ -177,8 +177,9 @@ def test_a_daemon_that_dies_while_the_zygote_imports_makes_no_noise(
 
     async def test() -> None:
         async with asyncio.timeout(60):
-            starting = asyncio.ensure_future(Zygote.start(["sampan_test_slow"]))
+            starting = asyncio.ensure_future(Zygote.start(["sampan_test_slow"], scratch=tmp_path))
             writer = await asyncio.to_thread(gate.open, "w")  # opens when the zygote reads
+            assert list(tmp_path.glob("sampan-zygote-*")), "what a kill leaves lies where the next engine looks"
             before = open_fds(os.getpid())
             starting.cancel()
             await eventually(lambda: open_fds(os.getpid()) < before)  # our end of the socket is closed

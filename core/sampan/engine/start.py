@@ -237,7 +237,7 @@ class Starter:
         """Give the zygote, started anew if it died."""
         async with self._zygote_lock:
             if self._zygote is None or self._zygote.died.is_set():
-                self._zygote = await Zygote.start(preloaded(self._registry), rehearsed_log(self._registry))
+                self._zygote = await Zygote.start(preloaded(self._registry), rehearsed_log(self._registry), self._caches)
             return self._zygote
 
     # ------------------------------------------------------------------ what a start needs
@@ -365,7 +365,7 @@ class Starter:
             raise System(f"start container {container.id[:12]}: a sampan_adjust_spec hook failed: {error!r}") from error
 
     async def open(self) -> None:
-        """Have the zygote ready before the first start, and nothing of another release's in the runtimes' caches."""
+        """Have the zygote ready before the first start, and nothing of an earlier engine's, another release's maybe, in the caches."""
         await asyncio.to_thread(shutil.rmtree, self._caches, ignore_errors=True)
         private_directory(self._caches)
         await self._the_zygote()

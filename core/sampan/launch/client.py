@@ -219,10 +219,11 @@ class Zygote:
         asyncio.get_running_loop().add_reader(self._pidfd, self._reap)
 
     @classmethod
-    async def start(cls, preload: Sequence[str], log: ClassRef | None = None) -> Zygote:
+    async def start(cls, preload: Sequence[str], log: ClassRef | None = None, scratch: Path | None = None) -> Zygote:
         """Start the zygote and let it import `preload`, and rehearse with the log driver that most containers have. A module that
         fails to import is logged; its shims will say why. It runs from a read-only view of the interpreter, so that no container
-        can write to that through the process that becomes its own (ADR 13).
+        can write to that through the process that becomes its own (ADR 13). What it rehearses with lies below `scratch`, or where
+        the system has such files, and stays there if the caller is killed meanwhile.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         path = [entry for entry in sys.path if entry]
@@ -245,11 +246,11 @@ class Zygote:
             if executable >= 0:
                 os.close(executable)
         zygote = cls(process, Channel(ours, "the zygote"))
-        with tempfile.TemporaryDirectory(prefix="sampan-zygote-") as scratch:
+        with tempfile.TemporaryDirectory(prefix="sampan-zygote-", dir=scratch) as rehearsal:
             try:
                 failures = await zygote._channel.request(
                     "preload", modules=list(preload), log=[log.module, log.name] if log else None,
-                    scratch=scratch, descriptors=_DESCRIPTORS,
+                    scratch=rehearsal, descriptors=_DESCRIPTORS,
                 )
             except BaseException:
                 await zygote.close()
