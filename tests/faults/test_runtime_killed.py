@@ -54,6 +54,30 @@ def test_a_launch_that_is_killed_leaves_no_cgroup() -> None:
         daemon.stop()
 
 
+JUNK = {
+    "no pid": 'rm "$file"',
+    "no number": 'echo x > "$file"',
+    "no process": 'echo 4194304 > "$file"',
+    "all processes": 'echo -1 > "$file"',
+    "another's": 'echo 1 > "$file"',
+}
+
+
+def test_a_runtime_that_gives_another_pid_than_its_containers() -> None:
+    with new_daemon() as daemon:
+        then = daemon.base / "then"
+        runtime(daemon, f'while [ "$1" != --pid-file ]; do shift; done; file=$2; . {then}')
+        for case, junk in JUNK.items():
+            then.write_text(junk)
+            container = create(daemon)
+            status, answer = daemon.api_raw("POST", f"/containers/{container}/start")
+            assert status == 500, case
+            words = b"watch process 1: " if case == "another's" else b"there is no process whose pid it gave"
+            assert words in answer, case
+            remove(daemon, container)
+        daemon.stop()
+
+
 def test_a_shim_whose_runtime_deletes_nothing_is_ended_with_the_container() -> None:
     with new_daemon() as daemon:
         runtime(daemon, first='case " $* " in *" delete "*) exit 1;; esac')

@@ -50,6 +50,12 @@ def test_the_error_is_of_the_kind_that_the_log_tells(
     assert not failing.log.exists()
 
 
+def test_a_log_of_junk_gives_no_reason(tmp_path: Path) -> None:
+    (tmp_path / "lines").write_text("[1]\n" + "[" * 100_000 + "\nnull\n")
+    with pytest.raises(System, match="ended with 1 and gave no reason"):
+        program(tmp_path, f'cp {tmp_path}/lines "$2"; exit 1').run("create", "id")
+
+
 def test_a_failure_without_a_reason(tmp_path: Path) -> None:
     with pytest.raises(System, match="OCI runtime kill failed: .*/runtime ended with 3 and gave no reason"):
         program(tmp_path, "exit 3").run("kill", "id", "15")

@@ -104,7 +104,7 @@ class OciRuntime(RuntimeDriver):
                     "create", "--bundle", str(request.bundle), "--pid-file", str(pid_file), *options,
                     request.id, stdio=_three(request.stdio),
                 )  # fmt: skip
-            pid = int(pid_file.read_text())
+            pid = _pid_in(pid_file)
             return Handle(pid, data={"id": request.id, "cgroup": _cgroup_of(pid), "arguments": arguments})
         except Conflict:
             raise  # the container of that name is another one, and stays
@@ -160,7 +160,7 @@ class OciRuntime(RuntimeDriver):
                     "exec", "--process", str(process_file), "--detach", "--pid-file", str(pid_file), *options,
                     handle.data["id"], stdio=_three(request.stdio),
                 )  # fmt: skip
-            return int(pid_file.read_text())
+            return _pid_in(pid_file)
         finally:
             process_file.unlink(missing_ok=True)
             pid_file.unlink(missing_ok=True)
@@ -185,7 +185,10 @@ class OciRuntime(RuntimeDriver):
     def processes(self, handle: Handle) -> tuple[int, ...]:
         """Run `ps`, which reads the container's cgroup."""
         answer = self._of(handle).ask("ps", "--format", "json", handle.data["id"])
-        return tuple(json.loads(answer) or ())
+        try:
+            return tuple(map(int, json.loads(answer) or ()))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise System(f"list the processes of container {handle.data['id']}: the program gave no list of pids") from error
 
     def stats(self, handle: Handle) -> Stats:
         """Read the cgroup: `events --stats` is runc's alone."""
@@ -312,7 +315,7 @@ class RuncRuntime(OciRuntime):
                     "restore", "--detach", "--bundle", str(request.bundle), "--image-path", str(checkpoint), *places,
                     "--pid-file", str(pid_file), request.id, stdio=_three(request.stdio),
                 )  # fmt: skip
-            pid = int(pid_file.read_text())
+            pid = _pid_in(pid_file)
             return Handle(pid, data={"id": request.id, "cgroup": _cgroup_of(pid), "arguments": ()})
         except SampanError:
             self._forget_half_made(request)
@@ -479,6 +482,16 @@ def _forget_cgroup(spec: Spec) -> None:
     if path := (spec.get("linux") or {}).get("cgroupsPath"):
         with suppress(OSError, ValueError):  # one that has processes is somebody's
             Cgroup(path).remove()
+
+
+def _pid_in(file: Path) -> int:
+    """Read which process a program has made. Raises `System`."""
+    try:
+        pid = int(file.read_text())
+        os.close(os.pidfd_open(pid))
+    except (OSError, ValueError, OverflowError) as error:
+        raise System("the OCI runtime's program ended well, but there is no process whose pid it gave") from error
+    return pid
 
 
 def _cgroup_of(pid: int) -> str:

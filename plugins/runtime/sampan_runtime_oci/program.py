@@ -91,9 +91,9 @@ class Program:
         for line in reversed(lines):
             try:
                 entry = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue  # a line that was cut off
-            if entry.get("level") == "error" and entry.get("msg"):
+            if isinstance(entry, dict) and entry.get("level") == "error" and entry.get("msg"):
                 return str(entry["msg"])
         return ""
 
