@@ -89,6 +89,16 @@ def test_what_cannot_run_is_told_once_by_each(docker: Client, runtime: str, comm
 GVISOR = ("--runtime", "runsc", "--network", "none")
 
 
+@pytest.mark.parametrize("runtime", ["native", "runc", "crun"])
+def test_a_limit_that_the_daemon_may_not_give_is_cut_for_each(docker: Client, runtime: str) -> None:
+    """Where the daemon has the right the limit is as asked for, and nothing is told."""
+    asked = ("--ulimit", f"nofile={1 << 19}:{1 << 19}", "--oom-score-adj", "-5")
+    done = docker("run", "--rm", "--runtime", runtime, *asked, "busybox", "sh", "-c", "ulimit -Hn; cat /proc/self/oom_score_adj")
+    limit, score = done.stdout.decode().split()
+    told = done.stderr.decode()
+    assert ("nofile" in told, "OomScoreAdj" in told) == (limit != str(1 << 19), score != "-5")
+
+
 def test_gvisor_runs_a_container_under_a_kernel_of_its_own(docker: Client) -> None:
     done = docker("run", "--rm", *GVISOR, "busybox", "sh", "-c", "uname -r; ip -o link; exit 3", check=3)
     release, *links = done.stdout.decode().splitlines()

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import os
 import resource
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from sampan.api.types import Ulimit
-from sampan.engine.reach import out_of_reach
+from sampan.engine.reach import lowered, out_of_reach
 from sampan.linux import capabilities
 
 
 def in_child(ulimits: list[Ulimit], score: int) -> list[str]:
+    """Ask for the warnings."""
+    return in_child_of_few_rights(lambda: out_of_reach(ulimits, score))
+
+
+def in_child_of_few_rights(ask: Callable[[], list[str]]) -> list[str]:
     """Ask in a process with small limits of its own and without CAP_SYS_RESOURCE."""
     reader, writer = os.pipe()
     pid = os.fork()
@@ -23,7 +29,7 @@ def in_child(ulimits: list[Ulimit], score: int) -> list[str]:
             sets = capabilities.current()
             effective = sets.effective & ~capabilities.mask(["CAP_SYS_RESOURCE"])
             capabilities.apply(capabilities.CapabilitySets(effective=effective, permitted=sets.permitted))
-            os.write(writer, "\n".join(out_of_reach(ulimits, score)).encode())
+            os.write(writer, "\n".join(ask()).encode())
         finally:
             os._exit(0)
     os.close(writer)
@@ -48,6 +54,14 @@ def ulimit(name: str, hard: int) -> Ulimit:
 )
 def test_ulimits_above_the_daemons_own(limit: Ulimit, told: list[str]) -> None:
     assert in_child([limit], 0) == told
+
+
+@pytest.mark.parametrize(
+    ("asked", "given"), [((100, 300), (100, 200)), ((300, 300), (200, 200)), ((-1, -1), (200, 200)), ((5, 150), (5, 150))]
+)
+def test_ulimits_are_lowered_for_any_runtime(asked: tuple[int, int], given: tuple[int, int]) -> None:
+    limit = Ulimit(name="nofile", soft=asked[0], hard=asked[1])
+    assert in_child_of_few_rights(lambda: [str(lowered(limit).soft), str(lowered(limit).hard)]) == list(map(str, given))
 
 
 def test_a_score_below_the_daemons_own() -> None:

@@ -192,9 +192,9 @@ def test_a_user_namespace() -> None:
         ({"Annotations": {"a": "b"}}, ("annotations",), {"a": "b"}),
         ({"Sysctls": {"kernel.shmmax": "1"}}, ("linux", "sysctl", "kernel.shmmax"), "1"),
         (
-            {"Ulimits": [{"Name": "nofile", "Soft": 1, "Hard": -1}]},
+            {"Ulimits": [{"Name": "cpu", "Soft": 1, "Hard": -1}]},
             ("process", "rlimits"),
-            [{"type": "RLIMIT_NOFILE", "soft": 1, "hard": 2**64 - 1}],
+            [{"type": "RLIMIT_CPU", "soft": 1, "hard": 2**64 - 1}],
         ),
         ({"ShmSize": 4096}, ("mounts", -1, "options", -1), "size=4096"),
         ({"Memory": 8 << 20}, ("linux", "resources", "memory", "limit"), 8 << 20),

@@ -15,6 +15,7 @@ from sampan.engine.containers import Containers, attributes
 from sampan.engine.events import EventBus
 from sampan.engine.links import Links, environment
 from sampan.engine.names import new_id
+from sampan.engine.reach import raised
 from sampan.engine.records import Status
 from sampan.engine.security_options import parse_security_options
 from sampan.engine.start import Starter, start_error, start_exit_code
@@ -147,7 +148,7 @@ class Execs:
             "capabilities": oci.capability_sets(granted, user),
             "rlimits": oci.rlimits(record, defaults),
             "noNewPrivileges": security.no_new_privileges,
-            "oomScoreAdj": record.host.oom_score_adj,
+            "oomScoreAdj": raised(record.host.oom_score_adj),
         }
         if security.apparmor and not request.privileged:
             process["apparmorProfile"] = security.apparmor

@@ -13,6 +13,7 @@ from sampan.engine import devices, isolation
 from sampan.engine.defaults import Defaults
 from sampan.engine.init import under_init
 from sampan.engine.modes import has_private_cgroups
+from sampan.engine.reach import lowered, raised
 from sampan.engine.records import ContainerRecord
 from sampan.engine.resources import linux_resources
 from sampan.engine.security_options import parse_security_options
@@ -63,7 +64,7 @@ def build(record: ContainerRecord, around: Surroundings) -> Spec:
             "capabilities": capability_sets(granted, around.user),
             "rlimits": rlimits(record, defaults),
             "noNewPrivileges": security.no_new_privileges,
-            "oomScoreAdj": host.oom_score_adj,
+            "oomScoreAdj": raised(host.oom_score_adj),
         },
         "mounts": mounts(record, around, security, init),
         "linux": linux,
@@ -171,5 +172,5 @@ def rlimits(record: ContainerRecord, defaults: Defaults) -> list[Spec]:
             "soft": unlimited if limit.soft < 0 else limit.soft,
             "hard": unlimited if limit.hard < 0 else limit.hard,
         }
-        for limit in defaults.ulimits_of(record.host)
+        for limit in map(lowered, defaults.ulimits_of(record.host))
     ]
