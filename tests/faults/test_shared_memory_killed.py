@@ -13,7 +13,7 @@ from sampan.linux.mounts import parse_mountinfo
 
 
 def shared(daemon: Daemon) -> list[str]:
-    return [mount.target for mount in parse_mountinfo() if mount.target.startswith(f"{daemon.base}/")]
+    return [mount.target for mount in parse_mountinfo() if mount.target.startswith(f"{daemon.state}/containers/")]
 
 
 def ask_start(daemon: Daemon, container: str) -> socket.socket:
