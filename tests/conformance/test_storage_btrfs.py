@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 from ground.disks import new_disk
-from ground.waiting import wait_until
 from sampan.api.errors import SampanError, Unsupported
 from sampan.api.storage import ChangeKind, Mount, SnapshotOptions, StorageCapability, StorageContext, StorageDriver
 from sampan.linux import trees
@@ -500,7 +499,7 @@ class TestQuotas:
                 driver.close()
                 return qgroups(fresh) == {"0/5"}
 
-            wait_until(swept, "the kernel's cleaner has taken the copy, and the driver its group")
+            wait_until(swept)
             driver.open()
 
 
