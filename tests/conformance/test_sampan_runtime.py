@@ -21,6 +21,7 @@ from ground.terminal import Terminal
 from ground.waiting import wait_until
 from sampan.testing.containers import subreaper
 from sampan.testing.rootfs import build_rootfs
+from sampan.testing.runtime_ground import PRINT_SIZE
 
 
 @pytest.fixture(scope="module")
@@ -250,7 +251,7 @@ def test_signals_to_a_foreground_run_go_on(runtime: RuntimeProgram) -> None:
 
 
 def test_foreground_run_on_a_terminal(runtime: RuntimeProgram) -> None:
-    runtime.write("stty size; read line; stty size; echo got $line; exit 7", terminal=True)
+    runtime.write(f"{PRINT_SIZE}; read line; stty size; echo got $line; exit 7", terminal=True)
     command = [*runtime.command, "run", "--bundle", str(runtime.bundle), runtime.id]
     with Terminal(command, dict(os.environ), (), rows=31, columns=91) as terminal:
         terminal.expect(b"31 91\r\n")
@@ -274,7 +275,7 @@ def test_terminal_for_an_exec(runtime: RuntimeProgram) -> None:
         runtime.id,
         "sh",
         "-c",
-        "tty; trap 'echo told; exit 8' INT; echo ready; sleep 1000",
+        "tty; trap 'echo told; exit 8' INT; echo ready; while :; do sleep 0.1; done",  # a trap waits for what runs
     ]
     with Terminal(command, dict(os.environ), ()) as terminal:
         terminal.expect(b"/dev/pts/")

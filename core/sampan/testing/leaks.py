@@ -76,11 +76,11 @@ class Leaks:
 
     def _differences(self) -> dict[str, Difference]:
         now = _take(self.mark)
-        return {
-            kind: Difference(tuple(sorted(now[kind] - then)), tuple(sorted(then - now[kind])))
+        differences = {
+            kind: Difference(tuple(sorted(now[kind] - then)), tuple(sorted(then - now[kind] if kind != "children" else ())))
             for kind, then in self.picture.items()
-            if now[kind] != then
-        }
+        }  # a child that was there and is no more has ended and was collected: nothing is lost
+        return {kind: each for kind, each in differences.items() if each.appeared or each.vanished}
 
 
 def _take(mark: str) -> Picture:
