@@ -18,7 +18,7 @@ demo: setup-host $(VENV)/.installed ## set up, start an engine in a directory of
 	@$(BIN)/python tools/demo.py
 
 test: setup lint ## set up and run all tests
-	$(BIN)/pytest -q -n 2 --dist loadfile tests
+	$(BIN)/pytest -q -n 3 --dist loadfile tests
 
 ON_CGROUP2 := '(limit or memory or stats or update or pause or kill or cgroup or devices or delete) and not user_namespace'
 

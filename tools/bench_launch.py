@@ -123,7 +123,7 @@ async def measure_times(rounds: int) -> None:
     try:
         with tempfile.TemporaryDirectory(prefix="sampan-bench-") as directory:
             bench = Bench(Path(directory), zygote, times)
-            cgroups.favor_moves(f"{directory}/moves")  # as a daemon does
+            cgroups.favor_moves(f"{directory}/name=sampan")  # as a daemon does
             try:
                 await bench.execs(rounds)
                 for phase in [phase for phase in times.of if phase.startswith("first ")]:
@@ -132,7 +132,7 @@ async def measure_times(rounds: int) -> None:
                     await bench.run()
             finally:
                 bench.remove_cgroups()
-                cgroups.leave_moves(f"{directory}/moves")
+                cgroups.leave_moves(f"{directory}/name=sampan")
     finally:
         await zygote.close()
     times.report()

@@ -128,7 +128,7 @@ class Bench:
 def measure(rounds: int, classes: list[type[RuntimeDriver]]) -> list[Bench]:
     """Let the drivers take turns, so that an interval of bad luck hits all."""
     cgroup = f"/sampan-bench-{secrets.token_hex(3)}"
-    moves = tempfile.mkdtemp(prefix="sampan-moves-")
+    moves = tempfile.mkdtemp(prefix="sampan-moves-") + "/name=sampan"
     favor_moves(moves)
     try:
         with ExitStack() as stack:
@@ -149,6 +149,7 @@ def measure(rounds: int, classes: list[type[RuntimeDriver]]) -> list[Bench]:
         group.kill()  # a round that failed has left its container
         group.remove()
         leave_moves(moves)
+        Path(moves).parent.rmdir()
     return benches
 
 

@@ -26,7 +26,7 @@ TERMINAL_SIZE = {"height": 25, "width": 80}
 @pytest.fixture(scope="module", autouse=True)
 def quick_moves(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """As the daemon has it: moves between v1 cgroups don't wait."""
-    place = tmp_path_factory.mktemp("moves")
+    place = tmp_path_factory.mktemp("moves") / "name=sampan"  # runc mounts a hierarchy by the last part of its path
     favor_moves(place)
     yield
     leave_moves(place)

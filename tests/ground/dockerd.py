@@ -18,7 +18,7 @@ _PREPARE = """
 ip link set lo up
 # While an engine of ours runs on a v1 host, every process is in one more hierarchy (ADR 12). containerd reads no cgroup of a process
 # unless it sees all of that one's hierarchies mounted.
-mkdir "$1/hierarchy" && mount -t cgroup -o none,name=sampan,favordynmods sampan "$1/hierarchy"
+mkdir "$1/name=sampan" && mount -t cgroup -o none,name=sampan,favordynmods sampan "$1/name=sampan"
 shift
 exec "$@"
 """
