@@ -59,8 +59,13 @@ def use_of(place: Path, project: int) -> ProjectUse:
 def wait_until_free(place: Path, project: int) -> None:
     """Wait for xfs, which takes deleted inodes apart in the background; limits go at once."""
     assert use_of(place, project).limit == 0
+    wait_until_used(place, project, NOTHING)
+
+
+def wait_until_used(place: Path, project: int, use: ProjectUse) -> None:
+    """Wait for xfs likewise."""
     deadline = time.monotonic() + 20
-    while use_of(place, project) != NOTHING:
+    while use_of(place, project) != use:
         assert time.monotonic() < deadline
         os.sync()
 
@@ -168,7 +173,7 @@ def test_after_a_crash_only_ours_is_cleared(filesystem: Path) -> None:
     driver = start(root)
     driver.close()
     wait_until_free(filesystem, FIRST)
-    assert use_of(filesystem, FIRST + 1) == ProjectUse(7 * MEGABYTE, 0, 0)
+    wait_until_used(filesystem, FIRST + 1, ProjectUse(7 * MEGABYTE, 0, 0))
     assert os.listdir(root / "snapshots") == []
     with opened_directory(filesystem) as fd:
         project_quota.set_limit(fd, FIRST + 1, 0)
