@@ -36,7 +36,7 @@ LEADS_OUT = (
 TRUSTS_NULL = (
     Change("sampan_runtime_native/rootfs.py", "if stat.S_IFMT(found.st_mode) != stat.S_IFMT(device.mode) or", "if False and"),
     Change("sampan_runtime_native/rootfs.py", '"dev/null", os.O_PATH | os.O_NOFOLLOW,', '"dev/null", os.O_PATH,'),
-    Change("sampan_runtime_native/rootfs.py", "if not stat.S_ISCHR(found.st_mode) or found.st_rdev != os.makedev(1, 3):", "if False:"),
+    Change("sampan_runtime_native/rootfs.py", "if not is_null_device(found):", "if False:"),
 )
 TRUSTS_CONSOLE = (
     Change("sampan_runtime_native/rootfs.py", 'os.unlink("console", dir_fd=dev)', "pass"),

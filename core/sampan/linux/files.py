@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import stat
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,12 +25,20 @@ RESOLVE_IN_ROOT = 0x10
 OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 """Flags that open a directory to read it, and nothing else: a symlink is refused."""
 
+NULL_DEVICE = os.makedev(1, 3)
+"""The number of /dev/null (the kernel's `admin-guide/devices.txt`)."""
+
 FICLONE = 0x40049409
 _EAGAIN_TRIES = 64
 _SYNC_FILE_RANGE_WRITE = 2
 
 _open_how = struct.Struct("=QQQ")
 """`struct open_how`: flags, mode, resolve."""
+
+
+def is_null_device(found: os.stat_result) -> bool:
+    """Say whether this is the null device, wherever its node lies."""
+    return stat.S_ISCHR(found.st_mode) and found.st_rdev == NULL_DEVICE
 
 
 def openat2(dirfd: int, path: str | bytes | Path, flags: int, mode: int = 0, resolve: int = 0) -> int:

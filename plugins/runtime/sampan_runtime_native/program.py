@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from sampan.api.errors import Forbidden, NotFound, SampanError, System
 from sampan.linux import capabilities, seccomp
-from sampan.linux.files import RESOLVE_NO_MAGICLINKS, openat2
+from sampan.linux.files import RESOLVE_NO_MAGICLINKS, is_null_device, openat2
 from sampan.linux.rlimits import NUMBERS
 from sampan.linux.syscalls import (
     AT_FDCWD,
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 _MAX_INTERPRETERS: Final = 6
 _PASSWD_LIMIT: Final = 1 << 20
-_NULL: Final = os.makedev(1, 3)
 _DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -164,7 +163,7 @@ class Program:
         what it holds. Where the container has none it gets an empty pipe.
         """
         for fd in range(3):
-            if _is_null(os.fstat(fd)):
+            if is_null_device(os.fstat(fd)):
                 own = _open_null()
                 os.dup2(own, fd)
                 os.close(own)
@@ -206,17 +205,13 @@ class Program:
                 raise Forbidden(f"{what}: it is outside of the container")
 
 
-def _is_null(found: os.stat_result) -> bool:
-    return stat.S_ISCHR(found.st_mode) and found.st_rdev == _NULL
-
-
 def _open_null() -> int:
     try:
         fd = os.open("/dev/null", os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError:
         fd = -1
     if fd >= 0:
-        if _is_null(os.fstat(fd)):
+        if is_null_device(os.fstat(fd)):
             os.set_blocking(fd, True)
             return fd
         os.close(fd)

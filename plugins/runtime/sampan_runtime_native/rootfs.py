@@ -26,6 +26,7 @@ from sampan.linux.files import (
     RESOLVE_NO_SYMLINKS,
     RESOLVE_NO_XDEV,
     filesystem_type,
+    is_null_device,
     openat2,
 )
 from sampan.linux.mounts import (
@@ -499,7 +500,7 @@ class RootBuilder:
         holds."""
         fd = openat2(self.fd, "dev/null", os.O_PATH | os.O_NOFOLLOW, resolve=_IN_ROOT)
         found = os.fstat(fd)
-        if not stat.S_ISCHR(found.st_mode) or found.st_rdev != os.makedev(1, 3):
+        if not is_null_device(found):
             os.close(fd)
             raise Forbidden("masked paths: /dev/null of the container is not the null device")
         return fd

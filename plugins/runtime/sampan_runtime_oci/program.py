@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sampan.api.errors import Conflict, Forbidden, InvalidArgument, NotFound, SampanError, System
+from sampan.linux.files import NULL_DEVICE, is_null_device
 from sampan.linux.mounts import MountOptions, open_filesystem
 from sampan.linux.syscalls import CLOSE_RANGE_CLOEXEC, close_range
-
-_NULL = os.makedev(1, 3)
 
 _KINDS: tuple[tuple[type[SampanError], re.Pattern[str]], ...] = (
     (
@@ -61,7 +60,7 @@ class Program:
         """
         argv = (*self.options, "--log", str(self.log), "--log-format", "json", command, *arguments)
         null = _open_own_null()
-        given = [os.dup(null if fd < 0 or _is_null(fd) else fd) for fd in stdio]
+        given = [os.dup(null if fd < 0 or is_null_device(os.fstat(fd)) else fd) for fd in stdio]
         try:
             _, status = os.waitpid(_spawn(argv, given), 0)
             if status != 0:
@@ -98,16 +97,11 @@ class Program:
         return ""
 
 
-def _is_null(fd: int) -> bool:
-    found = os.fstat(fd)
-    return stat.S_ISCHR(found.st_mode) and found.st_rdev == _NULL
-
-
 def _open_own_null() -> int:
     """Open a null device that nobody else has: runsc gives what it gets as its streams to another user, the host's device too."""
     directory = open_filesystem("tmpfs", "tmpfs", MountOptions(data=("nr_inodes=2",)))
     try:
-        os.mknod("null", stat.S_IFCHR | 0o666, _NULL, dir_fd=directory)
+        os.mknod("null", stat.S_IFCHR | 0o666, NULL_DEVICE, dir_fd=directory)
         return os.open("null", os.O_RDWR | os.O_CLOEXEC, dir_fd=directory)
     finally:
         os.close(directory)
